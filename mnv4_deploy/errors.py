@@ -1,0 +1,60 @@
+"""Everything that can go wrong in a way the user can act on.
+
+    DeployError
+    |- InputError           exit 2   what was given cannot be used; nothing was written
+    |  |- UnknownModelError          no such model; names the nearest one
+    |  |- WeightsError               checkpoint missing, unreadable, or for another model
+    |  |- ImagesError                image folder empty, unreadable, or too few good images
+    |  |- ModelFileError             .tflite/.onnx truncated, not a model, or crashes the runtime
+    |  |- OutputError                output exists, is not writable, or the disk is full
+    |  `- UnsupportedError           a combination of options that cannot be done
+    |- VerificationError    exit 3   the artifacts do not agree with the reference
+    `- ToolchainError       exit 4   a library or runtime failed, or has a version never tried
+
+Each message is one sentence that says what to do. ``cli`` turns them into exit codes in one
+place; any other exception is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+
+class DeployError(Exception):
+    """Base of all errors with a message meant for the user."""
+
+    exit_code = 4
+
+
+class InputError(DeployError):
+    exit_code = 2
+
+
+class UnknownModelError(InputError):
+    pass
+
+
+class WeightsError(InputError):
+    pass
+
+
+class ImagesError(InputError):
+    pass
+
+
+class ModelFileError(InputError):
+    pass
+
+
+class OutputError(InputError):
+    pass
+
+
+class UnsupportedError(InputError):
+    pass
+
+
+class VerificationError(DeployError):
+    exit_code = 3
+
+
+class ToolchainError(DeployError):
+    exit_code = 4
