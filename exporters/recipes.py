@@ -1,0 +1,54 @@
+"""int8 recipes as data: what each target accepts, and what quantization must therefore respect.
+
+The facts are those of the XNNPACK delegate in ai-edge-litert 2.3 (``xnnpack_delegate.cc``, one
+``Visit...Node`` per operator); ``verify`` asks the runtime itself whether they held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mnv4_deploy.errors import UnsupportedError
+
+Target = Literal["xnnpack", "integer-only"]
+
+
+@dataclass(frozen=True)
+class TfliteRecipe:
+    """How the int8 TFLite file of one target is made.
+
+    ``float_ops``: TFLite operators that stay in float, between a DEQUANTIZE and a QUANTIZE.
+    ``symmetric_products``: the second operand of a batch product gets zero point 0.
+    ``scale_ratios``: for an operator, the range ``[low, high)`` that input scale over output
+    scale must stay in.
+    """
+
+    target: Target
+    float_ops: frozenset[str] = frozenset()
+    symmetric_products: bool = False
+    scale_ratios: tuple[tuple[str, float, float], ...] = ()
+
+
+RECIPES: dict[str, TfliteRecipe] = {
+    # XNNPACK has these operators in float only: an int8 one leaves the delegate and splits the
+    # graph, while DEQUANTIZE and QUANTIZE around a float one stay inside.
+    "xnnpack": TfliteRecipe(
+        target="xnnpack",
+        float_ops=frozenset({"SOFTMAX", "GELU", "HARD_SWISH", "RELU", "AVERAGE_POOL_2D"}),
+        symmetric_products=True,
+        scale_ratios=(("ADD", 2.0**-10, 2.0**8), ("SUB", 2.0**-10, 2.0**8)),
+    ),
+    # DSPs and NPUs without float units: everything in int8, inputs and outputs too.
+    "integer-only": TfliteRecipe(target="integer-only"),
+}
+
+
+def recipe(target: str) -> TfliteRecipe:
+    """Raises UnsupportedError for a target that does not exist."""
+    try:
+        return RECIPES[target]
+    except KeyError:
+        raise UnsupportedError(
+            f"There is no target {target!r}: choose one of {', '.join(RECIPES)}."
+        ) from None

@@ -1,0 +1,108 @@
+"""Fold a norm forward into the convolutions that read it (an attention's pre-norm).
+
+``conv(s*x + t)`` is ``conv'(x) + b`` with the scale ``s`` in the weights. Where the convolution
+pads with zeros, the padding is not ``t``: the shift then reaches the border through fewer taps,
+and ``b`` is not one number per channel but a map ``[1, C, H, W]``. A map with an all-equal
+interior costs a small addition; one bias for all positions would be wrong at the border. If the
+padded convolution feeds only a 1x1 convolution (K and V behind their depthwise), the map moves
+behind that one, where it is smallest.
+
+Changes: a batch norm all of whose readers are convolutions.
+Refuses: a norm with any other reader, or one that is called twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from mnv4_deploy.exporters.rewrites.base import (
+    ConvPlusMap,
+    LayerGraph,
+    RewriteReport,
+    norm_as_affine,
+    replace_layer,
+)
+
+
+def fold_pre_norm(module: nn.Module, example: Tensor) -> RewriteReport:
+    layers = LayerGraph.trace(module, example)
+    changed: list[str] = []
+    refused: list[tuple[str, str]] = []
+    for node in layers.layers(nn.BatchNorm2d):
+        path = str(node.target)
+        norm = layers.layer(node)
+        assert isinstance(norm, nn.BatchNorm2d)
+        readers = [user for user in node.users if not _reads_only_shape(user)]
+        if not all(type(layers.layer(reader)) is nn.Conv2d for reader in readers):
+            refused.append((path, "something other than convolutions reads it"))
+        elif any(layers.calls(n) > 1 for n in (node, *readers)):
+            refused.append((path, "the layer is called more than once"))
+        elif norm.running_mean is None:
+            refused.append((path, "it keeps no running statistics"))
+        else:
+            for reader in readers:
+                _fold_into(module, layers, reader, *norm_as_affine(norm))
+            replace_layer(module, path, nn.Identity())
+            changed.append(path)
+    return RewriteReport("fold_pre_norm", tuple(changed), tuple(refused))
+
+
+def _fold_into(
+    module: nn.Module, layers: LayerGraph, reader: fx.Node, scale: Tensor, shift: Tensor
+) -> None:
+    conv = layers.layer(reader)
+    assert isinstance(conv, nn.Conv2d)
+    source = reader.args[0]
+    assert isinstance(source, fx.Node)
+    height, width = layers.shape(source)[-2:]
+    with torch.no_grad():
+        shifted = shift.view(1, -1, 1, 1).expand(1, -1, height, width)
+        shift_map = _without_bias(conv)(shifted)
+        conv.weight.mul_(scale.view(conv.groups, -1).repeat_interleave(
+            conv.out_channels // conv.groups, dim=0
+        )[:, :, None, None])
+        if not any(conv.padding):
+            _add_to_bias(conv, shift_map[0, :, 0, 0])
+            return
+        path = str(reader.target)
+        following = next(iter(reader.users))
+        pointwise = layers.layer(following)
+        if (
+            len(reader.users) == 1
+            and isinstance(pointwise, nn.Conv2d)
+            and pointwise.kernel_size == (1, 1)
+            and not any(pointwise.padding)
+            and pointwise.stride == (1, 1)
+        ):
+            path, conv = str(following.target), pointwise
+            shift_map = _without_bias(pointwise)(shift_map)
+        # The interior goes into the bias, so that the map is zero except at the border and
+        # quantizes to the border's own range.
+        interior = shift_map[:, :, shift_map.shape[2] // 2, shift_map.shape[3] // 2]
+        _add_to_bias(conv, interior[0])
+        border = shift_map - interior[:, :, None, None]
+        replace_layer(module, path, ConvPlusMap(conv, border))
+
+
+def _reads_only_shape(node: fx.Node) -> bool:
+    return node.target is getattr and node.args[1] == "shape"
+
+
+def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        stride=conv.stride,  # type: ignore[arg-type]
+        padding=conv.padding,  # type: ignore[arg-type]
+        dilation=conv.dilation,  # type: ignore[arg-type]
+        groups=conv.groups,
+        bias=False,
+    )
+    plain.weight = nn.Parameter(conv.weight.detach().clone())
+    return plain
+
+
+def _add_to_bias(conv: nn.Conv2d, shift: Tensor) -> None:
+    conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias + shift)

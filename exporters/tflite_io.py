@@ -1,0 +1,108 @@
+"""The types of a TFLite file's inputs and outputs, and what the file says about itself.
+
+XNNPACK takes QUANTIZE from float and between tensors of one 8-bit type, not from uint8 to int8;
+DEQUANTIZE then QUANTIZE does the same inside the delegate, so that is what the edges are made of
+for it. The integer-only target gets the single integer QUANTIZE instead.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from mnv4_deploy.exporters.recipes import Target
+from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+
+Io = Literal["float", "int8", "uint8"]
+_UINT8_OFFSET = 128
+
+
+def set_input(file: TfliteFile, io: Io, target: Target) -> None:
+    """Give an int8 model a float32 or uint8 input; it keeps its name."""
+    if io == "int8":
+        return
+    inner = int(file.graph.inputs[0])
+    name = file.name(inner)
+    file.graph.tensors[inner].name = f"{name};int8".encode()
+    scale, zero_point = file.quantization(inner)
+    if io == "float":
+        outer = file.add_tensor(name, inner, "float32")
+        file.insert_unary(0, "QUANTIZE", outer, inner)
+    else:
+        outer = file.add_tensor(name, inner, "uint8", (scale, zero_point + _UINT8_OFFSET))
+        _requantize(file, 0, outer, inner, target)
+    _replace(file, file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
+
+
+def set_outputs(file: TfliteFile, io: Io, target: Target) -> None:
+    """Give an int8 model float32 or uint8 outputs; they keep their names."""
+    if io == "int8":
+        return
+    for inner in [int(tensor) for tensor in file.graph.outputs]:
+        name = file.name(inner)
+        file.graph.tensors[inner].name = f"{name};int8".encode()
+        scale, zero_point = file.quantization(inner)
+        end = len(file.graph.operators)
+        if io == "float":
+            outer = file.add_tensor(name, inner, "float32")
+            file.insert_unary(end, "DEQUANTIZE", inner, outer)
+        else:
+            outer = file.add_tensor(name, inner, "uint8", (scale, zero_point + _UINT8_OFFSET))
+            _requantize(file, end, inner, outer, target)
+        _replace(file, file.graph.outputs, file.model.signatureDefs[0].outputs, inner, outer)
+
+
+def pixels_in(file: TfliteFile) -> None:
+    """Make the float32 input of 0..1 pixels a uint8 input of 0..255."""
+    inner = int(file.graph.inputs[0])
+    name = file.name(inner)
+    file.graph.tensors[inner].name = f"{name};float".encode()
+    outer = file.add_tensor(name, inner, "uint8", (1 / 255, 0))
+    file.insert_unary(0, "DEQUANTIZE", outer, inner)
+    _replace(file, file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
+
+
+def _requantize(
+    file: TfliteFile, position: int, source: int, result: int, target: Target
+) -> None:
+    if target == "integer-only":
+        file.insert_unary(position, "QUANTIZE", source, result)
+        return
+    real = file.add_tensor(f"{file.name(source)};float", source, "float32")
+    file.insert_unary(position, "QUANTIZE", real, result)
+    file.insert_unary(position, "DEQUANTIZE", source, real)
+
+
+def _replace(
+    file: TfliteFile, tensors: list[int], entries: list[object], inner: int, outer: int
+) -> None:
+    del file
+    for index, tensor in enumerate(tensors):
+        if int(tensor) == inner:
+            tensors[index] = outer
+    for entry in entries:
+        if entry.tensorIndex == inner:  # type: ignore[attr-defined]
+            entry.tensorIndex = outer  # type: ignore[attr-defined]
+
+
+def describe(file: TfliteFile, facts: Mapping[str, object]) -> None:
+    """Store ``facts`` as JSON under the metadata name ``mnv4_deploy``."""
+    buffer = file.schema.BufferT()
+    buffer.data = list(json.dumps(facts, sort_keys=True).encode())
+    file.model.buffers.append(buffer)
+    entry = file.schema.MetadataT()
+    entry.name = b"mnv4_deploy"
+    entry.buffer = len(file.model.buffers) - 1
+    file.model.metadata = [*(file.model.metadata or []), entry]
+    file.model.description = b"Made by mnv4-deploy"
+
+
+def append_labels(path: Path, labels: tuple[str, ...]) -> None:
+    """Pack ``labels.txt`` behind the model, where TFLite Metadata keeps its associated files."""
+    if labels:
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+            entry = zipfile.ZipInfo("labels.txt", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, "\n".join(labels) + "\n")

@@ -1,0 +1,220 @@
+"""Read tensors from a checkpoint file without running code, and put them into a model."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.models import zoo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+# In timm's order: averaged weights are the ones a training run reports and ships.
+_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_CLASSIFIER = "classifier.weight"
+_LISTED = 4
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file's tensors by name, unwrapped, and its safetensors metadata (else empty)."""
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the classifier, or None where there is none."""
+        head = self.tensors.get(_CLASSIFIER)
+        return None if head is None or head.ndim != 2 else int(head.shape[0])
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a .safetensors file, or a .pt/.pth one restricted to tensors.
+
+    Raises:
+        WeightsError: missing, truncated, of another kind, or a pickle that would run code.
+    """
+    suffix = path.suffix.lower()
+    if suffix != ".safetensors" and suffix not in TORCH_SUFFIXES:
+        raise WeightsError(
+            f"'{path}' is not a checkpoint by its name; give a .safetensors, .pt or .pth file."
+        )
+    if not path.is_file():
+        raise WeightsError(f"There is no checkpoint file '{path}'; check the path.")
+    try:
+        sha256 = file_sha256(path)
+        if suffix == ".safetensors":
+            tensors, metadata = _read_safetensors(path)
+        else:
+            tensors, metadata = _read_torch(path), {}
+    except OSError as error:
+        raise WeightsError(
+            f"'{path}' cannot be read ({error.strerror or error}); check the file."
+        ) from error
+    return Checkpoint(path, sha256, _strip_prefixes(tensors), metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(
+            f"'{path}' is truncated or not a safetensors file ({error}); copy it again."
+        ) from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    import argparse
+
+    import torch
+
+    try:
+        # timm's training script stores its options as a Namespace, which is inert data.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(action="ignore"),  # what is wrong is said below
+        ):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise WeightsError(
+                f"'{path}' holds more than tensors and could run code when loaded, so it was not; "
+                "save it again with torch.save(model.state_dict(), ...) or as .safetensors."
+            ) from error
+        raise _broken(path) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"'{path}' is a TorchScript program, which contains code; give a file with the "
+                "model's state_dict instead."
+            ) from error
+        raise _broken(path) from error
+    return _unwrap(content, path)
+
+
+def _broken(path: Path) -> WeightsError:
+    return WeightsError(
+        f"'{path}' is truncated or not a PyTorch checkpoint; copy or download it again."
+    )
+
+
+def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    if isinstance(content, Mapping):
+        for key in _WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                return _unwrap(content[key], path)
+        tensors = {
+            key: value
+            for key, value in content.items()
+            if isinstance(key, str) and isinstance(value, torch.Tensor)
+        }
+        if tensors:
+            return tensors
+    raise WeightsError(
+        f"'{path}' holds no tensors by name, neither at the top nor under "
+        f"{', '.join(_WRAPPERS)}; save the model's state_dict."
+    )
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # torch.optim.swa_utils.AveragedModel keeps its step counter beside the weights.
+    tensors = {key: value for key, value in tensors.items() if key != "n_averaged"}
+    while tensors:
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint, model: str) -> None:
+    """Load every tensor, cast to the module's own dtype (float32); leaves nothing half-loaded.
+
+    Batch counters (``num_batches_tracked``) play no part in inference and may be missing.
+
+    Raises:
+        WeightsError: tensors missing, unexpected, of other shapes, not floating-point or not
+            finite; they are listed by name, and a zoo model that does fit is named.
+    """
+    own = module.state_dict()
+    problems = _mismatches(own, checkpoint.tensors)
+    if problems:
+        other = _fitting_model(checkpoint, except_for=model)
+        hint = f" it fits '{other}', so use --model {other}." if other else ""
+        raise WeightsError(
+            f"'{checkpoint.path}' is not a checkpoint of {model}: {'; '.join(problems)}"
+            + (f";{hint}" if hint else ".")
+        )
+    checks: tuple[tuple[str, Callable[[Tensor], bool]], ...] = (
+        ("not floating-point", lambda tensor: not tensor.is_floating_point()),
+        ("not finite (NaN or infinity)", lambda tensor: not bool(tensor.isfinite().all())),
+    )
+    for complaint, is_bad in checks:
+        bad = [
+            key
+            for key, value in checkpoint.tensors.items()
+            if own[key].is_floating_point() and is_bad(value)
+        ]
+        if bad:
+            raise WeightsError(
+                f"'{checkpoint.path}' cannot be used: {_listing(bad, complaint)}; "
+                "give a checkpoint in float32, float16 or bfloat16 from a finished training."
+            )
+    module.load_state_dict(own | checkpoint.tensors)
+
+
+def _mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    extra = [key for key in given if key not in own]
+    misshaped = [
+        f"{key} {_shape(given[key])} instead of {_shape(own[key])}"
+        for key in own
+        if key in given and given[key].shape != own[key].shape
+    ]
+    found = ((missing, "missing"), (extra, "unexpected"), (misshaped, "of another shape"))
+    return [_listing(keys, complaint) for keys, complaint in found if keys]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(side) for side in tensor.shape) or "scalar"
+
+
+def _listing(keys: list[str], complaint: str) -> str:
+    noun = "tensor is" if len(keys) == 1 else "tensors are"
+    more = f", and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return f"{len(keys)} {noun} {complaint} ({', '.join(keys[:_LISTED])}{more})"
+
+
+def _fitting_model(checkpoint: Checkpoint, *, except_for: str) -> str | None:
+    import torch
+
+    for name in zoo.names():
+        if name != except_for:
+            with torch.device("meta"):
+                module = zoo.build(name, num_classes=checkpoint.num_classes or 1000)
+            if not _mismatches(module.state_dict(), checkpoint.tensors):
+                return name
+    return None

@@ -1,0 +1,172 @@
+"""The models that can be built by name. Importing this imports no torch.
+
+A family adds itself with one line in ``FAMILIES``: a table of variants (objects with ``name``,
+``timm_name`` and ``native_size``) and the dotted name of the class that builds one, called as
+``Network(variant, num_classes=..., features_only=...)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, cast
+
+from mnv4_deploy.errors import InputError, UnknownModelError
+from mnv4_deploy.models import mobilenetv4_variants
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_SIDE = 4096
+
+
+class Variant(Protocol):
+    """What every family's variant record has in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def timm_name(self) -> str: ...
+    @property
+    def native_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one class. ``min_size`` is the smallest legal input side in pixels."""
+
+    name: str
+    variants: Sequence[Variant]
+    network: str  # "package.module:Class", imported only when a model is built
+    min_size: int = 32
+    stride: int = 32
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "mobilenetv4",
+        mobilenetv4_variants.VARIANTS,
+        "mnv4_deploy.models.mobilenetv4:MobileNetV4",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A model by name. Sizes are in pixels; ``stride`` is that of the coarsest feature map."""
+
+    name: str
+    timm_name: str
+    family: str
+    native_size: int
+    min_size: int
+    stride: int
+    network: str
+    variant: Variant
+
+    def builder(self, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:
+        """Import the network's class and construct it, in training mode."""
+        module, _, class_name = self.network.partition(":")
+        network = getattr(importlib.import_module(module), class_name)
+        return cast(
+            "nn.Module",
+            network(self.variant, num_classes=num_classes, features_only=features_only),
+        )
+
+
+@cache
+def _entries() -> dict[str, ZooEntry]:
+    return {
+        variant.name: ZooEntry(
+            name=variant.name,
+            timm_name=variant.timm_name,
+            family=family.name,
+            native_size=variant.native_size,
+            min_size=family.min_size,
+            stride=family.stride,
+            network=family.network,
+            variant=variant,
+        )
+        for family in FAMILIES
+        for variant in family.variants
+    }
+
+
+def names() -> tuple[str, ...]:
+    """All model names, in the order of their families."""
+    return tuple(_entries())
+
+
+def entry(name: str) -> ZooEntry:
+    """Look a model up.
+
+    Raises:
+        UnknownModelError: no such model; the message has the nearest name and all names.
+    """
+    entries = _entries()
+    if name in entries:
+        return entries[name]
+    # timm's and the paper's spellings are the likely slips, so match against those as well.
+    spellings = {key: key for key in entries} | {e.timm_name: e.name for e in entries.values()}
+    nearest = difflib.get_close_matches(name.lower().replace("_", "-"), entries, n=1)
+    if name.lower() in spellings:
+        guess = spellings[name.lower()]
+    elif nearest:
+        guess = nearest[0]
+    else:
+        similar = difflib.get_close_matches(name.lower(), spellings, n=1)
+        guess = spellings[similar[0]] if similar else ""
+    hint = f"did you mean '{guess}'? The models are" if guess else "choose one of"
+    raise UnknownModelError(f"There is no model '{name}'; {hint} {', '.join(entries)}.")
+
+
+def build(name: str, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:
+    """Build a model in eval mode, with its initial (untrained) values.
+
+    With ``features_only`` it returns the maps at strides 4 to 32 and has no classifier.
+
+    Raises:
+        UnknownModelError: no such model.
+        InputError: ``num_classes`` is not positive.
+    """
+    found = entry(name)
+    if num_classes < 1:
+        raise InputError(f"The number of classes must be at least 1, not {num_classes}.")
+    return found.builder(num_classes=num_classes, features_only=features_only).eval()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"256"`` is (256, 256); ``"192x320"`` is height 192, width 320.
+
+    Raises:
+        InputError: neither form.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})(?:\s*[xX]\s*(\d{1,9}))?\s*", text, re.ASCII)
+    if match is None:
+        raise InputError(
+            f"'{text}' is not an input size; write one side as 256 or height x width as 192x320."
+        )
+    height = int(match[1])
+    return height, int(match[2]) if match[2] else height
+
+
+def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Return ``size`` (height, width in pixels) if the model can take it.
+
+    Raises:
+        UnknownModelError: no such model.
+        InputError: a side is below the model's minimum or absurdly large.
+    """
+    found = entry(name)
+    for side in size:
+        if not found.min_size <= side <= MAX_SIDE:
+            raise InputError(
+                f"{name} cannot take an input of {size[0]}x{size[1]}; choose sides from "
+                f"{found.min_size} to {MAX_SIDE} pixels (its native size is "
+                f"{found.native_size}x{found.native_size})."
+            )
+    return size

@@ -1,0 +1,22 @@
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+from torch import nn
+
+from mnv4_deploy.models import zoo
+
+
+@cache
+def _random_module(name: str) -> nn.Module:
+    from mnv4_deploy.models.randomize import randomize
+
+    module = zoo.build(name)
+    randomize(module, 0)
+    return module
+
+
+@pytest.fixture(scope="session")
+def random_module() -> Callable[[str], nn.Module]:
+    """A model by name with no dead branch, built once for all tests; do not change it."""
+    return _random_module

@@ -1,0 +1,247 @@
+"""Image sets: shipped ones, folders good and bad, choice and provenance."""
+
+import csv
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.models import images, weights
+from mnv4_deploy.models.weights import ReferenceModel, imagenet_labels, load_reference
+from mnv4_deploy.records import Preprocessing
+
+SPEC = Preprocessing(32, 48)
+
+
+def paint(path: Path, seed: int = 0, size: tuple[int, int] = (40, 36)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes: 20 cats and 6 dogs."""
+    root = tmp_path / "pets"
+    for i in range(26):
+        paint(root / ("cat" if i < 20 else "dog") / f"{i:02}.png", i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def unlabelled() -> ReferenceModel:
+    return load_reference("conv-s-035", "random", num_classes=7)
+
+
+# Shipped images
+
+
+def test_cifar_model_gets_the_cifar_sample() -> None:
+    reference = load_reference("hybrid-m")
+    calibration = images.bundled_calibration(reference)
+    evaluation = images.bundled_evaluation(reference)
+    assert (len(calibration.refs), len(evaluation.refs)) == (200, 1000)
+    for found, each in ((calibration, 20), (evaluation, 100)):
+        assert found.kind == "bundled" and found.name.startswith("hybrid-m-cifar10/")
+        assert np.bincount([ref.label for ref in found.refs]).tolist() == 10 * [each]  # type: ignore[list-item]
+        assert all(reference.labels[ref.label or 0] == ref.class_name for ref in found.refs)
+    chosen = [images.select(found) for found in (calibration, evaluation)]
+    assert chosen[0].source.overlap(chosen[1].source) == 0
+    assert chosen[0].source.overlap(chosen[0].source) == 200
+
+
+def test_imagenet_heads_get_the_photographs(unlabelled: ReferenceModel) -> None:
+    imagenet = replace(unlabelled, labels=imagenet_labels(1000), num_classes=1000)
+    sources = []
+    for found, count in (
+        (images.bundled_calibration(imagenet), 128),
+        (images.bundled_evaluation(imagenet), 64),
+    ):
+        labels = [ref.label for ref in found.refs]
+        assert len(set(labels)) == count and None not in labels
+        sources.append(images.select(found).source)
+        assert sources[-1].count == count and not sources[-1].skipped
+    assert sources[0].overlap(sources[1]) == 0
+    assert {ref.label for ref in images.bundled_calibration(unlabelled).refs} == {None}
+
+
+def test_every_shipped_photograph_has_its_attribution() -> None:
+    root = weights.DATA / "imagenet-cc-by"
+    with (root / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shipped = {path.relative_to(root).as_posix() for path in root.rglob("*.jpg")}
+    assert {row["file"] for row in rows} == shipped and len(rows) == 192
+    for row in rows:
+        assert row["author"] and row["source_url"].startswith("http")
+        assert row["license"] == "https://creativecommons.org/licenses/by/2.0/"
+    attribution = (weights.DATA / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for source in ("CIFAR-10", "Krizhevsky", "Attribution 2.0", "labels.csv", "WordNet"):
+        assert source in attribution
+
+
+def test_label_indices_agree_with_the_label_names() -> None:
+    names = imagenet_labels(1000)
+    assert names[0].startswith("tench") and names[305].startswith("dung beetle")
+    assert names[999].startswith("toilet tissue")
+    assert imagenet_labels(10) == ()
+
+
+# Folders
+
+
+def test_folder_with_classes(folder: Path) -> None:
+    paint(folder / "loose.JPG")
+    paint(folder / "cat" / "deep" / "er" / "x.webp")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "cat" / "._00.png").write_bytes(b"resource fork")
+    found = images.open_folder(folder, ("dog", "cat"))
+    assert found.kind == "folder" and found.name == "pets"
+    by_name = {str(ref.path.relative_to(folder)): ref.label for ref in found.refs}
+    assert len(by_name) == 28
+    assert by_name["cat/00.png"] == by_name["cat/deep/er/x.webp"] == 1
+    assert by_name["dog/25.png"] == 0 and by_name["loose.JPG"] is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels", "expected"),
+    [
+        (("Tabby_Cat", "dog"), ("hound, dog", "tabby cat"), {"Tabby_Cat": 1, "dog": 0}),
+        (("b", "a"), ("first", "second"), {"a": 0, "b": 1}),
+        (("a", "b", "c"), ("first", "second"), {"a": None, "b": None, "c": None}),
+        (("cat", "other"), ("dog", "cat"), {"cat": 1, "other": None}),
+        (("n01440764", "n02172182"), None, {"n01440764": 0, "n02172182": 305}),
+    ],
+)
+def test_class_folders_to_indices(
+    tmp_path: Path,
+    folders: tuple[str, ...],
+    labels: tuple[str, ...] | None,
+    expected: dict[str, int | None],
+) -> None:
+    for name in folders:
+        paint(tmp_path / name / "x.png")
+    found = images.open_folder(tmp_path, imagenet_labels(1000) if labels is None else labels)
+    assert {ref.class_name: ref.label for ref in found.refs} == expected
+
+
+def test_links_are_followed_but_never_round_in_circles(tmp_path: Path, folder: Path) -> None:
+    root = tmp_path / "links"
+    root.mkdir()
+    (root / "cat").symlink_to(folder / "cat")
+    (root / "again").symlink_to(root)
+    assert len(images.open_folder(root).refs) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("gone", "does not exist"), ("file", "not a folder"), ("empty", "no images")],
+)
+def test_unusable_folders(tmp_path: Path, name: str, complaint: str) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    (tmp_path / "empty" / "readme.txt").write_text("x")
+    with pytest.raises(ImagesError, match=complaint):
+        images.open_folder(tmp_path / name)
+
+
+def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def deny_dogs(path: str) -> object:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    # Permission bits would not do: root, as in many containers, reads everything.
+    monkeypatch.setattr(os, "scandir", deny_dogs)
+    with pytest.raises(ImagesError, match="cannot be read"):
+        images.open_folder(folder)
+
+
+# Selection
+
+
+def test_selection_is_spread_deterministic_and_nested(folder: Path) -> None:
+    found = images.open_folder(folder, ("cat", "dog"))
+    sixteen = images.select(found, 16)
+    assert sorted(label or 0 for label in sixteen.labels) == 10 * [0] + 6 * [1]
+    assert images.select(found, 16) == sixteen
+    assert images.select(found, 20).refs[:16] == sixteen.refs
+    assert images.select(found, 16, seed=1).refs != sixteen.refs
+    assert images.select(found).source.count == 26
+
+
+def test_provenance_hashes_the_files(folder: Path) -> None:
+    source = images.select(images.open_folder(folder), 16).source
+    chosen = images.select(images.open_folder(folder), 16)
+    expected = tuple(hashlib.sha256(ref.path.read_bytes()).hexdigest() for ref in chosen.refs)  # type: ignore[union-attr]
+    assert source.image_sha256 == expected
+    listing = "".join(f"{digest}\n" for digest in expected)
+    assert source.sha256 == hashlib.sha256(listing.encode()).hexdigest()
+
+
+def test_damaged_images_are_named_and_replaced(folder: Path) -> None:
+    whole = paint(folder / "dog" / "whole.jpg", size=(200, 200)).read_bytes()
+    (folder / "dog" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "dog" / "empty.png").touch()
+    (folder / "dog" / "text.png").write_text("hello")
+    Image.new("RGB", (5000, 2)).save(folder / "dog" / "strip.png")
+    chosen = images.select(images.open_folder(folder))
+    reasons = {image.name: image.reason for image in chosen.source.skipped}
+    assert set(reasons) == {f"dog/{x}" for x in ("cut.jpg", "empty.png", "text.png", "strip.png")}
+    assert "truncated" in reasons["dog/cut.jpg"]
+    assert reasons["dog/empty.png"] == "empty file" and reasons["dog/text.png"] == "not an image"
+    assert "5000x2" in reasons["dog/strip.png"]
+    assert chosen.source.count == 27
+    assert len(list(chosen.arrays(SPEC))) == 27
+
+
+def test_too_few_good_images(tmp_path: Path) -> None:
+    for i in range(15):
+        paint(tmp_path / f"{i}.png", i)
+    (tmp_path / "bad.png").write_text("x")
+    with pytest.raises(ImagesError, match=r"15 good images.*bad\.png: not an image.*16"):
+        images.select(images.open_folder(tmp_path))
+    paint(tmp_path / "bad.png")
+    assert images.select(images.open_folder(tmp_path)).source.count == 16
+    with pytest.raises(ImagesError, match="5 images are too few"):
+        images.select(images.open_folder(tmp_path), 5)
+
+
+# Arrays
+
+
+def test_arrays_and_batches(folder: Path) -> None:
+    chosen = images.select(images.open_folder(folder), 18)
+    arrays = list(chosen.arrays(SPEC))
+    assert {(a.shape, a.dtype.name) for a in arrays} == {((32, 48, 3), "float32")}
+    batches = list(chosen.batches(SPEC, 8))
+    assert [len(batch) for batch in batches] == [8, 8, 2]
+    np.testing.assert_array_equal(np.concatenate(batches), np.stack(arrays))
+    assert {a.dtype.name for a in chosen.uint8_arrays(SPEC)} == {"uint8"}
+
+
+def test_an_image_that_vanishes_in_between_is_an_error(folder: Path) -> None:
+    chosen = images.select(images.open_folder(folder))
+    chosen.refs[3].path.unlink()  # type: ignore[union-attr]
+    with pytest.raises(ImagesError, match="run again"):
+        list(chosen.arrays(SPEC))
+
+
+def test_random_images_are_called_random() -> None:
+    noise = images.random_images(16, seed=2)
+    assert noise.source.kind == "random" and noise.source.count == 16
+    arrays = list(noise.uint8_arrays(SPEC))
+    assert len({a.tobytes() for a in arrays}) == 16
+    assert 120 < np.mean(arrays) < 135
+    again = images.random_images(16, seed=2)
+    np.testing.assert_array_equal(arrays, list(again.uint8_arrays(SPEC)))
+    assert noise.labels == 16 * (None,)
+    with pytest.raises(ImagesError, match="too few"):
+        images.random_images(3)

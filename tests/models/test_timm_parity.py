@@ -1,0 +1,23 @@
+"""Against timm itself, where it can be imported (it needs torchvision)."""
+
+import pytest
+import torch
+
+from mnv4_deploy.models import zoo
+
+try:
+    import timm
+except Exception as error:
+    pytest.skip(f"timm cannot be imported: {error}", allow_module_level=True)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_same_tensors_and_same_logits(name: str, random_module) -> None:  # type: ignore[no-untyped-def]
+    own = random_module(name)
+    theirs = timm.create_model(zoo.entry(name).timm_name, pretrained=False).eval()
+    theirs.load_state_dict(own.state_dict())
+    image = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = theirs(image)
+        error = (own(image) - expected).norm() / expected.norm()
+    assert error < 1e-5

@@ -1,0 +1,94 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mnv4_deploy.errors import InputError, UnknownModelError
+from mnv4_deploy.models import zoo
+
+
+def test_names_are_the_nine_variants() -> None:
+    assert zoo.names() == (
+        "conv-s",
+        "conv-s-035",
+        "conv-s-050",
+        "conv-m",
+        "conv-l",
+        "hybrid-m",
+        "hybrid-m-075",
+        "hybrid-l",
+        "hybrid-l-075",
+    )
+
+
+@pytest.mark.parametrize("module", ["zoo", "weights", "images", "preprocessing", "macs", "hub"])
+def test_importing_needs_no_torch(module: str) -> None:
+    code = (
+        f"import sys, mnv4_deploy.models.{module} as m\n"
+        "heavy = {'torch', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("hybrid-mm", "hybrid-m"),
+        ("conv_s", "conv-s"),
+        ("Conv-L", "conv-l"),
+        ("mobilenetv4_hybrid_large", "hybrid-l"),
+        ("mobilenetv4_conv_small_50", "conv-s-050"),
+    ],
+)
+def test_unknown_name_gets_the_nearest_and_the_list(typo: str, meant: str) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        zoo.entry(typo)
+    message = str(caught.value)
+    assert f"did you mean '{meant}'?" in message
+    assert all(name in message for name in zoo.names())
+
+
+def test_hopeless_name_gets_the_list_alone() -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        zoo.build("zzzzzz")
+    assert "did you mean" not in str(caught.value)
+    assert "hybrid-m" in str(caught.value)
+
+
+def test_build_gives_eval_mode_and_the_classes_asked_for() -> None:
+    model = zoo.build("conv-s-035", num_classes=7)
+    assert not any(module.training for module in model.modules())
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("num_classes", [0, -3])
+def test_classes_must_be_positive(num_classes: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        zoo.build("conv-s-035", num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("256", (256, 256)), ("192x320", (192, 320)), (" 33X65 ", (33, 65)), ("96 x 32", (96, 32))],
+)
+def test_parse_size(text: str, size: tuple[int, int]) -> None:
+    assert zoo.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "256x", "-256", "2.5", "1x2x3", "²²4", "١٢٨", "256px"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(InputError, match="192x320"):
+        zoo.parse_size(text)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 67), (4096, 32), (223, 225)])
+def test_legal_sizes(size: tuple[int, int]) -> None:
+    assert zoo.check_size("conv-s", size) == size
+
+
+@pytest.mark.parametrize("size", [(31, 224), (224, 0), (4097, 64), (64, 10**8)])
+def test_illegal_sizes(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="from 32 to 4096 pixels"):
+        zoo.check_size("conv-s", size)

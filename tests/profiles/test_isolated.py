@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.isolated import run_isolated, run_isolated_with_log
+
+
+def test_returns_the_value() -> None:
+    assert run_isolated("math:hypot", 3.0, 4.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "signal_name"),
+    [("os:abort", (), "SIGABRT"), ("ctypes:string_at", (0,), "SIGSEGV")],
+)
+def test_native_crash_names_file_and_signal(
+    function: str, arguments: tuple[int, ...], signal_name: str
+) -> None:
+    with pytest.raises(ModelFileError, match=f"bad.tflite made .* crash .{signal_name}"):
+        run_isolated(function, *arguments, subject="bad.tflite")
+
+
+def test_crash_without_a_file_is_the_toolchain() -> None:
+    with pytest.raises(ToolchainError, match="SIGABRT"):
+        run_isolated("os:abort")
+
+
+def test_hang_is_cut_off() -> None:
+    start = time.monotonic()
+    with pytest.raises(ModelFileError, match=r"slow.onnx was not done after 0.5 s"):
+        run_isolated("time:sleep", 60, timeout_s=0.5, subject="slow.onnx")
+    assert time.monotonic() - start < 10
+
+
+def test_deploy_error_keeps_its_class_and_message(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.tflite"
+    with pytest.raises(ModelFileError) as caught:
+        run_isolated("mnv4_deploy.profiles.litert_capi:CompiledModel", missing)
+    assert str(missing) in str(caught.value)
+    assert type(caught.value) is ModelFileError
+
+
+def test_bug_in_the_child_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="FileNotFoundError"):
+        run_isolated("os:listdir", "/no/such/folder", subject="x.tflite")
+
+
+def test_output_of_the_child_is_captured(capfd: pytest.CaptureFixture[str]) -> None:
+    result = run_isolated_with_log("os:write", 2, b"native noise")
+    assert result.value == 12
+    assert "native noise" in result.log
+    assert "native noise" not in capfd.readouterr().err
+
+
+def test_child_does_not_import_the_callers_main(tmp_path: Path) -> None:
+    """A console script's module has no guard: running it again would start the tool twice."""
+    script = tmp_path / "tool"
+    script.write_text(
+        "from mnv4_deploy.profiles.isolated import run_isolated\n"
+        "print('started')\nprint(run_isolated('math:sqrt', 49.0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["started", "7.0"]
+
+
+def test_child_imports_no_heavy_package(conv_tflite: Path, conv_onnx: Path) -> None:
+    for module, path in (("inspect_tflite", conv_tflite), ("inspect_onnx", conv_onnx)):
+        code = (
+            f"import sys; from mnv4_deploy.profiles.{module} import inspect_here;"
+            f"inspect_here({str(path)!r});"
+            "bad={'torch','litert_torch','tensorflow','mnv4_deploy.models'} & set(sys.modules);"
+            "sys.exit(str(bad) if bad else 0)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
