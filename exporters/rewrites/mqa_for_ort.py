@@ -29,21 +29,21 @@ from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
 class _Rows(nn.Module):
     """``[B, C, H, W]`` through ``layer`` to rows ``[B, N, C_out]``, plus a border map."""
 
-    border_NC: Tensor | None
+    border: Tensor | None
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        border: Tensor | None = None
+        border_map: Tensor | None = None
         projection = layer if isinstance(layer, nn.Conv2d) else layer.proj
         if isinstance(projection, ConvPlusMap):
-            border = projection.bias_map.permute(0, 2, 3, 1).flatten(1, 2)
+            border_map = projection.bias_map.permute(0, 2, 3, 1).flatten(1, 2)
             layer.proj = projection.conv
         self.layer = layer
-        self.register_buffer("border_NC", border)
+        self.register_buffer("border", border_map)
 
     def forward(self, x: Tensor) -> Tensor:
         rows: Tensor = self.layer(x).permute(0, 2, 3, 1).flatten(1, 2)
-        return rows if self.border_NC is None else rows + self.border_NC
+        return rows if self.border is None else rows + self.border
 
 
 class MqaRows(nn.Module):
@@ -83,9 +83,7 @@ class MqaRows(nn.Module):
 def _concatenated(convs: list[nn.Conv2d]) -> nn.Conv2d:
     """One 1x1 convolution with the output channels of all ``convs``."""
     first = convs[0].weight
-    biases = [
-        torch.zeros_like(c.weight[:, 0, 0, 0]) if c.bias is None else c.bias for c in convs
-    ]
+    biases = [torch.zeros_like(c.weight[:, 0, 0, 0]) if c.bias is None else c.bias for c in convs]
     merged = nn.Conv2d(
         first.shape[1], sum(c.out_channels for c in convs), 1, device="meta", dtype=first.dtype
     )

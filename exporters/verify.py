@@ -1,0 +1,96 @@
+"""Do the files compute what the PyTorch model computes, and what did quantization cost?
+
+Tolerance tiers (largest difference of any output, relative to the largest output of the image):
+
+    exact     1e-9   float64 against float64: a rewrite must not change what is computed
+    close     1e-4   float32 against float32 in another order of summation
+    half      1e-2   float16 weights
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from mnv4_deploy.errors import VerificationError
+from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
+from mnv4_deploy.models.preprocessing import normalize
+from mnv4_deploy.export_records import Deviation, Drift
+from mnv4_deploy.records import Preprocessing
+
+TIERS = {"exact": 1e-9, "close": 1e-4, "half": 1e-2}
+
+
+def run_module(
+    module: nn.Module, images: Pixels, spec: Preprocessing, *, double: bool = False
+) -> npt.NDArray[np.float64]:
+    """Outputs of an NCHW module for 0..255 RGB images ``[N, H, W, 3]``."""
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(images), 16):
+            x = torch.from_numpy(normalize(images[start : start + 16], spec)).permute(0, 3, 1, 2)
+            rows.append(module(x.double() if double else x).double().numpy())
+    return np.concatenate(rows)
+
+
+def compare(
+    subject: str,
+    against: str,
+    actual: npt.NDArray[np.floating],
+    expected: npt.NDArray[np.floating],
+    tier: str,
+) -> Deviation:
+    """Largest relative error over all images; NaN counts as infinite."""
+    difference = np.abs(actual.astype(np.float64) - expected).max(axis=1)
+    relative = difference / np.maximum(np.abs(expected).max(axis=1), np.finfo(np.float64).tiny)
+    worst = float(np.nan_to_num(relative, nan=np.inf).max())
+    return Deviation(subject, against, len(expected), worst, tier, TIERS[tier])
+
+
+def demand(deviations: list[Deviation]) -> None:
+    """Raise VerificationError naming the worst deviation that is outside its tier."""
+    failed = [deviation for deviation in deviations if not deviation.ok]
+    if failed:
+        worst = max(failed, key=lambda d: d.max_relative_error / d.tolerance)
+        raise VerificationError(
+            f"{worst.subject} differs from {worst.against} by {worst.max_relative_error:.2g} "
+            f"(tolerance '{worst.tier}' is {worst.tolerance:g}), so nothing was written: report "
+            "this with the command you ran."
+        )
+
+
+def measure_drift(
+    subject: str, actual: Outputs, fp32: Outputs, labels: tuple[int | None, ...]
+) -> Drift:
+    """``actual`` against ``fp32``, both ``[N, classes]``; see ``records.Drift``."""
+    signal = (fp32.astype(np.float64) ** 2).sum(axis=1)
+    noise = ((fp32.astype(np.float64) - actual) ** 2).sum(axis=1)
+    lengths = np.linalg.norm(actual, axis=1) * np.linalg.norm(fp32, axis=1)
+    cosine = (actual * fp32).sum(axis=1) / np.maximum(lengths, 1e-30)
+    known = np.array([label is not None for label in labels])
+    truth = np.array([-1 if label is None else label for label in labels])
+
+    def top1(outputs: Outputs) -> float | None:
+        if not known.any():
+            return None
+        return 100 * float((outputs.argmax(axis=1) == truth)[known].mean())
+
+    return Drift(
+        subject=subject,
+        images=len(fp32),
+        top1=top1(actual),
+        top1_fp32=top1(fp32),
+        agreement=100 * float((actual.argmax(axis=1) == fp32.argmax(axis=1)).mean()),
+        sqnr_db=_decibels(float(signal.sum()), float(noise.sum())),
+        median_sqnr_db=float(np.median([_decibels(s, n) for s, n in zip(signal, noise, strict=True)])),
+        cosine=float(cosine.mean()),
+    )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    """10 log10(signal/noise), capped at 200 dB so that equality stays a JSON number."""
+    if noise <= signal * 1e-20:
+        return 200.0
+    return max(-200.0, float(10 * np.log10(max(signal, 1e-300) / noise)))

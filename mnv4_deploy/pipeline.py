@@ -1,0 +1,387 @@
+"""An export from end to end: composes the stages and owns no step of its own.
+
+    load weights -> rewrite -> convert -> quantize -> verify -> publish
+
+Everything is checked that can be checked before the first slow step, and everything is written
+to a staging folder that is published only when all files agree with the PyTorch model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv4_deploy import manifest as manifests
+from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.export_records import (
+    Artifact,
+    Deviation,
+    Drift,
+    ExportRequest,
+    ExportResult,
+    Format,
+    RewriteSummary,
+    TruthCheck,
+)
+from mnv4_deploy.outputs import MANIFEST, check_free, sha256, staged
+from mnv4_deploy.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+    from mnv4_deploy.models.images import SelectedImages
+    from mnv4_deploy.models.weights import ReferenceModel
+
+_PARITY_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that is known before the first slow step."""
+
+    reference: ReferenceModel
+    calibration: SelectedImages | None
+    evaluation: SelectedImages
+
+
+def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
+    """Run an export and publish its files in ``request.out``.
+
+    Raises InputError for anything wrong with what was asked, VerificationError where a file does
+    not compute what the PyTorch model computes, ToolchainError where a library fails. In each
+    case nothing appears in ``request.out``.
+    """
+    from mnv4_deploy.exporters.recipes import recipe
+    from mnv4_deploy.models import zoo
+
+    progress = progress or Progress(show=False)
+    zoo.entry(request.model)
+    if request.size is not None:
+        zoo.check_size(request.model, request.size)
+    recipe(request.target)
+    check_free(request.out, overwrite=request.overwrite)
+    with progress.stage("Load weights and images"):
+        inputs = _gather(request)
+    with staged(request.out, overwrite=request.overwrite) as folder:
+        result = _Export(request, inputs, folder, progress).run()
+        text = json.dumps(result.manifest, indent=1, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def _gather(request: ExportRequest) -> _Inputs:
+    from mnv4_deploy.models import images
+    from mnv4_deploy.models.weights import load_reference
+
+    # Folders are looked at before the weights: they are quick to find wrong.
+    folders = {
+        spec: images.open_folder(Path(spec))
+        for spec in (request.calibration, request.evaluation)
+        if spec not in ("bundled", "random")
+    }
+    reference = load_reference(
+        request.model, request.weights, size=request.size, num_classes=request.num_classes
+    )
+    calibration = None
+    if request.int8:
+        if request.calibration == "random":
+            calibration = images.random_images(request.calibration_images)
+        else:
+            found = (
+                images.bundled_calibration(reference)
+                if request.calibration == "bundled"
+                else folders[request.calibration]
+            )
+            calibration = images.select(found, request.calibration_images)
+    if request.evaluation == "bundled":
+        to_evaluate = images.bundled_evaluation(reference)
+    else:
+        to_evaluate = images.open_folder(Path(request.evaluation), reference.labels)
+    evaluation = images.select(to_evaluate, request.evaluation_images)
+    if calibration is not None and (shared := calibration.source.overlap(evaluation.source)):
+        raise ImagesError(
+            f"{shared} images are in both the calibration and the evaluation set: keep the two "
+            "apart, or the accuracy figures mean nothing."
+        )
+    return _Inputs(reference, calibration, evaluation)
+
+
+class _Export:
+    """The slow part, between a staging folder and a result."""
+
+    def __init__(
+        self, request: ExportRequest, inputs: _Inputs, folder: Path, progress: Progress
+    ) -> None:
+        self.request = request
+        self.reference = inputs.reference
+        self.calibration = inputs.calibration
+        self.evaluation = inputs.evaluation
+        self.folder = folder
+        self.progress = progress
+        self.spec = inputs.reference.preprocessing
+        self.size = (self.spec.height, self.spec.width)
+        self.rewrites: list[RewriteSummary] = []
+        self.deviations: list[Deviation] = []
+        self.precisions = (
+            "fp32",
+            *(("fp16",) if request.fp16 else ()),
+            *(("int8",) if request.int8 else ()),
+        )
+
+    def run(self) -> ExportResult:
+        from mnv4_deploy.exporters import run_artifact, truth, verify
+        from mnv4_deploy.models.macs import count_macs
+
+        shown = run_artifact.pixels(self.evaluation, self.spec)
+        parity = shown[:_PARITY_IMAGES]
+        with self.progress.stage("Run the PyTorch reference"):
+            expected = verify.run_module(self.reference.module, parity, self.spec)
+        for format_ in self.request.formats:
+            module = self._rewritten(format_, parity)
+            with self.progress.stage(f"Convert to {format_}"):
+                self._convert(module, format_)
+        with self.progress.stage("Verify against PyTorch"):
+            for format_ in self.request.formats:
+                for precision in self.precisions[:-1] if self.request.int8 else self.precisions:
+                    path = self._path(format_, precision)
+                    outputs = self._run(path, parity)
+                    tier = "half" if precision == "fp16" else "close"
+                    self.deviations.append(
+                        verify.compare(path.name, "PyTorch", outputs, expected, tier)
+                    )
+        verify.demand(self.deviations)
+        drifts: list[Drift] = []
+        for format_ in self.request.formats if self.request.int8 else ():
+            with self.progress.stage(f"Quantize {format_} to int8"):
+                self._quantize(format_)
+            with self.progress.stage("Compare int8 to fp32"):
+                drifts.append(
+                    verify.measure_drift(
+                        self._path(format_, "int8").name,
+                        self._run(self._path(format_, "int8"), shown),
+                        self._run(self._path(format_, "fp32"), shown),
+                        self.evaluation.labels,
+                    )
+                )
+        with self.progress.stage("Check what the files really are"):
+            truths = tuple(truth.check(artifact.path) for artifact in self._artifacts())
+        return self._result(
+            tuple(drifts), truths, count_macs(self.request.model, self.size,
+                                              self.reference.num_classes)
+        )
+
+    def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
+        """The module to convert, proved equal in float64 before it is used."""
+        import copy
+
+        from mnv4_deploy.exporters import verify
+        from mnv4_deploy.exporters.rewrites.chains import rewrite
+
+        with self.progress.stage("Rewrite"):
+            double = copy.deepcopy(self.reference.module).double()
+            rewritten, reports = rewrite(double, format_, self.size)
+            sample = parity[:2]
+            deviation = verify.compare(
+                f"the rewritten model for {format_}",
+                "PyTorch",
+                verify.run_module(rewritten, sample, self.spec, double=True),
+                verify.run_module(double, sample, self.spec, double=True),
+                "exact",
+            )
+            verify.demand([deviation])
+        self.deviations.append(deviation)
+        self.rewrites += [
+            RewriteSummary(format_, report.name, report.changed, report.refused)
+            for report in reports
+        ]
+        return rewritten.float()
+
+    def _convert(self, module: nn.Module, format_: Format) -> None:
+        path = self._path(format_, "fp32")
+        shape = (self.request.batch, *self.size)
+        if format_ == "onnx":
+            from mnv4_deploy.exporters.to_onnx import cast_onnx_to_fp16, export_onnx
+
+            export_onnx(
+                module,
+                path,
+                input_shape=shape,
+                dynamic_batch=self.request.dynamic_batch,
+                metadata={k: _text(v) for k, v in self._description("fp32").items()},
+                bake_preprocess=(
+                    (self.spec.mean, self.spec.std) if self.request.bake_preprocess else None
+                ),
+            )
+            if self.request.fp16:
+                cast_onnx_to_fp16(path, self._path(format_, "fp16"))
+            return
+        from mnv4_deploy.exporters import tflite_io
+        from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16
+        from mnv4_deploy.exporters.rewrites.bake_preprocess import BakedPreprocess
+        from mnv4_deploy.exporters.to_tflite import export_tflite
+
+        if self.request.bake_preprocess:
+            module = BakedPreprocess(module, self.spec)
+        # The converter's own file stays beside the published ones until int8 is made of it.
+        raw = self._raw()
+        export_tflite(module, raw, input_shape=shape)
+        self._finish_tflite(raw, path, "fp32")
+        if self.request.fp16:
+            half = raw.with_suffix(".fp16")
+            cast_tflite_to_fp16(raw, half)
+            self._finish_tflite(half, self._path(format_, "fp16"), "fp16")
+            half.unlink()
+        if not self.request.int8:
+            raw.unlink()
+
+    def _quantize(self, format_: Format) -> None:
+        from mnv4_deploy.exporters.ranges import RangeMethod
+
+        assert self.calibration is not None
+        method: RangeMethod = self.request.calibration_method  # type: ignore[assignment]
+        path = self._path(format_, "int8")
+        if format_ == "onnx":
+            from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
+
+            quantize_onnx(
+                self._path(format_, "fp32"),
+                path,
+                self._calibration_batches("onnx"),
+                method=method,
+                io=self.request.effective_io,
+            )
+            return
+        from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
+        from mnv4_deploy.exporters.recipes import recipe
+
+        raw = self._raw()
+        quantized = raw.with_suffix(".int8")
+        quantize_tflite(
+            raw,
+            quantized,
+            self._calibration_batches("tflite"),
+            recipe=recipe(self.request.target),
+            method=method,
+            input_range=(0.0, 1.0) if self.request.bake_preprocess else None,
+        )
+        self._finish_tflite(quantized, path, "int8")
+        quantized.unlink()
+        raw.unlink()
+
+    def _finish_tflite(self, source: Path, path: Path, precision: str) -> None:
+        """Input and output types, metadata and labels."""
+        from mnv4_deploy.exporters import tflite_io
+        from mnv4_deploy.exporters.recipes import recipe
+        from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+
+        file = TfliteFile(source)
+        if precision == "int8":
+            target = recipe(self.request.target).target
+            io = self.request.effective_io
+            tflite_io.set_input(file, "uint8" if self.request.bake_preprocess else io, target)
+            tflite_io.set_outputs(file, io, target)
+        elif self.request.bake_preprocess:
+            tflite_io.pixels_in(file)
+        tflite_io.describe(file, self._description(precision))
+        file.write(path)
+        tflite_io.append_labels(path, self.reference.labels)
+
+    def _calibration_batches(self, format_: Format) -> Iterator[npt.NDArray[np.float32]]:
+        """Batches as the fp32 file of ``format_`` takes them.
+
+        The raw TFLite file takes 0..1 floats where preprocessing is baked in.
+        """
+        import numpy as np
+
+        from mnv4_deploy.exporters import run_artifact
+        from mnv4_deploy.models.preprocessing import normalize
+
+        assert self.calibration is not None
+        shown = run_artifact.pixels(self.calibration, self.spec)
+        for chunk, _ in run_artifact.chunks(shown, self.request.batch):
+            if not self.request.bake_preprocess:
+                ready = normalize(chunk, self.spec)
+                yield ready if format_ == "tflite" else ready.transpose(0, 3, 1, 2)
+            else:
+                yield chunk if format_ == "onnx" else np.float32(1 / 255) * chunk
+
+    def _description(self, precision: str) -> dict[str, Any]:
+        """What a file says about itself in its metadata."""
+        import dataclasses
+
+        return {
+            "model": self.request.model,
+            "precision": precision,
+            "preprocessing": dataclasses.asdict(self.spec),
+            "input": "uint8 RGB pixels" if self.request.bake_preprocess else "normalised RGB",
+            "labels": list(self.reference.labels),
+            "weights": dataclasses.asdict(self.reference.source),
+            "tools": manifests.tool_versions(),
+        }
+
+    def _run(self, path: Path, shown: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        from mnv4_deploy.exporters import run_artifact
+
+        run = run_artifact.run_onnx if path.suffix == ".onnx" else run_artifact.run_tflite
+        return run(path, shown, self.spec)
+
+    def _path(self, format_: Format, precision: str) -> Path:
+        return self.folder / f"{self.request.model}-{precision}.{format_}"
+
+    def _raw(self) -> Path:
+        return self.folder / ".raw.tflite"
+
+    def _artifacts(self) -> tuple[Artifact, ...]:
+        names = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+        paths = [
+            (format_, precision, self._path(format_, precision))
+            for format_ in self.request.formats
+            for precision in self.precisions
+        ]
+        return tuple(
+            Artifact(path, format_, names[precision], path.stat().st_size, sha256(path))
+            for format_, precision, path in paths
+        )
+
+    def _result(
+        self, drifts: tuple[Drift, ...], truths: tuple[TruthCheck, ...], macs: int
+    ) -> ExportResult:
+        from dataclasses import replace
+
+        artifacts = tuple(
+            replace(artifact, path=self.request.out / artifact.path.name)
+            for artifact in self._artifacts()
+        )
+        manifest = manifests.build(
+            request=self.request,
+            reference=self.reference,
+            macs=macs,
+            artifacts=artifacts,
+            rewrites=tuple(self.rewrites),
+            histograms_before={},
+            calibration=None if self.calibration is None else self.calibration.source,
+            evaluation=self.evaluation.source,
+            deviations=tuple(self.deviations),
+            drifts=drifts,
+            truths=truths,
+            seconds_by_stage=self.progress.seconds_by_stage,
+        )
+        return ExportResult(
+            request=self.request,
+            artifacts=artifacts,
+            rewrites=tuple(self.rewrites),
+            deviations=tuple(self.deviations),
+            drifts=drifts,
+            truths=truths,
+            seconds_by_stage=dict(self.progress.seconds_by_stage),
+            manifest=manifest,
+        )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,29 @@
+"""What a long command tells a person while it works: stages on stderr, nothing off a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+
+class Progress:
+    """Shows the running stage and keeps each stage's wall time in ``seconds_by_stage``."""
+
+    def __init__(self, *, show: bool | None = None) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._show = self._console.is_terminal if show is None else show
+        self.seconds_by_stage: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        started = time.perf_counter()
+        status = self._console.status(f"{title} …") if self._show else contextlib.nullcontext()
+        with status:
+            yield
+        seconds = time.perf_counter() - started
+        self.seconds_by_stage[title] = self.seconds_by_stage.get(title, 0.0) + seconds
+        if self._show:
+            self._console.print(f"[green]✓[/] {title} [dim]{seconds:.1f} s[/]")
