@@ -8,7 +8,6 @@ is as fast (0.99 to 1.02 of it), int8 activations are slower (1.37).
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,32 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from stock_attention import with_stock_attention
+from torch import nn
 
 from mnv4_deploy.exporters.quiet import quiet
-from mnv4_deploy.exporters.rewrites.base import replace_layer
-from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
-
-
-class TimmStyleMqa(nn.Module):
-    """timm's ``MultiQueryAttention2d`` without its fused path."""
-
-    def __init__(self, attention: MultiQueryAttention) -> None:
-        super().__init__()
-        self.heads, self.key_dim = attention.heads, attention.key_dim
-        self.query, self.key = attention.query, attention.key
-        self.value, self.output = attention.value, attention.output
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, _, height, width = x.shape
-        q = self.query(x).reshape(batch, self.heads, self.key_dim, -1).transpose(-1, -2)
-        k = self.key(x).reshape(batch, self.key_dim, -1).transpose(1, 2).unsqueeze(1)
-        v = self.value(x).reshape(batch, self.key_dim, -1).transpose(1, 2).unsqueeze(1)
-        weights = (q * self.key_dim**-0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
-        mixed = (weights @ v).transpose(1, 2)
-        mixed = mixed.reshape(batch, height, width, self.heads * self.key_dim)
-        y: Tensor = self.output(mixed.permute(0, 3, 1, 2).contiguous())
-        return y
 
 
 def build_stock_onnx(
@@ -79,10 +56,7 @@ def _build(
             return None if batch is None else {"input": batch}
 
     batch, height, width = input_shape
-    stock = copy.deepcopy(module).eval()
-    for path, layer in list(stock.named_modules()):
-        if isinstance(layer, MultiQueryAttention):
-            replace_layer(stock, path, TimmStyleMqa(layer))
+    stock = with_stock_attention(module, "matmul").eval()
     program = torch.onnx.export(
         stock,
         (torch.zeros(batch, 3, height, width),),

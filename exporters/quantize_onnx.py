@@ -94,8 +94,9 @@ def quantize_onnx(
     try:
         with quiet():
             quantized = _quantized(onnx.shape_inference.infer_shapes(model), ranges, weight_bits)
-            removed = _remove_idle_pairs(quantized)
+            removed = _remove_idle_pairs(quantized, float_outputs=io == "float")
             facts = set_io(quantized, io)
+            ONNXModel(quantized).clean_initializers()
             ONNXModel(quantized).topological_sort()
             del quantized.metadata_props[:]
             for key, value in {**metadata, **facts}.items():
@@ -196,7 +197,7 @@ def _quantized(
         activation_qType=QuantType.QUInt8,
         tensors_range=data,
         nodes_to_quantize=[node.name for node in model.graph.node],
-        nodes_to_exclude=[],
+        nodes_to_exclude=_float_products(model),
         op_types_to_quantize=sorted(INT8_OPS & {node.op_type for node in model.graph.node}),
         extra_options={},
     )
@@ -205,7 +206,17 @@ def _quantized(
     return result
 
 
-def _remove_idle_pairs(model: onnx.ModelProto) -> int:
+def _float_products(model: onnx.ModelProto) -> list[str]:
+    """Products of a softmax's result.
+
+    In int8 they are no faster (0.92 of the stock run time in float, 0.93 in int8: quantizing the
+    softmax's many results takes what the product gains), and 0.1 to 0.2 points less accurate.
+    """
+    softmaxes = {n.output[0] for n in model.graph.node if n.op_type == "Softmax"}
+    return [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in softmaxes]
+
+
+def _remove_idle_pairs(model: onnx.ModelProto, *, float_outputs: bool) -> int:
     """Remove the pairs between a product, which can write float, and float readers."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
@@ -227,6 +238,8 @@ def _remove_idle_pairs(model: onnx.ModelProto) -> int:
         if maker.op_type in INT8_OPS - {"MatMul", "Gemm"}:
             continue  # onnxruntime's int8 kernel must write 8 bits
         value = dequantize.output[0]
+        if value in outputs and not float_outputs:
+            continue
         if value in outputs:
             for index, name in enumerate(maker.output):
                 if name == quantize.input[0]:
@@ -253,6 +266,8 @@ def _arithmetic(
             int8[node.op_type] += 1
         else:
             reason = FLOAT_OPS.get(node.op_type, _FLOAT_REASON)
+            if node.op_type in INT8_OPS:
+                reason = "its input is a float operator's result, and converting it costs more"
             in_float.append((node.name, node.op_type, reason))
     return dict(int8.most_common()), tuple(in_float)
 

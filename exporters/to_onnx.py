@@ -165,8 +165,9 @@ def _name_by_module(model: onnx.ModelProto, scopes: Mapping[str, str]) -> None:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
     graph.ClearField("value_info")
-    for field in ("metadata_props", "doc_string"):
-        graph.ClearField(field)
+    for holder in (graph, model):  # torch's stack traces and empty labels
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
 
 
 def _pool_by_name(model: onnx.ModelProto) -> None:

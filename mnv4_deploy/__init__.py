@@ -1,0 +1,50 @@
+"""From PyTorch mobile vision models to verified int8 ONNX and TFLite.
+
+The command line has a function for each command here::
+
+    import mnv4_deploy
+
+    result = mnv4_deploy.export("hybrid-m", "out/hybrid-m", int8=True)
+    facts = mnv4_deploy.inspect("out/hybrid-m/hybrid-m-int8.tflite")
+    for model in mnv4_deploy.list_models():
+        print(model.name, model.macs)
+
+Errors that the caller can act on derive from ``mnv4_deploy.errors.DeployError``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnv4_deploy.catalogue import CatalogueEntry
+    from mnv4_deploy.export_records import ExportResult
+    from mnv4_deploy.records import FileFacts
+
+__version__ = "0.1.0"
+
+
+def export(model: str, out: str | Path, **options: Any) -> ExportResult:
+    """Export ``model`` to ``out``; ``options`` are the fields of ``ExportRequest``.
+
+    Raises InputError, VerificationError or ToolchainError; then nothing appears in ``out``.
+    """
+    from mnv4_deploy import pipeline
+    from mnv4_deploy.export_records import ExportRequest
+
+    return pipeline.export(ExportRequest(model=model, out=Path(out), **options))
+
+
+def inspect(path: str | Path) -> FileFacts:
+    """What a .tflite or .onnx file is. Raises ModelFileError for one that cannot be read."""
+    from mnv4_deploy.profiles.inspect import inspect_file
+
+    return inspect_file(Path(path))
+
+
+def list_models() -> tuple[CatalogueEntry, ...]:
+    """The models there are, with exact parameter and MAC counts."""
+    from mnv4_deploy import catalogue
+
+    return catalogue.list_models()

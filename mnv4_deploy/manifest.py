@@ -52,7 +52,7 @@ def build(
     macs: int,
     artifacts: tuple[Artifact, ...],
     rewrites: tuple[RewriteSummary, ...],
-    histograms_before: dict[str, dict[str, int]],
+    layer_histograms: dict[str, dict[str, dict[str, int]]],
     calibration: ImageSource | None,
     evaluation: ImageSource | None,
     deviations: tuple[Deviation, ...],
@@ -78,7 +78,7 @@ def build(
             _file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts
         ],
         "rewrites": [dataclasses.asdict(rewrite) for rewrite in rewrites],
-        "op_histogram_before_rewriting": histograms_before,
+        "layer_histogram": layer_histograms,
         "calibration": None if calibration is None else _images(calibration),
         "evaluation": None if evaluation is None else _images(evaluation),
         "verification": [

@@ -127,6 +127,8 @@ class _Export:
         self.size = (self.spec.height, self.spec.width)
         self.rewrites: list[RewriteSummary] = []
         self.deviations: list[Deviation] = []
+        self.histograms: dict[str, dict[str, dict[str, int]]] = {}
+        self._expected_double: npt.NDArray[np.float64] | None = None
         self.precisions = (
             "fp32",
             *(("fp16",) if request.fp16 else ()),
@@ -184,22 +186,28 @@ class _Export:
 
         with self.progress.stage("Rewrite"):
             double = copy.deepcopy(self.reference.module).double()
-            rewritten, reports = rewrite(double, format_, self.size)
-            sample = parity[:2]
+            rewritten = rewrite(double, format_, self.size)
+            sample = parity[:1]
+            if self._expected_double is None:
+                self._expected_double = verify.run_module(double, sample, self.spec, double=True)
             deviation = verify.compare(
                 f"the rewritten model for {format_}",
                 "PyTorch",
-                verify.run_module(rewritten, sample, self.spec, double=True),
-                verify.run_module(double, sample, self.spec, double=True),
+                verify.run_module(rewritten.module, sample, self.spec, double=True),
+                self._expected_double,
                 "exact",
             )
             verify.demand([deviation])
         self.deviations.append(deviation)
+        self.histograms[format_] = {
+            "before": rewritten.histogram_before,
+            "after": rewritten.histogram_after,
+        }
         self.rewrites += [
             RewriteSummary(format_, report.name, report.changed, report.refused)
-            for report in reports
+            for report in rewritten.reports
         ]
-        return rewritten.float()
+        return rewritten.module.float()
 
     def _convert(self, module: nn.Module, format_: Format) -> None:
         path = self._path(format_, "fp32")
@@ -363,7 +371,7 @@ class _Export:
             macs=macs,
             artifacts=artifacts,
             rewrites=tuple(self.rewrites),
-            histograms_before={},
+            layer_histograms=self.histograms,
             calibration=None if self.calibration is None else self.calibration.source,
             evaluation=self.evaluation.source,
             deviations=tuple(self.deviations),

@@ -8,11 +8,13 @@ the structure is visible there, and reports what it changed and what it refused,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from mnv4_deploy.models.layers import LayerScale
@@ -70,9 +72,24 @@ class LayerGraph:
             ):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
-        with torch.no_grad():
-            ShapeProp(fx.GraphModule(root, graph)).propagate(example)
+        # Only shapes are wanted: fake tensors have them without computing anything.
+        fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+        ShapeProp(fx.GraphModule(root, graph), fake_mode=fake_mode).propagate(
+            fake_mode.from_tensor(example)
+        )
         return cls(root, graph)
+
+    def histogram(self) -> dict[str, int]:
+        """How many layers and functions of each kind the graph calls, most frequent first."""
+        kinds: Counter[str] = Counter()
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                kinds[type(self.layer(node)).__name__] += 1
+            elif node.op == "call_function" and node.target is not getattr:
+                kinds[getattr(node.target, "__name__", str(node.target))] += 1
+            elif node.op == "call_method":
+                kinds[str(node.target)] += 1
+        return dict(kinds.most_common())
 
     def layers(self, kind: type[nn.Module]) -> Iterator[fx.Node]:
         for node in self.graph.nodes:

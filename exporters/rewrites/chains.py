@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from mnv4_deploy.exporters.rewrites.base import Rewrite, RewriteReport
+from mnv4_deploy.exporters.rewrites.base import LayerGraph, Rewrite, RewriteReport
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
@@ -25,13 +26,21 @@ CHAINS: dict[str, tuple[Rewrite, ...]] = {
 }
 
 
-def rewrite(
-    module: nn.Module, format_: str, size: tuple[int, int]
-) -> tuple[nn.Module, tuple[RewriteReport, ...]]:
-    """A rewritten copy of ``module`` for inputs ``[B, 3, height, width]``, and what changed."""
-    copied = copy.deepcopy(module)
-    dtype = next(copied.parameters()).dtype
-    example = torch.zeros(1, 3, *size, dtype=dtype)
+@dataclass(frozen=True)
+class Rewritten:
+    """A rewritten copy of a module, what each rewrite did, and layer counts around them."""
+
+    module: nn.Module
+    reports: tuple[RewriteReport, ...]
+    histogram_before: dict[str, int]
+    histogram_after: dict[str, int]
+
+
+def rewrite(module: nn.Module, format_: str, size: tuple[int, int]) -> Rewritten:
+    """Rewrite a copy of ``module`` for inputs ``[B, 3, height, width]``."""
+    copied = copy.deepcopy(module).eval()
+    example = torch.zeros(1, 3, *size, dtype=next(copied.parameters()).dtype)
+    before = LayerGraph.trace(copied, example).histogram()
     with torch.no_grad():
         reports = tuple(apply(copied, example) for apply in CHAINS[format_])
-    return copied.eval(), reports
+    return Rewritten(copied, reports, before, LayerGraph.trace(copied, example).histogram())

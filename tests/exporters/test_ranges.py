@@ -39,7 +39,7 @@ def test_minmax_is_exact(tailed):
 
 def test_percentile_agrees_with_numpy(tailed):
     low, high = _range("percentile", *np.array_split(tailed, 9), percentile=99)
-    step = (tailed.max() - tailed.min()) / 2048
+    step = float(tailed.max() - tailed.min()) / 2048
     assert low == pytest.approx(np.percentile(tailed, 0.5), abs=2 * step)
     assert high == pytest.approx(np.percentile(tailed, 99.5), abs=2 * step)
 

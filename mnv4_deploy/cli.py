@@ -1,0 +1,205 @@
+"""The command line: parses, calls the pipeline, turns errors into exit codes. No work here.
+
+Exit codes: 0 done; 2 something given cannot be used; 3 a file does not agree with PyTorch;
+4 a library or runtime failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from mnv4_deploy.errors import DeployError, UnsupportedError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From PyTorch mobile vision models to verified int8 ONNX and TFLite.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="A name that `mnv4-deploy models` lists.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files.  [default: out/MODEL]")
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="bundled (a CIFAR-10 demonstration), timm[:TAG] (ImageNet-1k), a .safetensors "
+            "or .pt file, or random[:SEED]."
+        ),
+    ] = "bundled",
+    formats: Annotated[
+        str, typer.Option("--format", help="onnx, tflite or both.")
+    ] = "onnx,tflite",
+    int8: Annotated[bool, typer.Option("--int8", help="Also write int8 files.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Also write float16 files.")] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Input size, 256 or HEIGHTxWIDTH.  [default: the weights' own]"),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes of random weights.  [default: 1000]")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Static batch size.")] = 1,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Free batch size (ONNX).")
+    ] = False,
+    target: Annotated[
+        str,
+        typer.Option(help="What the int8 TFLite file is for: xnnpack or integer-only."),
+    ] = "xnnpack",
+    io: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs and outputs of int8 files: float, int8 or uint8.  [default: float; "
+            "int8 for integer-only]"
+        ),
+    ] = None,
+    bake_preprocess: Annotated[
+        bool,
+        typer.Option("--bake-preprocess", help="Input is uint8 RGB; the model normalises it."),
+    ] = False,
+    calib: Annotated[
+        str,
+        typer.Option(help="Calibration images: a folder, bundled, or random (not images!)."),
+    ] = "bundled",
+    calib_images: Annotated[int, typer.Option(help="How many of them.")] = 200,
+    calib_method: Annotated[
+        str, typer.Option(help="average, minmax, percentile, mse or entropy.")
+    ] = "average",
+    evaluate: Annotated[
+        str, typer.Option("--eval", help="Evaluation images: a folder or bundled.")
+    ] = "bundled",
+    eval_images: Annotated[int, typer.Option(help="How many of them.")] = 1000,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in --out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write verified ONNX and TFLite files of a model, float32 and, if asked, int8 and float16."""
+    from mnv4_deploy.export_records import ExportRequest
+    from mnv4_deploy.progress import Progress
+
+    request = ExportRequest(
+        model=model,
+        out=out or Path("out") / Path(model).name,
+        weights=weights,
+        formats=_formats(formats),
+        size=_size(size),
+        num_classes=num_classes,
+        batch=batch,
+        dynamic_batch=dynamic_batch,
+        int8=int8,
+        fp16=fp16,
+        io=_io(io),
+        bake_preprocess=bake_preprocess,
+        target=target,
+        calibration=calib,
+        calibration_images=calib_images,
+        calibration_method=calib_method,
+        evaluation=evaluate,
+        evaluation_images=eval_images,
+        overwrite=overwrite,
+    )
+    from mnv4_deploy import pipeline
+
+    result = pipeline.export(request, Progress())
+    if as_json:
+        _print_json(result.manifest)
+        return
+    from mnv4_deploy.report import print_export
+
+    print_export(result)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models: parameters, MACs, input, and the weights there are."""
+    from mnv4_deploy.catalogue import SCHEMA_VERSION, list_models
+
+    entries = list_models()
+    if as_json:
+        _print_json({"schema_version": SCHEMA_VERSION, "models": [vars(e) for e in entries]})
+        return
+    from mnv4_deploy.report import print_models
+
+    print_models(entries)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model file is: types, operators, what runs in int8, what XNNPACK takes."""
+    import dataclasses
+
+    from mnv4_deploy.profiles.inspect import inspect_file
+
+    facts = inspect_file(file)
+    if as_json:
+        _print_json({"schema_version": 1, **dataclasses.asdict(facts),
+                     "op_histogram": facts.histogram})
+        return
+    from mnv4_deploy.report import print_facts
+
+    print_facts(facts)
+
+
+def _formats(text: str) -> Any:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    from mnv4_deploy.models.zoo import parse_size
+
+    return parse_size(text)
+
+
+def _io(text: str | None) -> Any:
+    if text not in (None, "float", "int8", "uint8"):
+        raise UnsupportedError(f"There is no --io {text}: give float, int8 or uint8.")
+    return text
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Make SIGTERM unwind the stack, so that staging folders are removed."""
+    raise SystemExit(128 + signum)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``mnv4-deploy`` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(arguments)
+    except DeployError as error:
+        sys.stderr.write(f"mnv4-deploy: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except MemoryError:
+        sys.stderr.write("mnv4-deploy: out of memory: give a smaller --size or --batch.\n")
+        raise SystemExit(4) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("mnv4-deploy: interrupted; nothing was written.\n")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
