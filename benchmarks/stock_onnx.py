@@ -3,7 +3,7 @@
 Attention as plain matmul and softmax (timm's style), torch.onnx.export, onnxsim, and
 onnxruntime's ``quant_pre_process`` and ``quantize_static`` (QDQ, per channel, uint8 activations,
 int8 weights, minmax). The alternatives were measured on Hybrid-M: scaled_dot_product_attention
-is as fast (0.99 to 1.02 of it), int8 activations are slower (1.37).
+is as fast (0.97 to 1.02 of it), int8 activations are slower (1.37).
 """
 
 from __future__ import annotations

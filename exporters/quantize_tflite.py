@@ -30,7 +30,7 @@ def quantize_tflite(
     batches: Iterable[npt.NDArray[np.float32]],
     *,
     recipe: TfliteRecipe,
-    method: RangeMethod = "minmax",
+    method: RangeMethod = "average",
     input_range: Range | None = None,
 ) -> None:
     """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
@@ -100,7 +100,7 @@ def _observe(
 
     with quiet():
         interpreter = Interpreter(
-            str(path), experimental_preserve_all_tensors=True, num_threads=2
+            str(path), experimental_preserve_all_tensors=True, num_threads=1
         )
         interpreter.allocate_tensors()
     file = TfliteFile(path)

@@ -6,41 +6,83 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from mnv4_deploy.errors import InputError
+
+_LOG_TAIL_BYTES = 4000
+# What the user or the disk did: a converter's output has nothing to add.
+_SPEAK_FOR_THEMSELVES = (KeyboardInterrupt, SystemExit, OSError, MemoryError, InputError)
+
+
+@dataclass
+class _Redirection:
+    """File descriptors belong to the process, so all threads share one redirection."""
+
+    log: BinaryIO
+    saved: tuple[int, int]
+    users: int = 0
+
+
+_lock = threading.Lock()
+_current: _Redirection | None = None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Send file descriptors 1 and 2 to a scratch file; on an exception its tail goes to stderr.
 
-    Not for use from several threads at once: file descriptors belong to the process.
+    May be nested and used from several threads: the last one to leave restores.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        try:
+    redirection = _enter()
+    show_log = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except _SPEAK_FOR_THEMSELVES:
+        raise
+    except BaseException:
+        show_log = True
+        raise
+    finally:
+        _leave(redirection, show_log=show_log)
+
+
+def _enter() -> _Redirection:
+    global _current  # noqa: PLW0603 - the state is the process's, not an object's
+    with _lock:
+        if _current is None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this function
+            _current = _Redirection(log, (os.dup(1), os.dup(2)))
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except BaseException:
-            _restore(saved)
-            log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - 4000))
-            sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-        else:
-            _restore(saved)
-        finally:
-            for descriptor in saved:
-                os.close(descriptor)
+        _current.users += 1
+        return _current
 
 
-def _restore(saved: tuple[int, int]) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(saved[0], 1)
-    os.dup2(saved[1], 2)
+def _leave(redirection: _Redirection, *, show_log: bool) -> None:
+    global _current  # noqa: PLW0603
+    with _lock:
+        redirection.users -= 1
+        tail = b""
+        if show_log:
+            size = redirection.log.seek(0, os.SEEK_END)
+            redirection.log.seek(max(0, size - _LOG_TAIL_BYTES))
+            tail = redirection.log.read()
+        if redirection.users == 0:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, saved in zip((1, 2), redirection.saved, strict=True):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+            redirection.log.close()
+            _current = None
+        if tail:
+            os.write(2 if _current is None else redirection.saved[1], tail)

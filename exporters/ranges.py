@@ -18,7 +18,7 @@ Every range contains 0, because a quantized tensor must represent 0 exactly:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,10 @@ class Histogram:
     @property
     def centres(self) -> FloatArray:
         bins = len(self.counts)
-        return self.low + (np.arange(bins) + 0.5) * (self.width / bins)
+        centres: FloatArray = self.low + (np.arange(bins, dtype=np.float64) + 0.5) * (
+            self.width / bins
+        )
+        return centres
 
     def update(self, values: npt.NDArray[Any], low: float, high: float) -> None:
         """Add values that lie between ``low`` and ``high``."""
@@ -66,6 +69,16 @@ class Histogram:
         self.width *= 2
 
 
+def check_method(method: str) -> RangeMethod:
+    """``method``. Raises UnsupportedError for one that does not exist."""
+    if method not in get_args(RangeMethod):
+        known = ", ".join(get_args(RangeMethod))
+        raise UnsupportedError(
+            f"There is no calibration method {method!r}: choose one of {known}."
+        )
+    return cast(RangeMethod, method)
+
+
 class RangeCollector:
     """Collects one range per tensor.
 
@@ -76,9 +89,7 @@ class RangeCollector:
     def __init__(
         self, method: RangeMethod = "minmax", *, percentile: float = 99.99, bins: int = 4096
     ) -> None:
-        if method not in get_args(RangeMethod):
-            known = ", ".join(get_args(RangeMethod))
-            raise UnsupportedError(f"no calibration method {method!r}: choose one of {known}")
+        method = check_method(method)
         if not 50 < percentile <= 100:
             raise UnsupportedError(f"a percentile must be above 50 and at most 100: {percentile}")
         if bins < 2 or bins % 2:

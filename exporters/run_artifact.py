@@ -28,7 +28,7 @@ def pixels(images: SelectedImages, spec: Preprocessing) -> Pixels:
     return np.stack(list(images.uint8_arrays(spec)))
 
 
-def run_tflite(path: Path, images: Pixels, spec: Preprocessing, *, threads: int = 2) -> Outputs:
+def run_tflite(path: Path, images: Pixels, spec: Preprocessing, *, threads: int = 1) -> Outputs:
     """First output of a .tflite file for every image."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -54,7 +54,7 @@ def run_onnx(
     images: Pixels,
     spec: Preprocessing,
     *,
-    threads: int = 2,
+    threads: int = 1,
 ) -> Outputs:
     """First output of an .onnx file for every image.
 
@@ -66,9 +66,7 @@ def run_onnx(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     metadata = session.get_modelmeta().custom_metadata_map
     result = session.get_outputs()[0].name

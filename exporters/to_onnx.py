@@ -86,6 +86,8 @@ def export_onnx(
             )
             _pool_by_name(model)
             onnx.checker.check_model(model, full_check=True)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         raise ToolchainError(f"torch could not export the model to ONNX ({error}).") from error
     for key, value in (metadata or {}).items():

@@ -50,6 +50,8 @@ def export_tflite(
             with torch.no_grad():
                 converted = litert_torch.convert(_ChannelsLast(module).eval(), (example,))
             converted.export(str(path))
+        except (OSError, MemoryError):
+            raise
         except Exception as error:
             raise ToolchainError(
                 f"litert-torch could not convert the model to TFLite ({error})."

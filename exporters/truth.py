@@ -11,9 +11,12 @@ from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 from mnv4_deploy.profiles.inspect import inspect_file
 
 _INT32_MAX = 2**31 - 1
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-# A padded constant this many times beyond the values it pads leaves them few of the 256 steps.
-_OUTLIER_FACTOR = 4.0
+# Where an operator has its bias.
+_WEIGHTED = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+# A constant beyond this is no activation: whatever shares its scale in int8 is lost.
+_LARGEST_PADDING = 1e4
+# A padded constant that takes more of the 256 steps than this leaves the values it pads few.
+_PADDING_SHARE = 0.75
 
 
 def check(path: Path) -> TruthCheck:
@@ -40,38 +43,52 @@ def _tflite_biases(file: TfliteFile) -> tuple[str, ...]:
     found = []
     for operator in file.operators(*_WEIGHTED):
         tensors = [int(tensor) for tensor in operator.inputs]
-        if len(tensors) < 3 or tensors[2] < 0:
+        position = _WEIGHTED[file.kind(operator)]
+        if len(tensors) <= position or tensors[position] < 0:
             continue
-        bias, weight = file.graph.tensors[tensors[2]], file.graph.tensors[tensors[1]]
+        bias_index = tensors[position]
+        bias, weight = file.graph.tensors[bias_index], file.graph.tensors[tensors[1]]
         is_int8 = weight.type == file.schema.TensorType.INT8
         if bias.type != file.schema.TensorType.INT32 or not is_int8:
             continue
         weight_q = file.constant(tensors[1], np.int8)
-        channels = file.shape(tensors[2])[0]
+        channels = file.shape(bias_index)[0]
         if file.kind(operator) == "DEPTHWISE_CONV_2D":
             weight_q = np.moveaxis(weight_q, -1, 0)
         rows = weight_q.reshape(channels, -1)
-        if _overflows(file.constant(tensors[2], np.int32), rows, 255):
+        if _overflows(file.constant(bias_index, np.int32), rows, 255):
             found.append(file.name(int(operator.outputs[0])))
     return tuple(found)
 
 
+def _ruinous(value: float, step: float | None) -> bool:
+    """Whether padding with ``value`` costs the padded values their precision.
+
+    ``step`` is the int8 scale of the result, None in float.
+    """
+    if not np.isfinite(value) or abs(value) > _LARGEST_PADDING:
+        return True
+    return step is not None and abs(value) > _PADDING_SHARE * 255 * step
+
+
 def _tflite_padding(file: TfliteFile) -> tuple[str, ...]:
     found = []
+    types = file.schema.TensorType
     for operator in file.operators("PADV2"):
-        source, _, constant = (int(tensor) for tensor in operator.inputs)
+        constant, result = int(operator.inputs[2]), int(operator.outputs[0])
+        if not file.is_constant(constant):
+            continue
         kind = file.graph.tensors[constant].type
-        if kind == file.schema.TensorType.FLOAT32:
-            value = float(file.constant(constant, np.float32).ravel()[0])
-            bad = not np.isfinite(value)
+        if kind == types.FLOAT32:
+            value, step = float(file.constant(constant, np.float32).ravel()[0]), None
+        elif kind == types.INT8:
+            scale, zero_point = file.quantization(constant)
+            value = float(int(file.constant(constant, np.int8).ravel()[0]) - zero_point) * scale
+            step, _ = file.quantization(result)
         else:
-            # The constant shares the scale: at an end of the int8 range it set that range.
-            scale, zero_point = file.quantization(source)
-            value = float(file.constant(constant, np.int8).ravel()[0] - zero_point) * scale
-            others = max(abs(-128 - zero_point), abs(127 - zero_point)) * scale
-            bad = abs(value) > others / _OUTLIER_FACTOR and value != 0
-        if bad:
-            found.append(f"{file.name(int(operator.outputs[0]))} pads with {value:g}")
+            continue
+        if _ruinous(value, step):
+            found.append(f"{file.name(result)} pads with {value:g}")
     return tuple(found)
 
 
@@ -110,11 +127,26 @@ def _onnx_padding(path: Path) -> tuple[str, ...]:
     from onnx import numpy_helper
 
     graph = onnx.load(path).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    dequantizers = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    quantizers = {n.input[0]: n for n in graph.node if n.op_type == "QuantizeLinear"}
     found = []
     for node in graph.node:
-        if node.op_type == "Pad" and len(node.input) > 2 and node.input[2] in constants:
-            value = float(numpy_helper.to_array(constants[node.input[2]]).ravel()[0])
-            if not np.isfinite(value) or abs(value) > 1e4:
-                found.append(f"{node.output[0]} pads with {value:g}")
+        if node.op_type != "Pad" or len(node.input) < 3:
+            continue
+        source, result = node.input[2], node.output[0]
+        if source in dequantizers:
+            # onnxruntime's quantizer always writes all three inputs.
+            code, scale, zero_point = (constants.get(i) for i in dequantizers[source].input)
+            if code is None or scale is None or zero_point is None:
+                continue
+            value = float((int(code.ravel()[0]) - int(zero_point)) * scale)
+        elif source in constants:
+            value = float(constants[source].ravel()[0])
+        else:
+            continue
+        quantizer = quantizers.get(result)
+        step = None if quantizer is None else float(constants[quantizer.input[1]])
+        if _ruinous(value, step):
+            found.append(f"{result} pads with {value:g}")
     return tuple(found)

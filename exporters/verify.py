@@ -42,10 +42,14 @@ def compare(
     expected: npt.NDArray[np.floating],
     tier: str,
 ) -> Deviation:
-    """Largest relative error over all images; NaN counts as infinite."""
-    difference = np.abs(actual.astype(np.float64) - expected).max(axis=1)
-    relative = difference / np.maximum(np.abs(expected).max(axis=1), np.finfo(np.float64).tiny)
-    worst = float(np.nan_to_num(relative, nan=np.inf).max())
+    """Largest relative error over all images; NaN or another shape counts as infinite."""
+    worst = np.inf
+    if actual.shape == expected.shape:
+        with np.errstate(all="ignore"):
+            difference = np.abs(actual.astype(np.float64) - expected).max(axis=1)
+            largest = np.maximum(np.abs(expected).max(axis=1), np.finfo(np.float64).tiny)
+            relative = difference / largest
+        worst = float(np.nan_to_num(relative, nan=np.inf, posinf=np.inf).max())
     return Deviation(subject, against, len(expected), worst, tier, TIERS[tier])
 
 
@@ -84,7 +88,9 @@ def measure_drift(
         top1_fp32=top1(fp32),
         agreement=100 * float((actual.argmax(axis=1) == fp32.argmax(axis=1)).mean()),
         sqnr_db=_decibels(float(signal.sum()), float(noise.sum())),
-        median_sqnr_db=float(np.median([_decibels(s, n) for s, n in zip(signal, noise, strict=True)])),
+        median_sqnr_db=float(
+            np.median([_decibels(s, n) for s, n in zip(signal, noise, strict=True)])
+        ),
         cosine=float(cosine.mean()),
     )
 

@@ -1,7 +1,7 @@
 """The command line: parses, calls the pipeline, turns errors into exit codes. No work here.
 
 Exit codes: 0 done; 2 something given cannot be used; 3 a file does not agree with PyTorch;
-4 a library or runtime failed; 130 interrupted.
+4 a library or runtime failed; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -150,8 +150,14 @@ def inspect(
 
     facts = inspect_file(file)
     if as_json:
-        _print_json({"schema_version": 1, **dataclasses.asdict(facts),
-                     "op_histogram": facts.histogram})
+        _print_json(
+            {
+                "schema_version": 1,
+                **dataclasses.asdict(facts),
+                "op_histogram": facts.histogram,
+                "compute_histogram": facts.compute_histogram,
+            }
+        )
         return
     from mnv4_deploy.report import print_facts
 
@@ -177,7 +183,7 @@ def _io(text: str | None) -> Any:
 
 
 def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -191,14 +197,17 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except DeployError as error:
-        sys.stderr.write(f"mnv4-deploy: {error}\n")
+        # Libraries' own messages, which some of ours quote, can have several lines.
+        sys.stderr.write(f"mnv4-deploy: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None
     except MemoryError:
         sys.stderr.write("mnv4-deploy: out of memory: give a smaller --size or --batch.\n")
         raise SystemExit(4) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("mnv4-deploy: interrupted; nothing was written.\n")
-        raise SystemExit(130) from None
+    except SystemExit as stop:
+        # Typer makes an exit code of Ctrl-C, and _terminate of SIGTERM.
+        if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            sys.stderr.write("mnv4-deploy: interrupted; nothing was written.\n")
+        raise
 
 
 if __name__ == "__main__":

@@ -69,6 +69,18 @@ class ExportRequest:
                 )
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """What is written of each format, fp32 first and int8 last."""
+        return (
+            "fp32",
+            *(("fp16",) if self.fp16 else ()),
+            *(("int8",) if self.int8 else ()),
+        )
+
+    def file_name(self, format_: Format, precision: str) -> str:
+        return f"{self.model}-{precision}.{format_}"
+
+    @property
     def effective_io(self) -> Io:
         """The type of the int8 files' inputs and outputs."""
         return self.io or ("int8" if self.target == "integer-only" else "float")

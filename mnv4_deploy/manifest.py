@@ -74,9 +74,7 @@ def build(
         "preprocessing": dataclasses.asdict(reference.preprocessing),
         "labels": list(reference.labels),
         "options": _options(request),
-        "files": [
-            _file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts
-        ],
+        "files": [_file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts],
         "rewrites": [dataclasses.asdict(rewrite) for rewrite in rewrites],
         "layer_histogram": layer_histograms,
         "calibration": None if calibration is None else _images(calibration),

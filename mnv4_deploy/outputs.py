@@ -1,6 +1,6 @@
 """Files reach their final names whole or not at all.
 
-Everything is written to a hidden folder beside the destination and renamed when all of it is
+Everything is written to a hidden folder inside the destination and renamed when all of it is
 there. The manifest leaves first and arrives last: a folder without one is not a finished export.
 """
 
@@ -13,49 +13,95 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mnv4_deploy.errors import OutputError
 
 MANIFEST = "manifest.json"
+_STAGING = ".mnv4-deploy-"
 
 
 @contextlib.contextmanager
 def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a folder to write to; on success its files move into ``out``, on failure they go.
 
-    With ``overwrite`` the files that an earlier manifest lists are replaced or removed; other
-    files in ``out`` are never touched. Raises OutputError if ``out`` holds an export and
-    ``overwrite`` is not given, is not a folder, cannot be written to, or the disk is full.
+    With ``overwrite`` the files that an earlier manifest lists are replaced or removed, and a
+    file that has the name of a new one is replaced; other files in ``out`` are never touched.
+    Raises OutputError if ``out`` holds an export and ``overwrite`` is not given, is not a
+    folder, cannot be written to, is in use by another export, or the disk is full.
     """
     check_free(out, overwrite=overwrite)
-    created = not out.exists()
     try:
+        created = [folder for folder in (out, *out.parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".mnv4-deploy-", dir=out))
     except OSError as error:
         raise _explained(error, out) from error
     try:
-        yield staging
-        _publish(staging, out, overwrite=overwrite)
+        with _locked(out):
+            staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
+            try:
+                yield staging
+                _publish(staging, out, overwrite=overwrite)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise _explained(error, out) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if created:
-            with contextlib.suppress(OSError):
-                out.rmdir()  # only succeeds while nothing was published
+        with contextlib.suppress(OSError):
+            for folder in created:
+                folder.rmdir()  # only succeeds while nothing was published
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where ``out`` could not receive an export."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: give a folder as --out.")
-    if (out / MANIFEST).exists() and not overwrite:
-        raise OutputError(
-            f"{out} already holds an export: give another --out, or --overwrite to replace it."
-        )
+def check_free(out: Path, *, overwrite: bool, names: Iterable[str] = ()) -> None:
+    """Raise OutputError where ``out`` could not receive an export of files with these names."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out} is a file: give a folder as --out.")
+        if (out / MANIFEST).exists() and not overwrite:
+            raise OutputError(
+                f"{out} already holds an export: give another --out, or --overwrite to replace it."
+            )
+        for path in (out / name for name in (*names, MANIFEST)):
+            if path.is_dir():
+                raise OutputError(f"{path} is a folder: move it away, or give another --out.")
+            if path.exists() and not overwrite:
+                raise OutputError(
+                    f"{path} exists and is not from a finished export: move it away, or give "
+                    "--overwrite to replace it."
+                )
+    except OSError as error:
+        raise _explained(error, out) from error
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keep other exports out of ``out``, and remove what killed ones left there.
+
+    Where the system has no file locks nothing is locked and nothing removed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"Another export is writing to {out}: wait for it, or give another --out."
+            ) from None
+        except OSError:
+            yield
+            return
+        # The lock of a process goes with it, so whoever left these is dead.
+        for stale in out.glob(f"{_STAGING}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+    finally:
+        os.close(folder)
 
 
 def sha256(path: Path) -> str:
@@ -64,22 +110,25 @@ def sha256(path: Path) -> str:
 
 
 def _publish(staging: Path, out: Path, *, overwrite: bool) -> None:
-    check_free(out, overwrite=overwrite)
     files = sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST)
-    old = _listed(out)
-    clashes = [f.name for f in files if (out / f.name).exists() and f.name not in old]
-    if clashes and not overwrite:
-        raise OutputError(
-            f"{out / clashes[0]} exists and is not from an earlier export: move it away, or give "
-            "--overwrite."
-        )
-    with contextlib.suppress(FileNotFoundError):
-        (out / MANIFEST).unlink()
-    for name in old - {file.name for file in files}:
-        with contextlib.suppress(FileNotFoundError):
-            (out / name).unlink()
-    for file in files:
-        os.replace(file, out / file.name)
+    names = [file.name for file in files]
+    check_free(out, overwrite=overwrite, names=names)
+    kept = Path(tempfile.mkdtemp(dir=staging))
+    replaced = sorted(_listed(out).union(names), key=lambda name: name != MANIFEST)
+    try:
+        for name in replaced:
+            if (out / name).is_file():
+                (out / name).replace(kept / name)
+        for file in files:
+            file.replace(out / file.name)
+    except BaseException:
+        # Also for Ctrl-C: the earlier export comes back whole.
+        for file in files:
+            if not file.exists():
+                (out / file.name).unlink(missing_ok=True)
+        for file in sorted(kept.iterdir(), key=lambda path: path.name == MANIFEST):
+            file.replace(out / file.name)
+        raise
 
 
 def _listed(out: Path) -> set[str]:
@@ -95,5 +144,8 @@ def _listed(out: Path) -> set[str]:
 
 def _explained(error: OSError, out: Path) -> OutputError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"The disk of {out} is full: free some space or give another --out.")
+        return OutputError(
+            f"The disk of {out} or that of temporary files is full: free some space, or give "
+            "another --out."
+        )
     return OutputError(f"{out} cannot be written to ({error.strerror}): give another --out.")

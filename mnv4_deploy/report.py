@@ -41,7 +41,9 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("file", "MB", "runs", "partitions", "top-1", "vs fp32", "SQNR"):
-        table.add_column(title, justify="left" if title in ("file", "runs") else "right")
+        is_text = title in ("file", "runs")
+        # A file's name is what the reader copies: the others wrap before it does.
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=title == "file")
     truths = {truth.subject: truth for truth in result.truths}
     drifts = {drift.subject: drift for drift in result.drifts}
     for artifact in result.artifacts:
@@ -140,7 +142,9 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
                 else ""
             )
             shape = "x".join(map(str, tensor.shape))
-            console.print(f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}")
+            console.print(
+                f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}"
+            )
     weights = ", ".join(
         f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
     )

@@ -59,15 +59,15 @@ class MultiQueryAttention(nn.Module):
         self.output = _Projection(heads * key_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
+        batch, _, height, width = x.shape
         # Channel c of the query map is head c // d, component c % d ("head-major").
-        q_BhdN = self.query(x).flatten(2).unflatten(1, (self.heads, self.key_dim))
+        q_BhdN = self.query(x).reshape(batch, self.heads, self.key_dim, height * width)
         k_BdP = self.key(x).flatten(2)
         v_BdP = self.value(x).flatten(2)
         logits_BhNP = torch.einsum("bhdn,bdp->bhnp", q_BhdN, k_BdP) * self.key_dim**-0.5
         weights_BhNP = logits_BhNP.softmax(dim=-1)
         mixed_BhdN = torch.einsum("bhnp,bdp->bhdn", weights_BhNP, v_BdP)
-        y: Tensor = self.output(mixed_BhdN.flatten(1, 2).unflatten(2, (height, width)))
+        y: Tensor = self.output(mixed_BhdN.reshape(batch, -1, height, width))
         return y
 
 

@@ -134,9 +134,7 @@ class MobileNetV4(nn.Module):
         act = _ACTIVATIONS[variant.act]
         self.variant = variant
         self.features_only = features_only
-        self.conv_stem = nn.Conv2d(
-            3, variant.stem_channels, 3, stride=2, padding=1, bias=False
-        )
+        self.conv_stem = nn.Conv2d(3, variant.stem_channels, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(variant.stem_channels)
         self.act1 = act()
         channels = variant.stem_channels
@@ -184,9 +182,7 @@ def _build_block(
         case FusedIbBlock():
             layer = FusedInvertedBottleneck(in_channels, block, act)
         case UibBlock():
-            layer = UniversalInvertedBottleneck(
-                in_channels, block, act, variant.layer_scale_init
-            )
+            layer = UniversalInvertedBottleneck(in_channels, block, act, variant.layer_scale_init)
         case MqaBlock():
             layer = MobileMqaBlock(
                 in_channels,

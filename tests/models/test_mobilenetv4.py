@@ -46,8 +46,11 @@ def test_features_are_those_the_classifier_sees(random_module: Callable[[str], n
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         pooled = features(image)[-1].mean((2, 3), keepdim=True)
-        head = model.act2(model.norm_head(model.conv_head(pooled)))
-        torch.testing.assert_close(model.classifier(head.flatten(1)), model(image))
+        head = pooled
+        for part in ("conv_head", "norm_head", "act2"):
+            head = model.get_submodule(part)(head)
+        logits = model.get_submodule("classifier")(head.flatten(1))
+        torch.testing.assert_close(logits, model(image))
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -122,7 +125,8 @@ def attention_in_loops(layer: MultiQueryAttention, x_hwc: np.ndarray) -> np.ndar
             mean, variance = (state[f"{part}.norm.running_{s}"] for s in ("mean", "var"))
             gamma, beta = state[f"{part}.norm.weight"], state[f"{part}.norm.bias"]
             source = (source - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-        return source.reshape(-1, source.shape[2]) @ state[f"{part}.proj.weight"][:, :, 0, 0].T
+        kernel_oi: np.ndarray = state[f"{part}.proj.weight"][:, :, 0, 0]
+        return np.asarray(source.reshape(-1, source.shape[2]) @ kernel_oi.T)
 
     keys, values = keys_or_values("key"), keys_or_values("value")
     w_query = state["query.proj.weight"][:, :, 0, 0]
@@ -160,7 +164,7 @@ def test_attention_without_stride_commutes_with_permuting_pixels() -> None:
     order = torch.randperm(24, generator=generator)
 
     def permuted(t: torch.Tensor) -> torch.Tensor:
-        return t.flatten(2)[..., order].unflatten(2, (4, 6))
+        return t.flatten(2)[..., order].reshape(t.shape)
 
     with torch.inference_mode():
         torch.testing.assert_close(layer(permuted(x)), permuted(layer(x)))

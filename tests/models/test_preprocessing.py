@@ -67,7 +67,8 @@ def test_preprocess_is_the_two_together() -> None:
     spec = Preprocessing(40, 56, crop_pct=0.9)
     image = picture(80, 70)
     result = preprocess(image, spec)
-    assert (result.shape, result.dtype) == ((40, 56, 3), np.float32)
+    assert result.shape == (40, 56, 3)
+    assert result.dtype == np.float32
     np.testing.assert_array_equal(result, normalize(to_uint8(image, spec), spec))
 
 
@@ -88,8 +89,10 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, dtype: type) -> None:
-    grey = np.array([[0, 255, 256], [32768, 65279, 65535]], dtype)
+def test_16_bit_grey_is_scaled_not_clipped(
+    tmp_path: Path, dtype: type[np.uint16 | np.int32]
+) -> None:
+    grey: np.ndarray = np.array([[0, 255, 256], [32768, 65279, 65535]], dtype)
     image = Image.fromarray(grey)
     expected = np.array([[0, 0, 1], [128, 254, 255]], np.uint8)
     np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.stack(3 * [expected], -1))
@@ -123,7 +126,7 @@ def test_strips_are_refused_instead_of_filling_the_memory() -> None:
 
 def test_equals_timm() -> None:
     try:
-        from timm.data import create_transform
+        from timm.data.transforms_factory import create_transform
     except Exception as error:
         pytest.skip(f"timm cannot be imported: {error}")
     for size, crop in (((224, 224), 0.875), ((192, 320), 0.95)):

@@ -1,7 +1,10 @@
 """Against timm itself, where it can be imported (it needs torchvision)."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import nn
 
 from mnv4_deploy.models import zoo
 
@@ -12,7 +15,9 @@ except Exception as error:
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_same_tensors_and_same_logits(name: str, random_module) -> None:  # type: ignore[no-untyped-def]
+def test_same_tensors_and_same_logits(
+    name: str, random_module: Callable[[str], nn.Module]
+) -> None:
     own = random_module(name)
     theirs = timm.create_model(zoo.entry(name).timm_name, pretrained=False).eval()
     theirs.load_state_dict(own.state_dict())

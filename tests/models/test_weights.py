@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def test_bundled_takes_another_size_but_no_other_classes() -> None:
 
 def test_bundled_accuracy_on_all_evaluation_images() -> None:
     reference = load_reference("hybrid-m")
+    # NHWC strides make CPU convolutions several times faster.
+    reference.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     chosen = images.select(images.bundled_evaluation(reference))
     assert chosen.source.count == 1000
     truth = torch.tensor(chosen.labels)
@@ -117,7 +120,10 @@ def test_random_is_decided_by_the_seed() -> None:
     )
 
 
-@pytest.mark.parametrize("name", zoo.names())
+# The narrowest of each table of blocks.
+@pytest.mark.parametrize(
+    "name", ["conv-s-035", "conv-m", "conv-l", "hybrid-m-075", "hybrid-l-075"]
+)
 def test_random_leaves_no_branch_dead(
     name: str, random_module: Callable[[str], nn.Module]
 ) -> None:
@@ -284,8 +290,8 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
 def test_whole_modules_and_torchscript_are_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     assert "could run code" in refusal(MODEL, tmp_path / "module.pt")
-    traced = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
-    torch.jit.save(traced, tmp_path / "script.pt")
+    with warnings.catch_warnings(action="ignore"):  # deprecated, but such files exist
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
     assert "TorchScript" in refusal(MODEL, tmp_path / "script.pt")
 
 

@@ -6,16 +6,19 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles import inspect_tflite
 from mnv4_deploy.profiles.inspect import inspect_file
 from mnv4_deploy.profiles.inspect_tflite import facts_from_interpreter, inspect_here
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.tflite_graph import read_graph
+
+if TYPE_CHECKING:
+    from tests.profiles.conftest import TfliteBuilder
 
 
 def test_tflite_facts(conv_tflite: Path) -> None:
@@ -51,7 +54,7 @@ def test_graph_that_falls_apart(split_tflite: Path) -> None:
     ]
 
 
-def test_quantization_of_inputs_and_outputs(tflite, tmp_path: Path) -> None:
+def test_quantization_of_inputs_and_outputs(tflite: TfliteBuilder, tmp_path: Path) -> None:
     x = tflite.tensor("x", (1, 16), "uint8", scale=0.5, zero_point=7)
     y = tflite.tensor("y", (1, 16), "int8", scale=0.25, zero_point=-3)
     tflite.op("QUANTIZE", (x,), (y,))
@@ -62,7 +65,7 @@ def test_quantization_of_inputs_and_outputs(tflite, tmp_path: Path) -> None:
     assert facts.partitions == 0
 
 
-def test_dynamic_range_weights_compute_in_integers(tflite, tmp_path: Path) -> None:
+def test_dynamic_range_weights_compute_in_integers(tflite: TfliteBuilder, tmp_path: Path) -> None:
     x = tflite.tensor("x", (4, 16))
     w = tflite.tensor("w", (8, 16), "int8", scale=0.1, data=np.ones((8, 16), np.int8))
     z = tflite.tensor("z", (4, 8))
@@ -141,7 +144,7 @@ def test_untried_runtime_still_gives_the_file_facts(
 def test_missing_runtime_names_the_extra(
     conv_tflite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_tflite.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     monkeypatch.setitem(sys.modules, "tflite_runtime", None)
     with pytest.raises(ToolchainError, match=r"mnv4-deploy\[tflite\]"):
         inspect_here(str(conv_tflite))
@@ -236,7 +239,9 @@ def test_native_crash_while_inspecting_is_the_files_fault(tmp_path: Path) -> Non
         run_isolated("os:abort", subject=str(tmp_path / "m.tflite"))
 
 
-def test_custom_operator_is_listed_though_it_cannot_run(tflite, tmp_path: Path) -> None:
+def test_custom_operator_is_listed_though_it_cannot_run(
+    tflite: TfliteBuilder, tmp_path: Path
+) -> None:
     x = tflite.tensor("x", (4, 16))
     y = tflite.tensor("y", (4, 16))
     tflite.op("CUSTOM", (x,), (y,), custom="MyTransform")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles import litert_library
 from mnv4_deploy.profiles.litert_capi import EVENT_BUILTIN_OP, CompiledModel, ProfilerEvent
 from mnv4_deploy.profiles.run_xnnpack import partition_numbers, profile_ops, time_files
+
+if TYPE_CHECKING:
+    from tests.profiles.conftest import TfliteBuilder
 
 
 def test_outputs_equal_the_interpreters(conv_tflite: Path) -> None:
@@ -27,7 +31,7 @@ def test_outputs_equal_the_interpreters(conv_tflite: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "int16", "int32", "int64", "bool"])
-def test_every_dtype_travels_unchanged(tflite, tmp_path: Path, dtype: str) -> None:
+def test_every_dtype_travels_unchanged(tflite: TfliteBuilder, tmp_path: Path, dtype: str) -> None:
     shape = tflite.tensor("shape", (1,), "int32", data=np.array([24], np.int32))
     inputs, outputs = [], []
     for name in "ab":
@@ -107,7 +111,7 @@ def test_round_robin_keeps_every_sample(conv_tflite: Path, split_tflite: Path) -
 
 def test_untried_version_is_refused(conv_tflite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     litert_library.load_library.cache_clear()
-    monkeypatch.setattr(litert_library.importlib.metadata, "version", lambda _name: "9.9.9")
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "9.9.9")
     with pytest.raises(ToolchainError, match=r"9\.9\.9 was never tried .* ai-edge-litert==2\.3"):
         CompiledModel(conv_tflite)
 
@@ -125,7 +129,7 @@ def test_runtime_is_quiet(conv_tflite: Path, capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().err == ""
 
 
-def test_string_input_is_unsupported(tflite, tmp_path: Path) -> None:
+def test_string_input_is_unsupported(tflite: TfliteBuilder, tmp_path: Path) -> None:
     x = tflite.tensor("x", (1,), "string")
     y = tflite.tensor("y", (1, 1), "string")
     shape = tflite.tensor("shape", (2,), "int32", data=np.array([1, 1], np.int32))

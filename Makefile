@@ -1,0 +1,49 @@
+# make demo | test | lint | clean, and `make constraints` to resolve all versions anew.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+# Errors only: a corporate index or an old pip would otherwise bury them in warnings.
+PIP_INSTALL := install -qq --disable-pip-version-check
+SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
+
+.PHONY: demo test lint clean constraints
+
+demo: $(VENV)/.installed-export
+	HF_HUB_OFFLINE=1 $(BIN)/mnv4-deploy export --model hybrid-m --int8 --out out/hybrid-m --overwrite
+
+# The installed package is tested, so Python must not find the checkout first.
+test: $(VENV)/.installed-dev
+	PYTHONSAFEPATH=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# A copy is installed, not the checkout, so any change of a source installs it again.
+$(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
+	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 2 GB the first time)"
+	@rm -rf build  # setuptools would install modules deleted since
+	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# torch is chosen by hand: a new one changes what the exporters see.
+constraints: TORCH ?= 2.13.0
+constraints: FRESH := $(VENV)-fresh
+constraints:
+	rm -rf $(FRESH)
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/pip $(PIP_INSTALL) torch==$(TORCH) '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; \
+	  $(FRESH)/bin/pip freeze --exclude mnv4-deploy | sed 's/+[^+]*$$//'; } > $(FRESH)/constraints
+	mv $(FRESH)/constraints constraints.txt
+	rm -rf $(FRESH)

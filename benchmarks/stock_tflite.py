@@ -1,0 +1,54 @@
+"""The stock TFLite path: the best that the public tools give from an ordinary PyTorch model.
+
+litert-torch with channel-last input, then ai-edge-quantizer's ``static_wi8_ai8`` recipe with its
+own calibration. int8 files take and give int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stock_attention import AttentionForm, with_stock_attention
+from torch import nn
+
+from mnv4_deploy.exporters.quiet import quiet
+
+
+def build_stock_tflite(
+    module: nn.Module,
+    fp32_path: Path,
+    int8_path: Path,
+    *,
+    form: AttentionForm,
+    input_shape: tuple[int, int, int],
+    calibration: Iterable[npt.NDArray[np.float32]],
+) -> None:
+    """Write both files. ``calibration`` gives inputs ``[B, H, W, 3]``."""
+    with quiet():
+        import litert_torch
+        from ai_edge_quantizer import quantizer, recipe
+
+        stock = litert_torch.to_channel_last_io(with_stock_attention(module, form), args=[0])
+        example = torch.zeros(*input_shape, 3)
+        with torch.no_grad():
+            litert_torch.convert(stock.eval(), (example,)).export(str(fp32_path))
+
+        work = quantizer.Quantizer(str(fp32_path))
+        work.load_quantization_recipe(recipe.static_wi8_ai8())
+        signature, argument = _signature(fp32_path)
+        statistics = work.calibrate({signature: [{argument: batch} for batch in calibration]})
+        quantized = work.quantize(statistics, enable_progress_report=False)
+    int8_path.write_bytes(quantized.quantized_model)
+
+
+def _signature(path: Path) -> tuple[str, str]:
+    """The name of a file's only signature and of its only input."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    ((name, tensors),) = Interpreter(str(path)).get_signature_list().items()
+    (argument,) = tensors["inputs"]
+    return name, argument
