@@ -61,11 +61,32 @@ def quantize_tflite(
         work.load_quantization_recipe(library_recipes.static_wi8_ai8())
         for kind in sorted(recipe.float_ops & set(qtyping.TFLOperationName)):
             work.update_quantization_recipe(
-                regex=".*", operation_name=qtyping.TFLOperationName(kind),
+                regex=".*",
+                operation_name=qtyping.TFLOperationName(kind),
                 algorithm_key="no_quantize",
             )
         result = work.quantize(statistics, enable_progress_report=False)
     int8_path.write_bytes(result.quantized_model)
+    quantized = TfliteFile(int8_path)
+    _mend_signature(quantized, file)
+    quantized.write(int8_path)
+
+
+def _mend_signature(quantized: TfliteFile, original: TfliteFile) -> None:
+    """Point the signature at the graph's outputs again, under their old names.
+
+    Where an operator that stays in float makes an output, ai-edge-quantizer 0.10 appends a
+    QUANTIZE but leaves the signature at the float tensor, and LiteRT aborts on such a file.
+    """
+    before = [int(tensor) for tensor in original.graph.outputs]
+    for entry in quantized.model.signatureDefs[0].outputs:
+        name = entry.name.decode()
+        old = next(t for t in before if original.name(t) == name)
+        tensor = int(quantized.graph.outputs[before.index(old)])
+        if entry.tensorIndex != tensor:
+            quantized.graph.tensors[int(entry.tensorIndex)].name = f"{name};float".encode()
+            quantized.graph.tensors[tensor].name = entry.name
+            entry.tensorIndex = tensor
 
 
 def cast_tflite_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
@@ -99,9 +120,7 @@ def _observe(
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():
-        interpreter = Interpreter(
-            str(path), experimental_preserve_all_tensors=True, num_threads=1
-        )
+        interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
         interpreter.allocate_tensors()
     file = TfliteFile(path)
     watched = {int(t): file.name(int(t)) for t in file.graph.inputs}

@@ -1,4 +1,4 @@
-"""What a written file really is: the runtime's own word, and defects that only arithmetic shows."""
+"""What a written file is: the runtime's own word, and defects that only arithmetic shows."""
 
 from __future__ import annotations
 

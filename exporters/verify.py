@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from mnv4_deploy.errors import VerificationError
+from mnv4_deploy.export_records import Deviation, Drift
 from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
 from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.export_records import Deviation, Drift
 from mnv4_deploy.records import Preprocessing
 
 TIERS = {"exact": 1e-9, "close": 1e-4, "half": 1e-2}

@@ -200,6 +200,11 @@ def main(arguments: list[str] | None = None) -> None:
         # Libraries' own messages, which some of ours quote, can have several lines.
         sys.stderr.write(f"mnv4-deploy: {' '.join(str(error).split())}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        # What nobody expected of a path: no permission on the way to it, a name too long.
+        where = f"{error.filename} " if error.filename else ""
+        sys.stderr.write(f"mnv4-deploy: {where}cannot be used ({error.strerror or error}).\n")
+        raise SystemExit(2) from None
     except MemoryError:
         sys.stderr.write("mnv4-deploy: out of memory: give a smaller --size or --batch.\n")
         raise SystemExit(4) from None

@@ -32,12 +32,10 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
     folder, cannot be written to, is in use by another export, or the disk is full.
     """
     check_free(out, overwrite=overwrite)
+    created: list[Path] = []
     try:
-        created = [folder for folder in (out, *out.parents) if not folder.exists()]
+        created += [folder for folder in (out, *out.parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _explained(error, out) from error
-    try:
         with _locked(out):
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
             try:
@@ -48,8 +46,8 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise _explained(error, out) from error
     finally:
-        with contextlib.suppress(OSError):
-            for folder in created:
+        for folder in created:
+            with contextlib.suppress(OSError):
                 folder.rmdir()  # only succeeds while nothing was published
 
 

@@ -68,14 +68,15 @@ class Small(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         border = torch.zeros(1, 8, 5, 7)
         border[:, :, 0] = self.FAINT * torch.randn(8, 7, generator=generator)
-        self.mapped = ConvPlusMap(nn.Conv2d(8, 8, 1), border)
+        # Without a bias, which the converter would add to the map.
+        self.mapped = ConvPlusMap(nn.Conv2d(8, 8, 1, bias=False), border)
         self.act = nn.GELU()
         self.last = nn.Conv2d(8, 4, 3, padding=1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.weight.data.normal_(0, 0.4, generator=generator)
-                assert layer.bias is not None
-                layer.bias.data.normal_(0, 0.2, generator=generator)
+                if layer.bias is not None:
+                    layer.bias.data.normal_(0, 0.2, generator=generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.act(self.mapped(self.stem(x)))
