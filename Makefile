@@ -31,6 +31,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES
 	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 2 GB the first time)"
 	@rm -rf build  # setuptools would install modules deleted since
 	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]'
+	@rm -rf build
 	@touch $@
 
 $(BIN)/python:

@@ -27,8 +27,9 @@ class TfliteFile:
         self.schema: Any = schema
         self.model: Any = flatbuffer_utils.read_model(str(path))
         self.graph: Any = self.model.subgraphs[0]
-        self._kinds = {
-            value: name for name, value in vars(schema.BuiltinOperator).items()
+        self._kinds: dict[int, str] = {
+            value: name
+            for name, value in vars(schema.BuiltinOperator).items()
             if isinstance(value, int)
         }
 
@@ -146,7 +147,7 @@ class TfliteFile:
 
 def module_path(name: str) -> str:
     """The module path inside a tensor name that litert-torch made, else the name itself."""
-    segments = name.split(";")[0].split("/")
+    segments = name.split(";", 1)[0].split("/")
     attributes = [re.fullmatch(r"(?:[\w<>]+\.)*_*[A-Za-z0-9]+_(\w+)", s) for s in segments[1:]]
     if not attributes or any(match is None for match in attributes):
         return name

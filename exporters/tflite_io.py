@@ -65,9 +65,7 @@ def pixels_in(file: TfliteFile) -> None:
     _replace(file, file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
 
 
-def _requantize(
-    file: TfliteFile, position: int, source: int, result: int, target: Target
-) -> None:
+def _requantize(file: TfliteFile, position: int, source: int, result: int, target: Target) -> None:
     if target == "integer-only":
         file.insert_unary(position, "QUANTIZE", source, result)
         return

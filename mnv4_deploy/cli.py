@@ -186,7 +186,7 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
+def _terminate(signum: int, _frame: FrameType | None) -> None:
     """Make SIGTERM unwind the stack, so that staging folders are removed."""
     raise SystemExit(128 + signum)
 

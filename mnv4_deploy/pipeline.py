@@ -249,7 +249,6 @@ class _Export:
             if self.request.fp16:
                 cast_onnx_to_fp16(path, self._path(format_, "fp16"))
             return
-        from mnv4_deploy.exporters import tflite_io
         from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16
         from mnv4_deploy.exporters.rewrites.bake_preprocess import BakedPreprocess
         from mnv4_deploy.exporters.to_tflite import export_tflite
@@ -319,7 +318,7 @@ class _Export:
         file.write(path)
         tflite_io.append_labels(path, self.reference.labels)
 
-    def _calibration_batches(self, format_: Format) -> Iterator[npt.NDArray[np.float32]]:
+    def _calibration_batches(self, format_: Format) -> Iterator[npt.NDArray[Any]]:
         """Batches as the fp32 file of ``format_`` takes them.
 
         The raw TFLite file takes 0..1 floats where preprocessing is baked in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,7 +68,7 @@ def _runs(truth: TruthCheck) -> str:
 
 def _partitions(facts: FileFacts) -> str:
     if facts.partitions is None:
-        return "–"
+        return "-"
     outside = len(facts.not_delegated)
     return f"{facts.partitions}" + (f", {outside} ops outside" if outside else "")
 
@@ -75,10 +76,10 @@ def _partitions(facts: FileFacts) -> str:
 def _accuracy(name: str, precision: str, drifts: dict[str, Drift]) -> tuple[str, str, str]:
     drift = drifts.get(name)
     if drift is not None:
-        top1 = "–" if drift.top1 is None else f"{drift.top1:.1f} %"
+        top1 = "-" if drift.top1 is None else f"{drift.top1:.1f} %"
         return top1, f"{drift.agreement:.1f} % agree", f"{drift.median_sqnr_db:.1f} dB"
     if precision == "float32":
-        own = [d for d in drifts.values() if d.subject.rsplit(".")[-1] == name.rsplit(".")[-1]]
+        own = [d for d in drifts.values() if Path(d.subject).suffix == Path(name).suffix]
         if own and own[0].top1_fp32 is not None:
             return f"{own[0].top1_fp32:.1f} %", "", ""
     return "", "", ""
