@@ -6,21 +6,24 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx_stock_vs_ours import build_our_onnx
+from stock_attention import AttentionForm
 from stock_onnx import build_stock_onnx
 from stock_tflite import build_stock_tflite
 from torch import nn
 
 import mnv4_deploy.exporters
 import mnv4_deploy.models
+from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.rewrites.chains import rewrite
+from mnv4_deploy.exporters.to_onnx import export_onnx
 from mnv4_deploy.exporters.to_tflite import export_tflite
 from mnv4_deploy.models.images import bundled_calibration, select
 from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
@@ -57,6 +60,19 @@ def build_our_tflite(
     quantize_tflite(fp32_path, int8_path, calibration, recipe=recipe("xnnpack"), method="average")
 
 
+def build_our_onnx(
+    module: nn.Module,
+    fp32_path: Path,
+    int8_path: Path,
+    *,
+    input_shape: tuple[int, int, int],
+    calibration: Batches,
+) -> None:
+    rewritten = rewrite(module, "onnx", input_shape[1:])
+    export_onnx(rewritten.module, fp32_path, input_shape=input_shape)
+    quantize_onnx(fp32_path, int8_path, calibration, method="average")
+
+
 def build_pairs(
     model: str, format_: str, size: tuple[int, int], images: int, cache: Path
 ) -> tuple[Pair, ...]:
@@ -82,13 +98,13 @@ def build_pairs(
     models = _sources(mnv4_deploy.models)
     stock: dict[str, list[Path]] = {}
     if format_ == "tflite":
-        for form in ("matmul", "sdpa") if has_attention else ("matmul",):
+        forms: tuple[AttentionForm, ...] = ("matmul", "sdpa") if has_attention else ("matmul",)
+        for form in forms:
             stock[form] = files(
                 f"stock-{form}",
-                lambda fp32, int8, form=form: build_stock_tflite(
+                partial(
+                    build_stock_tflite,
                     reference.module,
-                    fp32,
-                    int8,
                     form=form,
                     input_shape=shape,
                     calibration=calibration,

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from mnv4_deploy.errors import InputError
 
@@ -24,7 +24,9 @@ class _Redirection:
     """File descriptors belong to the process, so all threads share one redirection."""
 
     log: BinaryIO
+    text: TextIO
     saved: tuple[int, int]
+    streams: tuple[TextIO, TextIO]
     users: int = 0
 
 
@@ -60,9 +62,12 @@ def _enter() -> _Redirection:
             sys.stdout.flush()
             sys.stderr.flush()
             log = tempfile.TemporaryFile()  # noqa: SIM115 - outlives this function
-            _current = _Redirection(log, (os.dup(1), os.dup(2)))
+            text = os.fdopen(os.dup(log.fileno()), "w", errors="replace")
+            _current = _Redirection(log, text, (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr))
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+            # In a notebook, Python's streams are not the descriptors.
+            sys.stdout = sys.stderr = text
         _current.users += 1
         return _current
 
@@ -72,13 +77,14 @@ def _leave(redirection: _Redirection, *, show_log: bool) -> None:
     with _lock:
         redirection.users -= 1
         tail = b""
+        redirection.text.flush()
         if show_log:
             size = redirection.log.seek(0, os.SEEK_END)
             redirection.log.seek(max(0, size - _LOG_TAIL_BYTES))
             tail = redirection.log.read()
         if redirection.users == 0:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            sys.stdout, sys.stderr = redirection.streams
+            redirection.text.close()
             for descriptor, saved in zip((1, 2), redirection.saved, strict=True):
                 os.dup2(saved, descriptor)
                 os.close(saved)

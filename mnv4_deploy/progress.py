@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,8 @@ class Progress:
     def __init__(self, *, show: bool | None = None) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        # A descriptor of our own: converters are kept off the usual one while they run.
+        self._console = Console(file=os.fdopen(os.dup(2), "w"))
         self._show = self._console.is_terminal if show is None else show
         self.seconds_by_stage: dict[str, float] = {}
 

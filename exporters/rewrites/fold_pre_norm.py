@@ -78,7 +78,7 @@ def _fold_into(
             path, conv = str(following.target), pointwise
             shift_map = _without_bias(pointwise)(shift_map)
         # The interior goes into the bias, so that the map is zero except at the border and
-        # quantizes to the border's own range.
+        # quantizes to the border's own range (litert-torch adds the two up again).
         interior = shift_map[:, :, shift_map.shape[2] // 2, shift_map.shape[3] // 2]
         _add_to_bias(conv, interior[0])
         border = shift_map - interior[:, :, None, None]
