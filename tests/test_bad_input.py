@@ -209,7 +209,8 @@ class TestImages:
         run("export", *SMALL, "--int8", option, "missing")  # nobody may not even import modules
         for path in (locked_folder, locked_folder / "deeper"):
             with _unprivileged():
-                code, out, err = run("export", *SMALL, "--int8", option, path)
+                where = "--out", locked_folder.parent / "out"
+                code, out, err = run("export", *SMALL, "--int8", option, path, *where)
             assert (code, out, len(err)) == (2, "", 1)
             assert "locked" in err[0]
             assert "Permission denied" in err[0]

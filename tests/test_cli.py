@@ -1,0 +1,168 @@
+"""What the commands print, to people and to programs, and how fast the first word comes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mnv4_deploy import cli
+from mnv4_deploy.catalogue import list_models
+from mnv4_deploy.errors import ToolchainError
+
+COUNTS = {  # parameters, MACs at the native size
+    "conv-s": (3_774_024, 184_853_504),
+    "conv-m": (9_715_512, 832_635_904),
+    "conv-l": (32_590_864, 2_169_923_584),
+}
+
+
+def _command(*arguments, **options):
+    command = [sys.executable, "-m", "mnv4_deploy", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture
+def run(capsys):
+    def run_(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run_
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    """y = x w + b, where b's name tries to be markup."""
+    path = tmp_path_factory.mktemp("onnx") / "linear.onnx"
+    value = helper.make_tensor_value_info
+    weights = {"w": np.ones((4, 2), np.float32), "[bold]b[/]": np.zeros(2, np.float32)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["p"], name="product"),
+            helper.make_node("Add", ["p", "[bold]b[/]"], ["[red]y[/]"], name="sum"),
+        ],
+        "net",
+        [value("x", TensorProto.FLOAT, [1, 4])],
+        [value("[red]y[/]", TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(data, name) for name, data in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], []])
+def test_help_imports_nothing_heavy(arguments):
+    program = (
+        "import sys; from mnv4_deploy import cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'ai_edge_litert', 'PIL', 'timm'}\n"
+        "sys.stderr.write(','.join(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "mnv4-deploy" in done.stdout or "Usage" in done.stdout + done.stderr
+    assert not {"torch", "numpy", "onnx"} & set(done.stderr.split(","))
+
+
+def test_help_is_quick():
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert _command("--help").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.4
+
+
+def test_models_as_json_equal_the_exact_counts(run):
+    code, out, err = run("models", "--json")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert answer["schema_version"] == 1
+    by_name = {model["name"]: model for model in answer["models"]}
+    assert set(by_name) == {entry.name for entry in list_models()}
+    for entry in list_models():
+        assert by_name[entry.name]["parameters"] == entry.parameters
+        assert by_name[entry.name]["macs"] == entry.macs
+    assert by_name["hybrid-m"]["weights"][0] == "bundled"
+    assert by_name["conv-s"]["weights"][-1] == "random"
+    assert not any("bundled" in m["weights"] for n, m in by_name.items() if n != "hybrid-m")
+
+
+def test_models_for_people(run):
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    assert "3.77 M" in rows["conv-s"]
+    assert "bundled" in rows["hybrid-m"]
+    assert "CIFAR-10" in out
+
+
+def test_inspect_as_json(run, linear):
+    code, out, err = run("inspect", linear, "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert facts["schema_version"] == 1
+    assert facts["format"] == "onnx"
+    assert facts["size_bytes"] == linear.stat().st_size
+    assert facts["op_histogram"] == {"MatMul": 1, "Add": 1}
+    assert facts["weight_bytes_by_dtype"] == {"float32": 40}
+    (source,) = facts["inputs"]
+    assert (source["name"], source["dtype"], source["shape"]) == ("x", "float32", [1, 4])
+    assert [op["kind"] for op in facts["operators"]] == ["MatMul", "Add"]
+    assert facts["partitions"] is None
+
+
+def test_inspect_for_people_shows_names_as_they_are(run, linear):
+    code, out, err = run("inspect", linear)
+    assert (code, err) == (0, "")
+    assert "[red]y[/]" in out
+    assert "MatMul" in out
+
+
+def test_output_survives_a_terminal_without_unicode(linear):
+    import os
+
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for arguments in (["inspect", linear], ["inspect", linear, "--json"], ["models"]):
+        done = _command(*arguments, env=environment)
+        assert done.returncode == 0, done.stderr
+
+
+def test_messages_are_one_line_whatever_a_library_said(run, monkeypatch, linear):
+    from mnv4_deploy.profiles import inspect as inspection
+
+    def fail(_):
+        raise ToolchainError("It failed (line one\n  line two).")
+
+    monkeypatch.setattr(inspection, "inspect_file", fail)
+    assert run("inspect", linear) == (4, "", "mnv4-deploy: It failed (line one line two).\n")
+
+
+def test_a_bug_shows_its_traceback(monkeypatch, linear):
+    from mnv4_deploy.profiles import inspect as inspection
+
+    monkeypatch.setattr(inspection, "inspect_file", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["inspect", str(linear)])
+
+
+def test_out_of_memory(run, monkeypatch, linear):
+    from mnv4_deploy.profiles import inspect as inspection
+
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr(inspection, "inspect_file", fail)
+    code, out, err = run("inspect", linear)
+    assert (code, out) == (4, "")
+    assert "out of memory" in err

@@ -1,0 +1,478 @@
+"""Exports from end to end, through the command line, and what their files compute."""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from onnx import numpy_helper
+
+from mnv4_deploy import cli, pipeline
+from mnv4_deploy.errors import VerificationError
+from mnv4_deploy.export_records import ExportRequest
+from mnv4_deploy.exporters import run_artifact, to_onnx, to_tflite, verify
+from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.models import images
+from mnv4_deploy.models.preprocessing import normalize
+from mnv4_deploy.models.weights import load_reference
+
+SIZE = (64, 64)
+EVAL_IMAGES, CALIBRATION_IMAGES = 100, 32
+REAL = (
+    *("export", "--model", "hybrid-m", "--int8", "--size", "64", "--json"),
+    *("--eval-images", str(EVAL_IMAGES), "--calib-images", str(CALIBRATION_IMAGES)),
+)
+SMALL = {
+    "model": "conv-s-035",
+    "weights": "random",
+    "size": (32, 32),
+    "num_classes": 10,
+    "evaluation_images": 16,
+    "calibration_images": 16,
+}
+FILES = {
+    "hybrid-m-fp32.onnx": ("onnx", "float32"),
+    "hybrid-m-int8.onnx": ("onnx", "int8"),
+    "hybrid-m-fp32.tflite": ("tflite", "float32"),
+    "hybrid-m-int8.tflite": ("tflite", "int8"),
+}
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """The main job as users run it, in a process of its own: its folder and what it said."""
+    out = tmp_path_factory.mktemp("real") / "new" / "hybrid-m"
+    command = [sys.executable, "-m", "mnv4_deploy", *REAL, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="session")
+def manifest(real):
+    out, _ = real
+    return json.loads((out / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return load_reference("hybrid-m", size=SIZE)
+
+
+@pytest.fixture(scope="session")
+def shown(reference):
+    selected = images.select(images.bundled_evaluation(reference), 16)
+    return run_artifact.pixels(selected, reference.preprocessing)
+
+
+@pytest.fixture(scope="session")
+def expected(reference, shown):
+    return verify.run_module(reference.module, shown, reference.preprocessing)
+
+
+class TestRealExport:
+    def test_speaks_only_json_on_stdout_and_nothing_off_a_terminal(self, real, manifest):
+        _, done = real
+        assert done.stderr == ""
+        assert json.loads(done.stdout) == manifest
+
+    def test_leaves_exactly_its_files(self, real):
+        out, _ = real
+        assert {path.name for path in out.iterdir()} == {*FILES, "manifest.json"}
+
+    def test_lists_every_file_with_size_and_hash(self, real, manifest):
+        out, _ = real
+        assert manifest["schema_version"] == 1
+        assert {f["file"]: (f["format"], f["precision"]) for f in manifest["files"]} == FILES
+        for entry in manifest["files"]:
+            content = (out / entry["file"]).read_bytes()
+            assert entry["size_bytes"] == len(content)
+            assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+
+    def test_says_what_the_model_is(self, manifest):
+        assert manifest["model"]["name"] == "hybrid-m"
+        assert manifest["model"]["num_classes"] == 10
+        assert len(manifest["labels"]) == 10
+        assert manifest["preprocessing"]["height"] == manifest["preprocessing"]["width"] == 64
+        assert manifest["weights"]["kind"] == "bundled"
+        assert re.fullmatch("[0-9a-f]{64}", manifest["weights"]["sha256"])
+        assert "demonstration" in manifest["weights"]["note"]
+        for tool in ("torch", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer"):
+            assert manifest["tools"][tool] == importlib.metadata.version(tool)
+        assert manifest["tools"]["mnv4-deploy"] == importlib.metadata.version("mnv4-deploy")
+
+    def test_says_nothing_of_the_machine(self, real, manifest):
+        out, _ = real
+        text = json.dumps(manifest)
+        assert str(out) not in text
+        assert str(Path.home()) not in text
+        assert "/tmp" not in text
+
+    def test_input_specification(self, manifest):
+        for entry in manifest["files"]:
+            (source,), (result,) = entry["inputs"], entry["outputs"]
+            is_tflite = entry["format"] == "tflite"
+            assert tuple(source["shape"]) == ((1, 64, 64, 3) if is_tflite else (1, 3, 64, 64))
+            assert tuple(result["shape"]) == (1, 10)
+            assert (source["name"], result["name"]) == ("input", "logits")
+            assert source["dtype"] == result["dtype"] == "float32"
+
+    def test_provenance_of_images(self, manifest):
+        calibration, evaluation = manifest["calibration"], manifest["evaluation"]
+        assert (calibration["kind"], calibration["count"]) == ("bundled", CALIBRATION_IMAGES)
+        assert (evaluation["kind"], evaluation["count"]) == ("bundled", EVAL_IMAGES)
+        for source in (calibration, evaluation):
+            hashes = source["image_sha256"]
+            assert len(set(hashes)) == source["count"]
+            listing = "".join(f"{digest}\n" for digest in hashes)
+            assert source["sha256"] == hashlib.sha256(listing.encode()).hexdigest()
+        assert not set(calibration["image_sha256"]) & set(evaluation["image_sha256"])
+
+    def test_verification_and_drift(self, manifest):
+        checked = {entry["subject"]: entry for entry in manifest["verification"]}
+        assert set(checked) == {
+            "the rewritten model for onnx",
+            "the rewritten model for tflite",
+            "hybrid-m-fp32.onnx",
+            "hybrid-m-fp32.tflite",
+        }
+        assert all(entry["ok"] for entry in checked.values())
+        assert {entry["tier"] for entry in checked.values()} == {"exact", "close"}
+        assert {drift["subject"] for drift in manifest["drift"]} == {
+            "hybrid-m-int8.onnx",
+            "hybrid-m-int8.tflite",
+        }
+        for drift in manifest["drift"]:
+            assert drift["images"] == EVAL_IMAGES
+            assert drift["agreement"] > 90
+            assert drift["cosine"] > 0.98
+            assert abs(drift["top1"] - drift["top1_fp32"]) < 10
+            assert drift["top1_fp32"] > 40  # 64 px is below the weights' own 96, but no guessing
+
+    def test_truth_check(self, manifest):
+        for entry in manifest["files"]:
+            assert entry["overflowing_biases"] == entry["padding_outliers"] == []
+            weights = entry["weight_bytes_by_dtype"]
+            assert max(weights, key=weights.get) == entry["precision"]
+            if entry["format"] == "tflite":
+                assert entry["partitions"] == 1
+                assert entry["delegated_share"] == 1
+                assert entry["not_delegated"] == []
+        for format_ in ("onnx", "tflite"):
+            before, after = (manifest["layer_histogram"][format_][k] for k in ("before", "after"))
+            assert before["BatchNorm2d"] > 50
+            assert "BatchNorm2d" not in after
+        assert all(rewrite["changed"] for rewrite in manifest["rewrites"])
+
+    @pytest.mark.parametrize("name", [name for name in FILES if "fp32" in name])
+    def test_fp32_files_answer_as_pytorch_does(self, real, reference, shown, expected, name):
+        """With nothing of ours between the runtimes and the images but the normalisation."""
+        out, _ = real
+        x = normalize(shown, reference.preprocessing)
+        if name.endswith(".onnx"):
+            session = onnxruntime.InferenceSession(out / name)
+            rows = [session.run(None, {"input": i.transpose(2, 0, 1)[None]})[0][0] for i in x]
+        else:
+            runner = Interpreter(str(out / name)).get_signature_runner()
+            rows = [runner(input=i[None])["logits"][0] for i in x]
+        error = np.abs(np.array(rows) - expected).max() / np.abs(expected).max()
+        assert error < 1e-4
+        assert (np.array(rows).argmax(1) == expected.argmax(1)).all()
+
+    @pytest.mark.parametrize("name", [name for name in FILES if "int8" in name])
+    def test_int8_files_answer_nearly_as_pytorch_does(
+        self, real, reference, shown, expected, name
+    ):
+        out, _ = real
+        run = run_artifact.run_onnx if name.endswith(".onnx") else run_artifact.run_tflite
+        rows = run(out / name, shown, reference.preprocessing)
+        assert (rows.argmax(1) == expected.argmax(1)).mean() >= 14 / 16
+        signal_, noise = np.square(expected).sum(), np.square(rows - expected).sum()
+        assert 10 * np.log10(signal_ / noise) > 10
+
+    def test_files_describe_themselves(self, real, manifest):
+        out, _ = real
+        for name in FILES:
+            if name.endswith(".tflite"):
+                with zipfile.ZipFile(out / name) as archive:
+                    assert archive.read("labels.txt").decode().split("\n")[:-1] == (
+                        manifest["labels"]
+                    )
+                continue
+            facts = {p.key: p.value for p in onnx.load(out / name).metadata_props}
+            assert json.loads(facts["labels"]) == manifest["labels"]
+            assert json.loads(facts["preprocessing"]) == manifest["preprocessing"]
+            assert json.loads(facts["weights"]) == manifest["weights"]
+            assert json.loads(facts["tools"]) == manifest["tools"]
+
+    def test_a_second_run_is_refused(self, real, capfd, monkeypatch):
+        out, _ = real
+        before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+        monkeypatch.setattr(pipeline._Export, "run", lambda _: pytest.fail("the export began"))
+        code, stdout, stderr = _main(capfd, *REAL, "--out", out)
+        assert (code, stdout) == (2, "")
+        assert "--overwrite" in stderr
+        assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def _main(capfd, *arguments):
+    handler = signal.getsignal(signal.SIGTERM)
+    capfd.readouterr()
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    captured = capfd.readouterr()
+    return exit_.value.code or 0, captured.out, captured.err
+
+
+class TestWrongFiles:
+    """A converter that gives a wrong file ends in exit code 3 and no file at all."""
+
+    COMMAND = (*REAL[:1], "--model", "hybrid-m", "--size", "64", "--eval-images", "16")
+
+    @pytest.fixture
+    def wrong_tflite(self, real, monkeypatch):
+        """Instead of converting: the real file with one bias changed."""
+
+        def convert(module, path, **_):
+            file = TfliteFile(real[0] / "hybrid-m-fp32.tflite")
+            bias = next(o for o in file.operators("CONV_2D")).inputs[2]
+            buffer = file.model.buffers[file.graph.tensors[int(bias)].buffer]
+            values = np.frombuffer(bytes(buffer.data), np.float32).copy()
+            values[0] += 0.05
+            buffer.data = values.view(np.uint8)
+            file.write(path)
+
+        monkeypatch.setattr(to_tflite, "export_tflite", convert)
+
+    @pytest.fixture
+    def wrong_onnx(self, monkeypatch):
+        export = to_onnx.export_onnx
+
+        def convert(module, path, **options):
+            export(module, path, **options)
+            model = onnx.load(path)
+            conv = next(node for node in model.graph.node if node.op_type == "Conv")
+            bias = next(t for t in model.graph.initializer if t.name == conv.input[2])
+            values = numpy_helper.to_array(bias).copy()
+            values[0] += 0.05
+            bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+            onnx.save(model, path)
+
+        monkeypatch.setattr(to_onnx, "export_onnx", convert)
+
+    def _check(self, capfd, out, name, *arguments):
+        code, stdout, stderr = _main(capfd, *arguments)
+        assert code == 3
+        assert stdout == ""
+        (line,) = [line for line in stderr.splitlines() if line.startswith("mnv4-deploy: ")]
+        assert f"{name} differs from PyTorch" in line
+        assert "'close'" in line
+        assert "Traceback" not in stderr
+        return line
+
+    def test_tflite(self, capfd, tmp_path, wrong_tflite):
+        out = tmp_path / "new" / "out"
+        self._check(
+            capfd, out, "hybrid-m-fp32.tflite", *self.COMMAND, "--format", "tflite", "--out", out
+        )
+        assert not any(tmp_path.iterdir())
+
+    def test_onnx_keeps_the_earlier_export(self, capfd, tmp_path, wrong_onnx):
+        (tmp_path / "manifest.json").write_text('{"files": [{"file": "conv-s-035-fp32.onnx"}]}')
+        (tmp_path / "conv-s-035-fp32.onnx").write_bytes(b"the earlier one")
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        self._check(
+            capfd, tmp_path, "conv-s-035-fp32.onnx",
+            *("export", "--model", "conv-s-035", "--weights", "random", "--size", "32"),
+            *("--eval-images", "16", "--format", "onnx", "--out", tmp_path, "--overwrite"),
+        )
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    def test_wrong_rewrite(self, monkeypatch, tmp_path):
+        from mnv4_deploy.exporters.rewrites import chains
+
+        rewrite = chains.rewrite
+
+        def wrong(*arguments):
+            rewritten = rewrite(*arguments)
+            next(rewritten.module.parameters()).data[0] *= 1 + 1e-6
+            return rewritten
+
+        monkeypatch.setattr(chains, "rewrite", wrong)
+        with pytest.raises(VerificationError, match="the rewritten model for onnx"):
+            pipeline.export(ExportRequest(out=tmp_path / "x", formats=("onnx",), **SMALL))
+        assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def converted_once(tmp_path_factory):
+    """Make repeated conversions of one model with the same options cost one conversion."""
+    folder = tmp_path_factory.mktemp("converted")
+
+    def cached(convert):
+        def call(module, path, **options):
+            key = repr((convert.__name__, type(module), sorted(options.items())))
+            file = folder / hashlib.sha256(key.encode()).hexdigest()
+            if not file.exists():
+                convert(module, file, **options)
+            shutil.copyfile(file, path)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_tflite, "export_tflite", cached(to_tflite.export_tflite))
+        patch.setattr(to_onnx, "export_onnx", cached(to_onnx.export_onnx))
+        yield
+
+
+def _export(out, formats, **options):
+    request = ExportRequest(out=out, formats=formats, **{**SMALL, **options})
+    result = pipeline.export(request)
+    assert all(entry["ok"] for entry in result.manifest["verification"])
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.json",
+        *(artifact.path.name for artifact in result.artifacts),
+    }
+    return result
+
+
+def _io(result, precision):
+    """Dtypes and shapes of input and output, as the manifest has them."""
+    (entry,) = [f for f in result.manifest["files"] if f["precision"] == precision]
+    (source,), (sink,) = entry["inputs"], entry["outputs"]
+    return source["dtype"], sink["dtype"], tuple(source["shape"])
+
+
+def _agrees(result):
+    """int8 is close to fp32: random weights have near ties, so angles and not classes."""
+    (drift,) = result.drifts
+    return drift.cosine > 0.98
+
+
+@pytest.mark.usefixtures("converted_once")
+@pytest.mark.parametrize("io", ["float", "int8", "uint8"])
+class TestInputsAndOutputs:
+    def test_onnx(self, tmp_path, io):
+        result = _export(tmp_path / "out", ("onnx",), int8=True, io=io)
+        dtype = "float32" if io == "float" else io
+        assert _io(result, "int8") == (dtype, dtype, (1, 3, 32, 32))
+        assert _io(result, "float32")[:2] == ("float32", "float32")
+        assert _agrees(result)
+
+    def test_tflite(self, tmp_path, io):
+        result = _export(tmp_path / "out", ("tflite",), int8=True, io=io)
+        dtype = "float32" if io == "float" else io
+        assert _io(result, "int8") == (dtype, dtype, (1, 32, 32, 3))
+        assert _agrees(result)
+        assert all(f["partitions"] == 1 for f in result.manifest["files"])
+
+    def test_onnx_with_baked_preprocessing(self, tmp_path, io):
+        result = _export(tmp_path / "out", ("onnx",), int8=True, io=io, bake_preprocess=True)
+        sink = "float32" if io == "float" else io
+        assert _io(result, "int8") == ("uint8", sink, (1, 32, 32, 3))
+        assert _io(result, "float32") == ("uint8", "float32", (1, 32, 32, 3))
+        assert _agrees(result)
+
+    def test_tflite_with_baked_preprocessing(self, tmp_path, io):
+        result = _export(tmp_path / "out", ("tflite",), int8=True, io=io, bake_preprocess=True)
+        sink = "float32" if io == "float" else io
+        assert _io(result, "int8") == ("uint8", sink, (1, 32, 32, 3))
+        assert _io(result, "float32") == ("uint8", "float32", (1, 32, 32, 3))
+        assert _agrees(result)
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_integer_only(tmp_path):
+    result = _export(tmp_path / "out", ("tflite",), int8=True, target="integer-only")
+    assert _io(result, "int8")[:2] == ("int8", "int8")
+    (truth,) = [t for t in result.truths if "int8" in t.subject]
+    assert set(truth.facts.compute_histogram) <= {"int8", "none", "int8->int8"}
+    assert _agrees(result)
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_fp16(tmp_path):
+    result = _export(tmp_path / "out", ("onnx", "tflite"), fp16=True)
+    by_precision = {(a.format, a.precision): a.size_bytes for a in result.artifacts}
+    for format_ in ("onnx", "tflite"):
+        assert by_precision[format_, "float16"] < 0.6 * by_precision[format_, "float32"]
+    tiers = {d.subject: d.tier for d in result.deviations}
+    assert tiers["conv-s-035-fp16.onnx"] == tiers["conv-s-035-fp16.tflite"] == "half"
+    assert result.manifest["calibration"] is None
+    assert result.manifest["drift"] == []
+
+
+def test_not_square_with_a_free_batch(tmp_path):
+    result = _export(tmp_path / "out", ("onnx",), size=(64, 96), dynamic_batch=True, int8=True)
+    spec = load_reference("conv-s-035", "random", size=(64, 96), num_classes=10).preprocessing
+    shown = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    x = normalize(shown, spec).transpose(0, 3, 1, 2)
+    for artifact in result.artifacts:
+        session = onnxruntime.InferenceSession(artifact.path)
+        assert isinstance(session.get_inputs()[0].shape[0], str)
+        together = session.run(None, {"input": x})[0]
+        one_by_one = run_artifact.run_onnx(artifact.path, shown, spec)
+        np.testing.assert_allclose(together, one_by_one, rtol=1e-3, atol=1e-3)
+
+
+def test_static_batch_that_does_not_divide_the_images(tmp_path):
+    """16 images in batches of 5: the last batch is filled up and its filling ignored."""
+    result = _export(tmp_path / "out", ("onnx",), batch=5, int8=True)
+    shapes = {f["file"]: f["inputs"][0]["shape"][0] for f in result.manifest["files"]}
+    assert set(shapes.values()) == {5}
+    assert {d.images for d in result.drifts} == {16}
+    assert all(d.cosine > 0.98 for d in result.drifts)
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_random_calibration_is_called_that(tmp_path, capsys):
+    from mnv4_deploy.report import print_export
+
+    result = _export(tmp_path / "out", ("onnx",), int8=True, calibration="random")
+    assert result.manifest["calibration"]["kind"] == "random"
+    assert "not images" in result.manifest["calibration"]["note"]
+    print_export(result)
+    assert "random data" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_users_images_and_the_ones_that_were_skipped(tmp_path, capsys):
+    from PIL import Image
+
+    from mnv4_deploy.report import print_export
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(16):
+        pixels = rng.integers(0, 256, (50 + index, 40, 3), np.uint8)
+        Image.fromarray(pixels).convert("LA" if index % 2 else "RGB").save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:500])
+    result = _export(
+        tmp_path / "out",
+        ("onnx",),
+        int8=True,
+        calibration=str(folder),
+        calibration_images=50,
+    )
+    calibration = result.manifest["calibration"]
+    assert (calibration["kind"], calibration["name"]) == ("folder", "photos")
+    assert calibration["count"] == 16
+    assert [skipped["name"] for skipped in calibration["skipped"]] == ["broken.png"]
+    assert str(tmp_path) not in json.dumps(result.manifest)
+    print_export(result)
+    assert "skipped broken.png" in capsys.readouterr().out
