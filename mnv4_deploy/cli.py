@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 something given cannot be used; 3 a file does not agree wi
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -17,6 +18,21 @@ import typer
 
 from mnv4_deploy.errors import DeployError, UnsupportedError
 
+# What the extras bring; anything else that cannot be imported is a bug.
+_LIBRARIES = frozenset(
+    {
+        "ai_edge_litert",
+        "ai_edge_quantizer",
+        "huggingface_hub",
+        "litert_torch",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "onnxsim",
+        "safetensors",
+        "torch",
+    }
+)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -194,6 +210,9 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``mnv4-deploy`` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has every character
     try:
         app(arguments)
     except DeployError as error:
@@ -205,6 +224,13 @@ def main(arguments: list[str] | None = None) -> None:
         where = f"{error.filename} " if error.filename else ""
         sys.stderr.write(f"mnv4-deploy: {where}cannot be used ({error.strerror or error}).\n")
         raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".", 1)[0] not in _LIBRARIES:
+            raise
+        sys.stderr.write(
+            f"mnv4-deploy: this command needs {error.name}: pip install 'mnv4-deploy[export]'.\n"
+        )
+        raise SystemExit(4) from None
     except MemoryError:
         sys.stderr.write("mnv4-deploy: out of memory: give a smaller --size or --batch.\n")
         raise SystemExit(4) from None

@@ -9,11 +9,12 @@ to a staging folder that is published only when all files agree with the PyTorch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from mnv4_deploy import manifest as manifests
 from mnv4_deploy.errors import ImagesError
@@ -126,6 +127,11 @@ class _Export:
     def __init__(
         self, request: ExportRequest, inputs: _Inputs, folder: Path, progress: Progress
     ) -> None:
+        from mnv4_deploy.exporters.file_job import FileJob
+
+        self.job = FileJob(
+            request, inputs.reference, inputs.calibration, folder, manifests.tool_versions()
+        )
         self.request = request
         self.reference = inputs.reference
         self.calibration = inputs.calibration
@@ -150,13 +156,13 @@ class _Export:
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
             with self.progress.stage(f"Convert to {format_}"):
-                self._convert(module, format_)
+                self._maker(format_).write_float(module, self.job)
         with self.progress.stage("Verify against PyTorch"):
             for format_ in self.request.formats:
                 for precision in self.request.precisions:
                     if precision == "int8":
                         continue  # is compared with fp32, by drift
-                    path = self._path(format_, precision)
+                    path = self.job.path(format_, precision)
                     outputs = self._run(path, parity)
                     tier = "half" if precision == "fp16" else "close"
                     self.deviations.append(
@@ -165,7 +171,9 @@ class _Export:
         verify.demand(self.deviations)
         if self.request.int8:
             with self.progress.stage("Quantize to int8"):
-                self._in_parallel(self._quantize, self.request.formats)
+                self._in_parallel(
+                    lambda format_: self._maker(format_).write_int8(self.job), self.request.formats
+                )
         drifts: tuple[Drift, ...] = ()
         if self.request.int8:
             with self.progress.stage("Compare int8 to fp32"):
@@ -184,19 +192,26 @@ class _Export:
     def _drifts(self, shown: npt.NDArray[np.uint8]) -> tuple[Drift, ...]:
         from mnv4_deploy.exporters import verify
 
-        paths = [self._path(f, p) for f in self.request.formats for p in ("fp32", "int8")]
+        paths = [self.job.path(f, p) for f in self.request.formats for p in ("fp32", "int8")]
         outputs = dict(
             zip(paths, self._in_parallel(lambda p: self._run(p, shown), paths), strict=True)
         )
         return tuple(
             verify.measure_drift(
-                self._path(format_, "int8").name,
-                outputs[self._path(format_, "int8")],
-                outputs[self._path(format_, "fp32")],
+                self.job.path(format_, "int8").name,
+                outputs[self.job.path(format_, "int8")],
+                outputs[self.job.path(format_, "fp32")],
                 self.evaluation.labels,
             )
             for format_ in self.request.formats
         )
+
+    @staticmethod
+    def _maker(format_: Format) -> ModuleType:
+        """The module that writes the files of one format."""
+        from mnv4_deploy.exporters import onnx_files, tflite_files
+
+        return {"onnx": onnx_files, "tflite": tflite_files}[format_]
 
     def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
         """The module to convert, proved equal in float64 before it is used."""
@@ -230,143 +245,16 @@ class _Export:
         ]
         return rewritten.module.float()
 
-    def _convert(self, module: nn.Module, format_: Format) -> None:
-        path = self._path(format_, "fp32")
-        shape = (self.request.batch, *self.size)
-        if format_ == "onnx":
-            from mnv4_deploy.exporters.to_onnx import cast_onnx_to_fp16, export_onnx
-
-            export_onnx(
-                module,
-                path,
-                input_shape=shape,
-                dynamic_batch=self.request.dynamic_batch,
-                metadata={k: _text(v) for k, v in self._description("fp32").items()},
-                bake_preprocess=(
-                    (self.spec.mean, self.spec.std) if self.request.bake_preprocess else None
-                ),
-            )
-            if self.request.fp16:
-                cast_onnx_to_fp16(path, self._path(format_, "fp16"))
-            return
-        from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16
-        from mnv4_deploy.exporters.rewrites.bake_preprocess import BakedPreprocess
-        from mnv4_deploy.exporters.to_tflite import export_tflite
-
-        if self.request.bake_preprocess:
-            module = BakedPreprocess(module, self.spec)
-        # The converter's own file stays beside the published ones until int8 is made of it.
-        raw = self._raw()
-        export_tflite(module, raw, input_shape=shape)
-        self._finish_tflite(raw, path, "fp32")
-        if self.request.fp16:
-            half = raw.with_suffix(".fp16")
-            cast_tflite_to_fp16(raw, half)
-            self._finish_tflite(half, self._path(format_, "fp16"), "fp16")
-            half.unlink()
-        if not self.request.int8:
-            raw.unlink()
-
-    def _quantize(self, format_: Format) -> None:
-        from mnv4_deploy.exporters.ranges import check_method
-
-        method = check_method(self.request.calibration_method)
-        path = self._path(format_, "int8")
-        if format_ == "onnx":
-            from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-
-            quantize_onnx(
-                self._path(format_, "fp32"),
-                path,
-                self._calibration_batches("onnx"),
-                method=method,
-                io=self.request.effective_io,
-            )
-            return
-        from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
-        from mnv4_deploy.exporters.recipes import recipe
-
-        raw = self._raw()
-        quantized = raw.with_suffix(".int8")
-        quantize_tflite(
-            raw,
-            quantized,
-            self._calibration_batches("tflite"),
-            recipe=recipe(self.request.target),
-            method=method,
-            input_range=(0.0, 1.0) if self.request.bake_preprocess else None,
-        )
-        self._finish_tflite(quantized, path, "int8")
-        quantized.unlink()
-        raw.unlink()
-
-    def _finish_tflite(self, source: Path, path: Path, precision: str) -> None:
-        """Input and output types, metadata and labels."""
-        from mnv4_deploy.exporters import tflite_io
-        from mnv4_deploy.exporters.recipes import recipe
-        from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-
-        file = TfliteFile(source)
-        if precision == "int8":
-            target = recipe(self.request.target).target
-            io = self.request.effective_io
-            tflite_io.set_input(file, "uint8" if self.request.bake_preprocess else io, target)
-            tflite_io.set_outputs(file, io, target)
-        elif self.request.bake_preprocess:
-            tflite_io.pixels_in(file)
-        tflite_io.describe(file, self._description(precision))
-        file.write(path)
-        tflite_io.append_labels(path, self.reference.labels)
-
-    def _calibration_batches(self, format_: Format) -> Iterator[npt.NDArray[Any]]:
-        """Batches as the fp32 file of ``format_`` takes them.
-
-        The raw TFLite file takes 0..1 floats where preprocessing is baked in.
-        """
-        import numpy as np
-
-        from mnv4_deploy.exporters import run_artifact
-        from mnv4_deploy.models.preprocessing import normalize
-
-        assert self.calibration is not None
-        shown = run_artifact.pixels(self.calibration, self.spec)
-        for chunk, _ in run_artifact.chunks(shown, self.request.batch):
-            if not self.request.bake_preprocess:
-                ready = normalize(chunk, self.spec)
-                yield ready if format_ == "tflite" else ready.transpose(0, 3, 1, 2)
-            else:
-                yield chunk if format_ == "onnx" else np.float32(1 / 255) * chunk
-
-    def _description(self, precision: str) -> dict[str, Any]:
-        """What a file says about itself in its metadata."""
-        import dataclasses
-
-        return {
-            "model": self.request.model,
-            "precision": precision,
-            "preprocessing": dataclasses.asdict(self.spec),
-            "input": "uint8 RGB pixels" if self.request.bake_preprocess else "normalised RGB",
-            "labels": list(self.reference.labels),
-            "weights": dataclasses.asdict(self.reference.source),
-            "tools": manifests.tool_versions(),
-        }
-
     def _run(self, path: Path, shown: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         from mnv4_deploy.exporters import run_artifact
 
         run = run_artifact.run_onnx if path.suffix == ".onnx" else run_artifact.run_tflite
         return run(path, shown, self.spec)
 
-    def _path(self, format_: Format, precision: str) -> Path:
-        return self.folder / self.request.file_name(format_, precision)
-
-    def _raw(self) -> Path:
-        return self.folder / ".raw.tflite"
-
     def _artifacts(self) -> tuple[Artifact, ...]:
         names = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
         paths = [
-            (format_, precision, self._path(format_, precision))
+            (format_, precision, self.job.path(format_, precision))
             for format_ in self.request.formats
             for precision in self.request.precisions
         ]
@@ -408,7 +296,3 @@ class _Export:
             seconds_by_stage=dict(self.progress.seconds_by_stage),
             manifest=manifest,
         )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

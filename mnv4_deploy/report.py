@@ -41,10 +41,10 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     console = console or Console()
     console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("file", "MB", "runs", "partitions", "top-1", "vs fp32", "SQNR"):
-        is_text = title in ("file", "runs")
-        # A file's name is what the reader copies: the others wrap before it does.
-        table.add_column(title, justify="left" if is_text else "right", no_wrap=title == "file")
+    # A file's name is what the reader copies: the others wrap before it does.
+    table.add_column("file", no_wrap=True)
+    for title in ("MB", "int8 ops", "XNNPACK", "top-1", "agree", "SQNR"):
+        table.add_column(title, justify="right")
     truths = {truth.subject: truth for truth in result.truths}
     drifts = {drift.subject: drift for drift in result.drifts}
     for artifact in result.artifacts:
@@ -52,7 +52,7 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
         table.add_row(
             escape(name),
             f"{artifact.size_bytes / _MEGA:.1f}",
-            _runs(truths[name]),
+            _int8_share(truths[name].facts),
             _partitions(truths[name].facts),
             *_accuracy(name, artifact.precision, drifts),
         )
@@ -61,23 +61,29 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
         console.print(sentence, soft_wrap=True)
 
 
-def _runs(truth: TruthCheck) -> str:
-    counts = truth.facts.compute_histogram
-    return ", ".join(f"{count} {kind}" for kind, count in list(counts.items())[:3])
+def _int8_share(facts: FileFacts) -> str:
+    """Operators that compute in 8 bits, of all that compute (conversions left out)."""
+    computing = [
+        op.compute
+        for op in facts.operators
+        if not op.kind.upper().startswith(("QUANTIZE", "DEQUANTIZE"))
+    ]
+    int8 = sum(kind.startswith(("int8", "uint8")) for kind in computing)
+    return f"{int8} of {len(computing)}"
 
 
 def _partitions(facts: FileFacts) -> str:
     if facts.partitions is None:
-        return "-"
+        return ""
     outside = len(facts.not_delegated)
-    return f"{facts.partitions}" + (f", {outside} ops outside" if outside else "")
+    return f"{facts.partitions} part." + (f" +{outside} ops" if outside else "")
 
 
 def _accuracy(name: str, precision: str, drifts: dict[str, Drift]) -> tuple[str, str, str]:
     drift = drifts.get(name)
     if drift is not None:
-        top1 = "-" if drift.top1 is None else f"{drift.top1:.1f} %"
-        return top1, f"{drift.agreement:.1f} % agree", f"{drift.median_sqnr_db:.1f} dB"
+        top1 = "" if drift.top1 is None else f"{drift.top1:.1f} %"
+        return top1, f"{drift.agreement:.1f} %", f"{drift.median_sqnr_db:.1f} dB"
     if precision == "float32":
         own = [d for d in drifts.values() if Path(d.subject).suffix == Path(name).suffix]
         if own and own[0].top1_fp32 is not None:
@@ -112,7 +118,7 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         yield from _defects(truth)
     note = manifest["weights"]["note"]
     if note:
-        yield f"Weights: {escape(manifest['weights']['name'])}. {escape(note)}"
+        yield f"Weights: {escape(manifest['weights']['name'])}, {escape(note)}."
     stages = sorted(result.seconds_by_stage.items(), key=lambda item: -item[1])
     total = sum(result.seconds_by_stage.values())
     slowest = ", ".join(f"{name[:1].lower()}{name[1:]} {s:.0f} s" for name, s in stages[:3])
