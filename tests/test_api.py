@@ -16,7 +16,8 @@ from mnv4_deploy.export_records import ExportRequest
 
 def test_importing_the_package_imports_nothing_heavy():
     program = "import sys, mnv4_deploy; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "onnx", "rich"} & set(done.stdout.split())
 
 
@@ -81,13 +82,6 @@ def test_command_line_and_api_have_the_same_options_and_defaults():
         if name not in ("model", "out", "formats"):
             assert default == request[name], name
     assert on_the_command_line["formats"] == ",".join(request["formats"])
-
-
-def test_list_models():
-    entries = {entry.name: entry for entry in mnv4_deploy.list_models()}
-    assert entries["hybrid-m"].native_size == 256
-    assert entries["hybrid-m"].weights[0] == "bundled"
-    assert entries["conv-s"].parameters < entries["conv-m"].parameters
 
 
 def test_version_is_the_packages():

@@ -22,8 +22,9 @@ def _export(out, *, overwrite=False, **files):
 
 
 def _files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*")
-            if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture

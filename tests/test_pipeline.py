@@ -206,8 +206,9 @@ class TestRealExport:
         for name in FILES:
             if name.endswith(".tflite"):
                 with zipfile.ZipFile(out / name) as archive:
-                    assert archive.read("labels.txt").decode().split("\n")[:-1] == (
-                        manifest["labels"]
+                    assert (
+                        archive.read("labels.txt").decode().split("\n")[:-1]
+                        == (manifest["labels"])
                     )
                 continue
             facts = {p.key: p.value for p in onnx.load(out / name).metadata_props}
@@ -247,7 +248,7 @@ class TestWrongFiles:
     def wrong_tflite(self, real, monkeypatch):
         """Instead of converting: the real file with one bias changed."""
 
-        def convert(module, path, **_):
+        def convert(_, path, **__):
             file = TfliteFile(real[0] / "hybrid-m-fp32.tflite")
             bias = next(o for o in file.operators("CONV_2D")).inputs[2]
             buffer = file.model.buffers[file.graph.tensors[int(bias)].buffer]
@@ -274,7 +275,7 @@ class TestWrongFiles:
 
         monkeypatch.setattr(to_onnx, "export_onnx", convert)
 
-    def _check(self, capfd, out, name, *arguments):
+    def _check(self, capfd, name, *arguments):
         code, stdout, stderr = _main(capfd, *arguments)
         assert code == 3
         assert stdout == ""
@@ -284,19 +285,22 @@ class TestWrongFiles:
         assert "Traceback" not in stderr
         return line
 
-    def test_tflite(self, capfd, tmp_path, wrong_tflite):
+    @pytest.mark.usefixtures("wrong_tflite")
+    def test_tflite(self, capfd, tmp_path):
         out = tmp_path / "new" / "out"
         self._check(
-            capfd, out, "hybrid-m-fp32.tflite", *self.COMMAND, "--format", "tflite", "--out", out
+            capfd, "hybrid-m-fp32.tflite", *self.COMMAND, "--format", "tflite", "--out", out
         )
         assert not any(tmp_path.iterdir())
 
-    def test_onnx_keeps_the_earlier_export(self, capfd, tmp_path, wrong_onnx):
+    @pytest.mark.usefixtures("wrong_onnx")
+    def test_onnx_keeps_the_earlier_export(self, capfd, tmp_path):
         (tmp_path / "manifest.json").write_text('{"files": [{"file": "conv-s-035-fp32.onnx"}]}')
         (tmp_path / "conv-s-035-fp32.onnx").write_bytes(b"the earlier one")
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         self._check(
-            capfd, tmp_path, "conv-s-035-fp32.onnx",
+            capfd,
+            "conv-s-035-fp32.onnx",
             *("export", "--model", "conv-s-035", "--weights", "random", "--size", "32"),
             *("--eval-images", "16", "--format", "onnx", "--out", tmp_path, "--overwrite"),
         )

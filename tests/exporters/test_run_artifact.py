@@ -71,7 +71,7 @@ def test_chunks_are_full_and_know_how_many_are_real(images):
     assert [count for _, count in chunks] == [2, 2, 1]
     assert all(len(chunk) == 2 for chunk, _ in chunks)
     np.testing.assert_array_equal(chunks[-1][0][1], images[-1])
-    (only, count), = run_artifact.chunks(images, 5)
+    ((only, count),) = run_artifact.chunks(images, 5)
     assert count == 5
     np.testing.assert_array_equal(only, images)
 

@@ -64,8 +64,8 @@ def test_deviation_is_relative_to_each_images_largest_output():
 def test_tiers(tier):
     tolerance = verify.TIERS[tier]
     expected = np.array([[1.0, 0.0]])
-    inside = verify.compare("a", "b", expected + [[0.9 * tolerance, 0]], expected, tier)
-    outside = verify.compare("a", "b", expected + [[1.1 * tolerance, 0]], expected, tier)
+    inside = verify.compare("a", "b", np.array([[1 + 0.9 * tolerance, 0]]), expected, tier)
+    outside = verify.compare("a", "b", np.array([[1 + 1.1 * tolerance, 0]]), expected, tier)
     assert inside.ok
     assert not outside.ok
     verify.demand([inside])
