@@ -36,6 +36,10 @@ class TfliteFile:
     def write(self, path: str | Path) -> None:
         from ai_edge_litert.tools import flatbuffer_utils
 
+        for buffer in self.model.buffers:
+            # The generated writer copies an array at once, anything else byte by byte: minutes.
+            if buffer.data is not None and not isinstance(buffer.data, np.ndarray):
+                buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
         flatbuffer_utils.write_model(self.model, str(path))
 
     def kind(self, operator: Any) -> str:
