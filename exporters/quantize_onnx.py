@@ -7,7 +7,7 @@ Activations are uint8: with int8 ones onnxruntime (x86) left 46 of Hybrid-M's 12
 every addition in float, and the run took 1.37 times as long. Weights are symmetric, per channel,
 in 7 bits: x86 without VNNI adds pairs of 8-bit products in saturating int16. On such a processor
 (AVX2), minmax ranges, 1000 bundled images: 8 bits 76.4 % top-1, 8 bits without saturation 77.6 %,
-7 bits 78.3 %, at the same speed.
+7 bits 78.3 %.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ _FIXED_OUTPUT_TYPES = {
     ),
     **dict.fromkeys(("Shape", "Size", "ArgMax", "ArgMin", "NonZero"), "int64"),
     **dict.fromkeys(("MatMulInteger", "ConvInteger"), "int32"),
+    "MatMulIntegerToFloat": "float32",
 }
 
 
@@ -174,9 +175,10 @@ def _operators(onnx: Any, graph: Any, optimized: Any | None) -> tuple[OperatorFa
 def _absorbed_by(graph: Any, optimized: Any) -> dict[int, Any]:
     """File node index -> node of the optimised graph that does its work.
 
-    A node whose output is still computed runs as the node that computes it. Otherwise it was
-    fused into what follows it (its activation, the QuantizeLinear behind it), so its consumers
-    are followed to the first tensor that is still computed.
+    A node that is still there, by name and kind, runs as itself, even where a moved transpose
+    took over its output. A node whose output is still computed runs as the node that computes
+    it. Otherwise it was fused into what follows it (its activation, the QuantizeLinear behind
+    it), so its consumers are followed to the first tensor that is still computed.
     """
     producer = {name: node for node in optimized.node for name in node.output if name}
     consumers: defaultdict[str, list[int]] = defaultdict(list)
@@ -184,15 +186,20 @@ def _absorbed_by(graph: Any, optimized: Any) -> dict[int, Any]:
         for name in node.input:
             consumers[name].append(index)
     folded = {i.name for i in optimized.initializer}
+    names = Counter(node.name for node in optimized.node)
+    unchanged = {(n.name, n.op_type): n for n in optimized.node if n.name and names[n.name] == 1}
     resolved: dict[int, Any] = {}
     for index in reversed(range(len(graph.node))):  # consumers come later: they are resolved
         outputs = [name for name in graph.node[index].output if name]
         if any(name in folded for name in outputs):
             continue
-        runner = next((producer[name] for name in outputs if name in producer), None)
+        node = graph.node[index]
+        runner = unchanged.get((node.name, node.op_type))
+        if runner is None:
+            runner = next((producer[name] for name in outputs if name in producer), None)
         if runner is None:
             following = (resolved.get(c) for name in outputs for c in consumers[name])
-            runner = next((node for node in following if node is not None), None)
+            runner = next((found for found in following if found is not None), None)
         if runner is not None:
             resolved[index] = runner
     return resolved
@@ -238,7 +245,9 @@ def _compute(node: Any, types: dict[str, str]) -> str:
     source = next(_known(types, node.input), "unknown")
     if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
         return f"{source}->{next(_known(types, node.output), 'unknown')}"
-    if node.op_type.startswith(("MatMulInteger", "ConvInteger", "DynamicQ")):
+    # Integer products that write float serve static quantization too; only their own inputs tell.
+    is_static = node.op_type == "MatMulIntegerToFloat"
+    if node.op_type.startswith(("MatMulInteger", "ConvInteger", "DynamicQ")) and not is_static:
         return "int8 dynamic"
     if node.op_type.startswith(_INTEGER_PREFIXES):
         return next((t for t in _known(types, node.input) if t in ("int8", "uint8")), source)

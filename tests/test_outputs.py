@@ -54,9 +54,12 @@ def test_nothing_under_a_final_name_before_the_end(tmp_path):
 def test_manifest_leaves_first_and_arrives_last(earlier, monkeypatch):
     moves = []
     replace = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda s, t: (moves.append((s.parent == earlier, s.name)), replace(s, t))
-    )
+
+    def watched(source, target):
+        moves.append((source.parent == earlier, source.name))
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
     _export(earlier, overwrite=True, a_onnx="new")
     leaving = [name for left, name in moves if left]
     arriving = [name for left, name in moves if not left]
@@ -181,7 +184,7 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
 
 
 _CHILD = textwrap.dedent("""
-    import pathlib, sys, time
+    import pathlib, signal, sys, time
     import typer
     from mnv4_deploy import cli, export_records, pipeline
     from mnv4_deploy.outputs import staged
@@ -192,6 +195,8 @@ _CHILD = textwrap.dedent("""
             print("staged", flush=True)
             time.sleep(60)
 
+    # A job that a shell put in the background starts with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pipeline.export = export
     cli.main(["export", "--model", "conv-s", "--out", sys.argv[1], "--overwrite"])
 """)

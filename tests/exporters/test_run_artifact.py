@@ -54,7 +54,7 @@ def test_pixels_go_in_as_they_are(tmp_path, images):
 )
 @pytest.mark.parametrize("scale", [0.02, 0.001])
 def test_eight_bit_inputs_and_outputs(tmp_path, images, dtype, zero_point, scale):
-    facts = {}
+    facts: dict[str, object] = {}
     for name in ("input", "logits"):
         facts |= {f"{name}.scale": repr(scale), f"{name}.zero_point": str(zero_point)}
     path = _identity(tmp_path / "x.onnx", dtype, 2, metadata=facts)
