@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from mnv4_deploy.exporters import quantize_tflite, tflite_io, to_tflite
+from mnv4_deploy.exporters import quantize_tflite, tflite_io, tflite_metadata, to_tflite
 from mnv4_deploy.exporters.file_job import FileJob
 from mnv4_deploy.exporters.ranges import check_method
 from mnv4_deploy.exporters.recipes import recipe
@@ -70,6 +70,18 @@ def _finish(source: Path, job: FileJob, precision: str) -> None:
         tflite_io.set_outputs(file, io, target)
     elif job.request.bake_preprocess:
         tflite_io.pixels_in(file)
-    tflite_io.describe(file, job.description(precision))
+    tflite_metadata.describe(file, job.description(precision))
+    # A file that normalises by itself takes pixels as they are.
+    baked = job.request.bake_preprocess
+    metadata = tflite_metadata.image_classifier_metadata(
+        name=job.request.model,
+        description=job.reference.source.note,
+        input_name=file.name(int(file.graph.inputs[0])),
+        mean=[0.0 if baked else 255 * mean for mean in job.spec.mean],
+        std=[1.0 if baked else 255 * std for std in job.spec.std],
+        output_names=[file.name(int(tensor)) for tensor in file.graph.outputs],
+        has_labels=bool(job.reference.labels),
+    )
+    tflite_metadata.add_metadata(file, tflite_metadata.METADATA_NAME, metadata)
     file.write(path)
-    tflite_io.append_labels(path, job.reference.labels)
+    tflite_metadata.append_labels(path, job.reference.labels)

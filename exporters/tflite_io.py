@@ -1,4 +1,4 @@
-"""The types of a TFLite file's inputs and outputs, and what the file says about itself.
+"""The types of a TFLite file's inputs and outputs.
 
 XNNPACK takes QUANTIZE from float and between tensors of one 8-bit type, not from uint8 to int8;
 DEQUANTIZE then QUANTIZE does the same inside the delegate, so that is what the edges are made of
@@ -7,10 +7,6 @@ for it. The integer-only target gets the single integer QUANTIZE instead.
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from mnv4_deploy.exporters.recipes import Target
@@ -84,23 +80,3 @@ def _replace(
     for entry in entries:
         if entry.tensorIndex == inner:  # type: ignore[attr-defined]
             entry.tensorIndex = outer  # type: ignore[attr-defined]
-
-
-def describe(file: TfliteFile, facts: Mapping[str, object]) -> None:
-    """Store ``facts`` as JSON under the metadata name ``mnv4_deploy``."""
-    buffer = file.schema.BufferT()
-    buffer.data = list(json.dumps(facts, sort_keys=True).encode())
-    file.model.buffers.append(buffer)
-    entry = file.schema.MetadataT()
-    entry.name = b"mnv4_deploy"
-    entry.buffer = len(file.model.buffers) - 1
-    file.model.metadata = [*(file.model.metadata or []), entry]
-    file.model.description = b"Made by mnv4-deploy"
-
-
-def append_labels(path: Path, labels: tuple[str, ...]) -> None:
-    """Pack ``labels.txt`` behind the model, where TFLite Metadata keeps its associated files."""
-    if labels:
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
-            entry = zipfile.ZipInfo("labels.txt", (1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, "\n".join(labels) + "\n")

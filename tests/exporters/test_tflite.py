@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mnv4_deploy.errors import InputError, ToolchainError, UnsupportedError
-from mnv4_deploy.exporters import tflite_io
+from mnv4_deploy.exporters import tflite_io, tflite_metadata
 from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16, quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
@@ -263,9 +263,9 @@ def test_metadata_and_labels_are_where_tools_look_for_them(small, tmp_path):
     facts = {"input": {"mean": [0.5, 0.5, 0.5]}, "labels": ["Katze", "Fähre"]}
     for path in (tmp_path / "a", tmp_path / "b"):
         file = TfliteFile(small.path)
-        tflite_io.describe(file, facts)
+        tflite_metadata.describe(file, facts)
         file.write(path)
-        tflite_io.append_labels(path, ("Katze", "Fähre"))
+        tflite_metadata.append_labels(path, ("Katze", "Fähre"))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with zipfile.ZipFile(tmp_path / "a") as archive:
         assert archive.namelist() == ["labels.txt"]
@@ -280,7 +280,7 @@ def test_metadata_and_labels_are_where_tools_look_for_them(small, tmp_path):
 def test_no_labels_no_archive(small, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(small.path.read_bytes())
-    tflite_io.append_labels(path, ())
+    tflite_metadata.append_labels(path, ())
     assert path.read_bytes() == small.path.read_bytes()
 
 
