@@ -100,6 +100,13 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         f"\nAll files agree with PyTorch on {worst.images} images: largest relative error "
         f"{worst.max_relative_error:.1e} ({escape(worst.subject)}, tolerance {worst.tolerance:g})."
     )
+    for format_ in result.request.formats:
+        done = ", ".join(
+            f"{rewrite.name} {len(rewrite.changed)}"
+            for rewrite in result.rewrites
+            if rewrite.format == format_ and rewrite.changed
+        )
+        yield f"Rewritten for {format_}: {done}."
     manifest = result.manifest
     calibration, evaluation = manifest["calibration"], manifest["evaluation"]
     if calibration is not None:
