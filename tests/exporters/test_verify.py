@@ -118,3 +118,27 @@ def test_module_sees_normalised_nchw_images():
         np.testing.assert_allclose(rows.reshape(18, 3, 4, 6).transpose(0, 2, 3, 1), expected)
     with torch.inference_mode():
         assert verify.run_module(nn.Flatten(), images[:1], spec).dtype == np.float64
+
+
+class TestAgainstFloat64:
+    double = np.array([[1.0, 0.0], [1.0, 0.0]])
+
+    def test_no_closer_than_pytorch_itself_is_asked_for(self):
+        single = np.array([[1.0, 0.0], [1.0, 0.01]])  # off by 1e-2 on the second image
+        actual = np.array([[1.0, 0.0], [1.0, 0.03]])
+        found = verify.compare_to_float64("a", actual, self.double, single, "close")
+        assert found.ok
+        assert found.max_relative_error == pytest.approx(0.03)
+        assert found.tolerance == pytest.approx(0.04)
+
+    def test_each_image_has_its_own_allowance(self):
+        single = np.array([[1.0, 0.0], [1.0, 0.01]])
+        actual = np.array([[1.0, 0.03], [1.0, 0.0]])  # the error is on the well-behaved image
+        found = verify.compare_to_float64("a", actual, self.double, single, "close")
+        assert not found.ok
+        assert found.tolerance == verify.TIERS["close"]
+
+    def test_nan_is_no_agreement(self):
+        actual = np.array([[1.0, 0.0], [np.nan, 0.0]])
+        found = verify.compare_to_float64("a", actual, self.double, self.double, "close")
+        assert not found.ok
