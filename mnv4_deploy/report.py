@@ -98,7 +98,8 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
     )
     yield (
         f"\nAll files agree with PyTorch on {worst.images} images: largest relative error "
-        f"{worst.max_relative_error:.1e} ({escape(worst.subject)}, tolerance {worst.tolerance:.2g})."
+        f"{worst.max_relative_error:.1e} ({escape(worst.subject)}, tolerance "
+        f"{worst.tolerance:.2g})."
     )
     for format_ in result.request.formats:
         done = ", ".join(
