@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from mnv4_deploy.export_records import Io
 
 if TYPE_CHECKING:
     import onnx
 
-Io = Literal["float", "int8", "uint8"]
 _INT8_SHIFT = 128
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.exporters.onnx_io import Io, set_io
+from mnv4_deploy.export_records import Io
+from mnv4_deploy.exporters.onnx_io import set_io
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 

@@ -7,12 +7,10 @@ for it. The integer-only target gets the single integer QUANTIZE instead.
 
 from __future__ import annotations
 
-from typing import Literal
-
+from mnv4_deploy.export_records import Io
 from mnv4_deploy.exporters.recipes import Target
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 
-Io = Literal["float", "int8", "uint8"]
 _UINT8_OFFSET = 128
 
 

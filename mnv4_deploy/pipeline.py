@@ -134,7 +134,6 @@ class _Export:
         )
         self.request = request
         self.reference = inputs.reference
-        self.calibration = inputs.calibration
         self.evaluation = inputs.evaluation
         self.folder = folder
         self.progress = progress
@@ -293,7 +292,7 @@ class _Export:
             artifacts=artifacts,
             rewrites=tuple(self.rewrites),
             layer_histograms=self.histograms,
-            calibration=None if self.calibration is None else self.calibration.source,
+            calibration=None if self.job.calibration is None else self.job.calibration.source,
             evaluation=self.evaluation.source,
             deviations=tuple(self.deviations),
             drifts=drifts,
