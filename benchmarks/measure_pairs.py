@@ -8,8 +8,9 @@ from statistics import median, quantiles
 
 from build_pairs import Pair
 
-from mnv4_deploy.profiles import run_ort, run_xnnpack
 from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.measure.measure import profile_file
+from mnv4_deploy.profiles.measure.rounds import time_files
 from mnv4_deploy.records import OpProfile, OpTiming, WallTimes
 
 # onnxruntime's node types that convolve or multiply matrices.
@@ -56,9 +57,8 @@ class Comparison:
 
 def compare(pair: Pair, threads: int, rounds: int) -> Comparison:
     """Time all candidates and ours in one round-robin; the fastest candidate is stock."""
-    runner = run_xnnpack if pair.format == "tflite" else run_ort
     paths = [*pair.stock.values(), pair.ours]
-    *candidates, ours = runner.time_files(paths, threads=threads, rounds=rounds, burst=4)
+    *candidates, ours = time_files(paths, threads=threads, rounds=rounds)
     form, stock = min(zip(pair.stock, candidates, strict=True), key=lambda c: c[1].median_us)
     low, _, high = quantiles(_round_ratios(ours, stock), n=4)
     return Comparison(
@@ -87,9 +87,7 @@ def _side(times: WallTimes, form: str) -> Side:
     path = Path(times.path)
     facts = inspect_file(path)
     tflite = facts.format == "tflite"
-    profile = (run_xnnpack.profile_ops if tflite else run_ort.profile_nodes)(
-        path, threads=times.threads, runs=30
-    )
+    profile = profile_file(path, threads=times.threads, runs=30)
     return Side(
         path=path.name,
         form=form,

@@ -6,6 +6,9 @@ The command line has a function for each command here::
 
     result = mnv4_deploy.export("hybrid-m", "out/hybrid-m", int8=True)
     facts = mnv4_deploy.inspect("out/hybrid-m/hybrid-m-int8.tflite")
+    profile = mnv4_deploy.profile("out/hybrid-m/hybrid-m-int8.tflite", threads=2)
+    for finding in profile.findings:
+        print(finding.title, finding.recoverable_us)
     for model in mnv4_deploy.list_models():
         print(model.name, model.macs)
 
@@ -20,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mnv4_deploy.catalogue import CatalogueEntry
     from mnv4_deploy.export_records import ExportResult
+    from mnv4_deploy.profile_records import ModelProfile
+    from mnv4_deploy.profiles.roofline.comparison import Comparison
     from mnv4_deploy.records import FileFacts
 
 __version__ = "0.1.0"
@@ -41,6 +46,43 @@ def inspect(path: str | Path) -> FileFacts:
     from mnv4_deploy.profiles.inspect import inspect_file
 
     return inspect_file(Path(path))
+
+
+def profile(
+    path: str | Path,
+    *,
+    ceilings: bool = True,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> ModelProfile:
+    """Where the time of a model file goes; ``options`` are the fields of ``MeasureRequest``.
+
+    ``ceilings`` measures what this machine can do where that is not known yet (seconds); without
+    there are no bounds and no findings. With ``out`` the reports are written there. Raises
+    InputError or ToolchainError; then nothing appears in ``out``.
+    """
+    from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.profile_records import MeasureRequest
+    from mnv4_deploy.progress import Progress
+
+    request = profile_pipeline.ProfileRequest(
+        MeasureRequest(path=str(path), **options),
+        ceilings=ceilings,
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
+    )
+    return profile_pipeline.profile(request, Progress(show=False))
+
+
+def compare(a: str | Path, b: str | Path, **options: Any) -> Comparison:
+    """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``."""
+    from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.profile_records import MeasureRequest
+    from mnv4_deploy.progress import Progress
+
+    first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
+    return profile_pipeline.compare(first, second, Progress(show=False))
 
 
 def list_models() -> tuple[CatalogueEntry, ...]:

@@ -1,7 +1,7 @@
 """The command line: parses, calls the pipeline, turns errors into exit codes. No work here.
 
-Exit codes: 0 done; 2 something given cannot be used; 3 a file does not agree with PyTorch;
-4 a library or runtime failed; 130 or 143 interrupted.
+Exit codes: 0 done; 1 a limit that was set is exceeded; 2 something given cannot be used; 3 a file
+does not agree with PyTorch; 4 a library or runtime failed; 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mnv4_deploy import cli_profile
 from mnv4_deploy.errors import DeployError, UnsupportedError
 
 # What the extras bring; anything else that cannot be imported is a bug.
@@ -25,10 +26,13 @@ _LIBRARIES = frozenset(
         "ai_edge_quantizer",
         "huggingface_hub",
         "litert_torch",
+        "llvmlite",
+        "matplotlib",
         "onnx",
         "onnxruntime",
         "onnxscript",
         "onnxsim",
+        "plotly",
         "safetensors",
         "torch",
     }
@@ -38,7 +42,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="From PyTorch mobile vision models to verified int8 ONNX and TFLite.",
+    help="From PyTorch mobile vision models to verified int8 ONNX and TFLite, and where their "
+    "time goes.",
 )
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
@@ -178,6 +183,9 @@ def inspect(
     from mnv4_deploy.report import print_facts
 
     print_facts(facts)
+
+
+cli_profile.register(app)
 
 
 def _formats(text: str) -> Any:

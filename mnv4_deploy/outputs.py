@@ -1,7 +1,7 @@
 """Files reach their final names whole or not at all.
 
 Everything is written to a hidden folder inside the destination and renamed when all of it is
-there. The manifest leaves first and arrives last: a folder without one is not a finished export.
+there. The manifest leaves first and arrives last: a folder without one is not finished.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from mnv4_deploy.errors import OutputError
 
 MANIFEST = "manifest.json"
 _STAGING = ".mnv4-deploy-"
+_CONTENT = {MANIFEST: "an export", "profile.json": "a profile", "sweep.json": "a sweep"}
 
 
 @contextlib.contextmanager
-def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def staged(out: Path, *, overwrite: bool, manifest: str = MANIFEST) -> Iterator[Path]:
     """Yield a folder to write to; on success its files move into ``out``, on failure they go.
 
     With ``overwrite`` the files that an earlier manifest lists are replaced or removed, and a
     file that has the name of a new one is replaced; other files in ``out`` are never touched.
-    Raises OutputError if ``out`` holds an export and ``overwrite`` is not given, is not a
-    folder, cannot be written to, is in use by another export, or the disk is full.
+    ``manifest`` is the name of the file whose ``files`` list what belongs together, so that one
+    folder can hold the outputs of several commands.
+    Raises OutputError if ``out`` holds such files and ``overwrite`` is not given, is not a
+    folder, cannot be written to, is in use by another run, or the disk is full.
     """
-    check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite, manifest=manifest)
     created: list[Path] = []
     try:
         created += [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -40,7 +43,7 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
             try:
                 yield staging
-                _publish(staging, out, overwrite=overwrite)
+                _publish(staging, out, overwrite=overwrite, manifest=manifest)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
@@ -51,21 +54,24 @@ def staged(out: Path, *, overwrite: bool) -> Iterator[Path]:
                 folder.rmdir()  # only succeeds while nothing was published
 
 
-def check_free(out: Path, *, overwrite: bool, names: Iterable[str] = ()) -> None:
-    """Raise OutputError where ``out`` could not receive an export of files with these names."""
+def check_free(
+    out: Path, *, overwrite: bool, names: Iterable[str] = (), manifest: str = MANIFEST
+) -> None:
+    """Raise OutputError where ``out`` could not receive files with these names."""
     try:
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file: give a folder as --out.")
-        if (out / MANIFEST).exists() and not overwrite:
+        if (out / manifest).exists() and not overwrite:
+            held = _CONTENT.get(manifest, "such files")
             raise OutputError(
-                f"{out} already holds an export: give another --out, or --overwrite to replace it."
+                f"{out} already holds {held}: give another --out, or --overwrite to replace it."
             )
-        for path in (out / name for name in (*names, MANIFEST)):
+        for path in (out / name for name in (*names, manifest)):
             if path.is_dir():
                 raise OutputError(f"{path} is a folder: move it away, or give another --out.")
             if path.exists() and not overwrite:
                 raise OutputError(
-                    f"{path} exists and is not from a finished export: move it away, or give "
+                    f"{path} exists and is not from a finished run: move it away, or give "
                     "--overwrite to replace it."
                 )
     except OSError as error:
@@ -74,7 +80,7 @@ def check_free(out: Path, *, overwrite: bool, names: Iterable[str] = ()) -> None
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Keep other exports out of ``out``, and remove what killed ones left there.
+    """Keep other runs out of ``out``, and remove what killed ones left there.
 
     Where the system has no file locks nothing is locked and nothing removed.
     """
@@ -89,7 +95,7 @@ def _locked(out: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
-                f"Another export is writing to {out}: wait for it, or give another --out."
+                f"Another run is writing to {out}: wait for it, or give another --out."
             ) from None
         except OSError:
             yield
@@ -107,12 +113,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _publish(staging: Path, out: Path, *, overwrite: bool) -> None:
-    files = sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST)
+def _publish(staging: Path, out: Path, *, overwrite: bool, manifest: str) -> None:
+    files = sorted(staging.iterdir(), key=lambda path: path.name == manifest)
     names = [file.name for file in files]
-    check_free(out, overwrite=overwrite, names=names)
+    check_free(out, overwrite=overwrite, names=names, manifest=manifest)
     kept = Path(tempfile.mkdtemp(dir=staging))
-    replaced = sorted(_listed(out).union(names), key=lambda name: name != MANIFEST)
+    replaced = sorted(_listed(out / manifest).union(names), key=lambda name: name != manifest)
     try:
         for name in replaced:
             if (out / name).is_file():
@@ -124,20 +130,20 @@ def _publish(staging: Path, out: Path, *, overwrite: bool) -> None:
         for file in files:
             if not file.exists():
                 (out / file.name).unlink(missing_ok=True)
-        for file in sorted(kept.iterdir(), key=lambda path: path.name == MANIFEST):
+        for file in sorted(kept.iterdir(), key=lambda path: path.name == manifest):
             file.replace(out / file.name)
         raise
 
 
-def _listed(out: Path) -> set[str]:
-    """Names of the files that an earlier export in ``out`` wrote."""
+def _listed(manifest: Path) -> set[str]:
+    """Names of the files that an earlier run beside ``manifest`` wrote."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        names = {str(entry["file"]) for entry in manifest["files"]}
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        names = {str(entry["file"]) for entry in content["files"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return {MANIFEST}
+        return {manifest.name}
     # A manifest is data: it must not be able to name anything outside its folder.
-    return {name for name in names if Path(name).name == name} | {MANIFEST}
+    return {name for name in names if Path(name).name == name} | {manifest.name}
 
 
 def _explained(error: OSError, out: Path) -> OutputError:

@@ -63,7 +63,10 @@ Block = ConvBlock | FusedIbBlock | UibBlock | MqaBlock
 
 @dataclass(frozen=True)
 class Variant:
-    """A whole network. ``native_size`` is the square input the paper reports it at."""
+    """A whole network. ``native_size`` is the square input the paper reports it at.
+
+    ``published_top1_percent`` is ImageNet-1k accuracy at that size (paper, Table 6).
+    """
 
     name: str
     timm_name: str
@@ -74,6 +77,7 @@ class Variant:
     layer_scale_init: float | None = None
     width: float = 1.0
     head_channels: int = 1280
+    published_top1_percent: float | None = None
 
 
 def _extra_dw(k1: int, k2: int, c: int, e: float = 4, s: int = 1) -> UibBlock:
@@ -214,13 +218,19 @@ _HYBRID_LARGE = (
 )
 
 VARIANTS: tuple[Variant, ...] = (
-    Variant("conv-s", "mobilenetv4_conv_small", 224, 32, _SMALL),
+    Variant("conv-s", "mobilenetv4_conv_small", 224, 32, _SMALL, published_top1_percent=73.8),
     Variant("conv-s-035", "mobilenetv4_conv_small_035", 224, 32, _SMALL, width=0.35),
     Variant("conv-s-050", "mobilenetv4_conv_small_050", 224, 32, _SMALL, width=0.50),
-    Variant("conv-m", "mobilenetv4_conv_medium", 256, 32, _MEDIUM),
-    Variant("conv-l", "mobilenetv4_conv_large", 384, 24, _LARGE),
+    Variant("conv-m", "mobilenetv4_conv_medium", 256, 32, _MEDIUM, published_top1_percent=79.9),
+    Variant("conv-l", "mobilenetv4_conv_large", 384, 24, _LARGE, published_top1_percent=82.9),
     Variant(
-        "hybrid-m", "mobilenetv4_hybrid_medium", 256, 32, _HYBRID_MEDIUM, layer_scale_init=1e-5
+        "hybrid-m",
+        "mobilenetv4_hybrid_medium",
+        256,
+        32,
+        _HYBRID_MEDIUM,
+        layer_scale_init=1e-5,
+        published_top1_percent=80.7,
     ),
     Variant(
         "hybrid-m-075",
@@ -239,6 +249,7 @@ VARIANTS: tuple[Variant, ...] = (
         _HYBRID_LARGE,
         act="gelu",
         layer_scale_init=1e-5,
+        published_top1_percent=83.4,
     ),
     Variant(
         "hybrid-l-075",

@@ -1,7 +1,7 @@
 """The models that can be built by name. Importing this imports no torch.
 
-A family adds itself with one line in ``FAMILIES``: a table of variants (objects with ``name``,
-``timm_name`` and ``native_size``) and the dotted name of the class that builds one, called as
+A family adds itself with one line in ``FAMILIES``: a table of variants (objects with the
+fields of :class:`Variant`) and the dotted name of the class that builds one, called as
 ``Network(variant, num_classes=..., features_only=...)``.
 """
 
@@ -33,6 +33,8 @@ class Variant(Protocol):
     def timm_name(self) -> str: ...
     @property
     def native_size(self) -> int: ...
+    @property
+    def published_top1_percent(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ZooEntry:
     timm_name: str
     family: str
     native_size: int
+    published_top1_percent: float | None
     min_size: int
     stride: int
     network: str
@@ -86,6 +89,7 @@ def _entries() -> dict[str, ZooEntry]:
             timm_name=variant.timm_name,
             family=family.name,
             native_size=variant.native_size,
+            published_top1_percent=variant.published_top1_percent,
             min_size=family.min_size,
             stride=family.stride,
             network=family.network,

@@ -153,12 +153,12 @@ def _integer_kernels(graph: Any) -> Counter[str]:
 
 
 def _operators(onnx: Any, graph: Any, optimized: Any | None) -> tuple[OperatorFacts, ...]:
-    types = _value_types(onnx, optimized if optimized is not None else graph)
+    types = value_types(onnx, optimized if optimized is not None else graph)
     runs_as = _absorbed_by(graph, optimized) if optimized is not None else {}
     facts = []
     for index, node in enumerate(graph.node):
         runner = runs_as.get(index) if optimized is not None else node
-        compute = "none" if runner is None else _compute(runner, types)
+        compute = "none" if runner is None else compute_of_node(runner, types)
         runs_kind = node.op_type if runner is None else runner.op_type
         facts.append(
             OperatorFacts(
@@ -205,7 +205,7 @@ def _absorbed_by(graph: Any, optimized: Any) -> dict[int, Any]:
     return resolved
 
 
-def _value_types(onnx: Any, graph: Any) -> dict[str, str]:
+def value_types(onnx: Any, graph: Any) -> dict[str, str]:
     """The element type of every tensor, by following the nodes in order.
 
     onnx's own shape inference stops at onnxruntime's private operators, which are the ones that
@@ -241,7 +241,7 @@ def _output_type(onnx: Any, node: Any, types: dict[str, str]) -> str:
     return types.get(inputs[position], "") if len(inputs) > position else ""
 
 
-def _compute(node: Any, types: dict[str, str]) -> str:
+def compute_of_node(node: Any, types: dict[str, str]) -> str:
     source = next(_known(types, node.input), "unknown")
     if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
         return f"{source}->{next(_known(types, node.output), 'unknown')}"

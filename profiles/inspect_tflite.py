@@ -10,16 +10,47 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.inspect import sha256_of
-from mnv4_deploy.profiles.tflite_graph import GraphOp, GraphTensor, TfliteGraph, read_graph
+from mnv4_deploy.profiles.tflite_graph import GraphTensor, TfliteGraph, read_graph
 from mnv4_deploy.profiles.xnnpack_rules import explain_refusal
 from mnv4_deploy.records import FileFacts, OperatorFacts, TensorFacts
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
+
+
+class TensorLike(Protocol):
+    """What :func:`compute_of` reads of a tensor."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def constant(self) -> bool: ...
+
+
+class OpLike(Protocol):
+    """What the rules below read of an operator."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[int, ...]: ...
+    @property
+    def outputs(self) -> tuple[int, ...]: ...
+
+
+class GraphLike(Protocol):
+    """The graph of a file as parsed here, or as the profiler has it."""
+
+    @property
+    def tensors(self) -> Sequence[TensorLike]: ...
+    @property
+    def ops(self) -> Sequence[OpLike]: ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +154,7 @@ def _tensor_facts(tensor: GraphTensor) -> TensorFacts:
     return TensorFacts(tensor.name, tensor.shape, tensor.dtype, tensor.scale, tensor.zero_point)
 
 
-def compute_of(graph: TfliteGraph, op: GraphOp) -> str:
+def compute_of(graph: GraphLike, op: OpLike) -> str:
     """The arithmetic of ``op``, from the types of its operands.
 
     A float operator with 8-bit constant weights quantizes its input at run time, so it computes
@@ -148,7 +179,7 @@ def compute_of(graph: TfliteGraph, op: GraphOp) -> str:
 
 
 def assign_partitions(
-    graph: TfliteGraph, delegated: Sequence[bool], partitions: int
+    graph: GraphLike, delegated: Sequence[bool], partitions: int
 ) -> list[int | None]:
     """The partition of each operator, counted in order of execution; None outside.
 

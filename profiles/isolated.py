@@ -7,6 +7,7 @@ running the same code; nothing of the inspected file is unpickled.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -27,6 +28,29 @@ _CHILD_MEMORY_BYTES = 16 << 30
 _OUTCOME_FILE = "outcome.pickle"
 
 
+# What C++ and the runtimes print before they give up.
+_OUT_OF_MEMORY_SIGNS = (
+    "bad_alloc",
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "failed to allocate",
+    "memory allocation failure",
+    "out of memory",
+)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the child is asked to do, and by which process."""
+
+    function: str
+    args: tuple[Any, ...]
+    outcome_path: str
+    memory_bytes: int
+    parent: int
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the child sends back: a value, a DeployError, or the traceback of a bug."""
@@ -34,6 +58,7 @@ class Outcome:
     value: Any = None
     error: DeployError | None = None
     bug: str | None = None
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,30 +70,52 @@ class IsolatedResult:
 
 
 def run_isolated(
-    function: str, *args: Any, timeout_s: float = DEFAULT_TIMEOUT_S, subject: str | None = None
+    function: str,
+    *args: Any,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    subject: str | None = None,
+    memory_bytes: int | None = None,
 ) -> Any:
     """``function`` ("module:name") of ``args`` in a child process; its return value.
 
-    Arguments and result must pickle. ``subject`` is the untrusted file at work: a crash or a
-    timeout then raises ModelFileError naming it, without one ToolchainError. A DeployError of
-    the child is raised again here; any other exception of it is a bug and becomes RuntimeError.
+    Arguments and result must pickle. ``subject`` is the untrusted file at work: a crash, a
+    timeout or a lack of memory then raises ModelFileError naming it, without one ToolchainError.
+    ``memory_bytes`` limits the child's address space (default 16 GiB). A DeployError of the
+    child is raised again here; any other exception of it is a bug and becomes RuntimeError.
+    The child does not outlive this process, nor do its temporary files.
     """
-    return run_isolated_with_log(function, *args, timeout_s=timeout_s, subject=subject).value
+    return run_isolated_with_log(
+        function, *args, timeout_s=timeout_s, subject=subject, memory_bytes=memory_bytes
+    ).value
 
 
 def run_isolated_with_log(
-    function: str, *args: Any, timeout_s: float = DEFAULT_TIMEOUT_S, subject: str | None = None
+    function: str,
+    *args: Any,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    subject: str | None = None,
+    memory_bytes: int | None = None,
 ) -> IsolatedResult:
     """:func:`run_isolated`, with the child's standard output and error beside the value."""
     with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
         outcome_path = Path(folder) / _OUTCOME_FILE
-        request = pickle.dumps((function, args, sys.path, str(outcome_path)))
+        request = pickle.dumps(
+            Request(
+                function,
+                args,
+                str(outcome_path),
+                memory_bytes or _CHILD_MEMORY_BYTES,
+                os.getpid(),
+            )
+        )
         try:
             child = subprocess.run(
                 [sys.executable, "-P", "-m", "mnv4_deploy.profiles.isolated"],
-                input=request,
+                input=pickle.dumps((sys.path, request)),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                # A child that is killed cannot clean up; its files go with this folder.
+                env={**os.environ, "TMPDIR": folder},
                 timeout=timeout_s,
                 check=False,
             )
@@ -76,8 +123,12 @@ def run_isolated_with_log(
             raise _failure(subject, f"was not done after {timeout_s:g} s") from error
         log = child.stdout.decode("utf-8", "replace")
         if not outcome_path.is_file():
+            if _ran_out_of_memory(child.returncode, log):
+                raise _too_large(subject)
             raise _failure(subject, f"made the native runtime crash ({_reason(child.returncode)})")
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
+    if outcome.out_of_memory:
+        raise _too_large(subject)
     if outcome.error is not None:
         raise outcome.error
     if outcome.bug is not None:
@@ -93,6 +144,19 @@ def _failure(subject: str | None, what: str) -> DeployError:
     )
 
 
+def _too_large(subject: str | None) -> DeployError:
+    if subject is None:
+        return ToolchainError("A run needs more memory than there is: close other programs.")
+    return ModelFileError(
+        f"{subject} needs more memory than there is: give a smaller model or smaller shapes."
+    )
+
+
+def _ran_out_of_memory(code: int, log: str) -> bool:
+    """Whether a child died for lack of memory: it said so, or the system killed it."""
+    return code == -signal.SIGKILL or any(sign in log for sign in _OUT_OF_MEMORY_SIGNS)
+
+
 def _reason(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
@@ -102,22 +166,35 @@ def _reason(code: int) -> str:
         return f"signal {-code}"
 
 
-def _limit_memory() -> None:
+def _limit_memory(memory_bytes: int) -> None:
     try:
         import resource
     except ImportError:  # not on Windows
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > _CHILD_MEMORY_BYTES:
-        resource.setrlimit(resource.RLIMIT_AS, (_CHILD_MEMORY_BYTES, hard))
+    if hard == resource.RLIM_INFINITY or hard > memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _die_with(parent: int) -> None:
+    """Have the system kill this process when ``parent`` ends in any way (Linux only)."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was faster
+        os._exit(1)
 
 
 def _call(function: str, args: tuple[Any, ...]) -> Outcome:
     try:
         module, _, name = function.partition(":")
         return Outcome(value=getattr(importlib.import_module(module), name)(*args))
+    except MemoryError:
+        return Outcome(out_of_memory=True)
     except DeployError as error:
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
+            return Outcome(out_of_memory=True)
         # Its cause may hold objects that do not pickle; the message is all the user sees.
         return Outcome(error=type(error)(*error.args))
     except Exception:
@@ -125,14 +202,17 @@ def _call(function: str, args: tuple[Any, ...]) -> Outcome:
 
 
 def main() -> None:
-    function, args, path, outcome_path = pickle.loads(sys.stdin.buffer.read())
+    # The request's arguments may need the parent's import path to unpickle.
+    path, request_bytes = pickle.loads(sys.stdin.buffer.read())
     sys.path[:] = path
-    _limit_memory()
-    outcome = pickle.dumps(_call(function, args))
+    request: Request = pickle.loads(request_bytes)
+    _die_with(request.parent)
+    _limit_memory(request.memory_bytes)
+    outcome = pickle.dumps(_call(request.function, request.args))
     # Written under another name first: a crash halfway must not leave half an outcome.
-    unfinished = Path(outcome_path).with_suffix(".unfinished")
+    unfinished = Path(request.outcome_path).with_suffix(".unfinished")
     unfinished.write_bytes(outcome)
-    unfinished.replace(outcome_path)
+    unfinished.replace(request.outcome_path)
     # Native libraries may crash while they are torn down; the outcome is already safe.
     os._exit(0)
 

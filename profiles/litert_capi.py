@@ -7,7 +7,7 @@ XNNPACK flags; the C API does. See :mod:`mnv4_deploy.profiles.litert_library` fo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +82,9 @@ class CompiledModel:
     """A .tflite file compiled for the CPU, with its input and output buffers.
 
     ``flags`` are XNNPACK delegate flags (``xnnpack_delegate.h``), None leaves the runtime's
-    default. ``kernel_mode`` "builtin" and "reference" run without XNNPACK. Use it as a context
-    manager, or call :meth:`close`.
+    default. ``kernel_mode`` "builtin" and "reference" run without XNNPACK. ``shapes``, by
+    tensor name, resize dynamic inputs; the file's own shapes hold for the others, with 1 for
+    what it leaves open. Use it as a context manager, or call :meth:`close`.
 
     Raises ModelFileError where LiteRT does not accept the file, UnsupportedError for inputs or
     outputs that are not numbers, ToolchainError where the library is missing, untried or fails.
@@ -98,6 +99,7 @@ class CompiledModel:
         kernel_mode: KernelMode = "delegate",
         flags: int | None = None,
         signature: int = 0,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self._path = Path(path)
         self._lib = lib.load_library()
@@ -110,6 +112,7 @@ class CompiledModel:
         self._input_buffers: list[c_void_p] = []
         self._output_buffers: list[c_void_p] = []
         self._signature = signature
+        self._shapes = shapes or {}
         if not self._path.is_file():
             raise ModelFileError(f"{self._path} is not a file: give the path of a .tflite model.")
         try:
@@ -198,6 +201,7 @@ class CompiledModel:
         counts = (c_size_t(), c_size_t())
         self._call("LiteRtGetNumSignatureInputs", signature, byref(counts[0]))
         self._call("LiteRtGetNumSignatureOutputs", signature, byref(counts[1]))
+        self._resize_inputs(signature, counts[0].value)
         output_layouts = (lib.Layout * max(1, counts[1].value))()
         inputs = tuple(
             self._make_buffer(signature, "Input", i, self._input_layout(i), self._input_buffers)
@@ -217,6 +221,23 @@ class CompiledModel:
             for i in range(counts[1].value)
         )
         return inputs, outputs
+
+    def _resize_inputs(self, signature: c_void_p, count: int) -> None:
+        for index in range(count):
+            name, tensor = c_char_p(), c_void_p()
+            self._call("LiteRtGetSignatureInputTensorByIndex", signature, index, byref(tensor))
+            self._call("LiteRtGetTensorName", tensor, byref(name))
+            held = self._input_layout(index).shape
+            shape = self._shapes.get((name.value or b"").decode("utf-8", "replace"), held)
+            if shape != held:
+                self._load(
+                    "LiteRtCompiledModelResizeInputTensor",
+                    self._compiled,
+                    self._signature,
+                    index,
+                    (c_int * len(shape))(*shape),
+                    len(shape),
+                )
 
     def _input_layout(self, index: int) -> lib.Layout:
         layout = lib.Layout()

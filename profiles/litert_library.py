@@ -104,6 +104,7 @@ _STATUS_CALLS: dict[str, tuple[object, ...]] = {
     "LiteRtGetSignatureOutputName": (c_void_p, c_size_t, POINTER(c_char_p)),
     "LiteRtGetSignatureInputTensorByIndex": (c_void_p, c_size_t, _HANDLE),
     "LiteRtGetSignatureOutputTensorByIndex": (c_void_p, c_size_t, _HANDLE),
+    "LiteRtGetTensorName": (c_void_p, POINTER(c_char_p)),
     "LiteRtGetRankedTensorType": (c_void_p, POINTER(RankedTensorType)),
     "LiteRtCreateOptions": (_HANDLE,),
     "LiteRtSetOptionsHardwareAccelerators": (c_void_p, c_int),
@@ -119,6 +120,13 @@ _STATUS_CALLS: dict[str, tuple[object, ...]] = {
         c_size_t,
         POINTER(Layout),
         ctypes.c_bool,
+    ),
+    "LiteRtCompiledModelResizeInputTensor": (
+        c_void_p,
+        c_size_t,
+        c_size_t,
+        POINTER(c_int),
+        c_size_t,
     ),
     "LiteRtCreateManagedTensorBufferFromRequirements": (
         c_void_p,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.timing import example_input, round_robin, time_run_us
-from mnv4_deploy.records import OpProfile, OpTiming, WallTimes
-
-Inputs = Mapping[str, NDArray[Any]]
+from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.join.renamed import renamed_copy
+from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.ort_profile import merge, read_profile, runs_of
+from mnv4_deploy.profiles.timing import example_input, time_run_us
+from mnv4_deploy.records import OpTiming
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 _LOG_FATAL = 4
-_KERNEL_SUFFIX = "_kernel_time"
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
 
 
 def import_onnxruntime() -> Any:
@@ -44,12 +44,14 @@ def open_session(
     profile_prefix: Path | None = None,
     optimized_path: Path | None = None,
     traceable: bool = False,
+    subject: str | Path | None = None,
 ) -> Any:
     """A CPU session with all graph optimisations, as an application gets it by default.
 
     ``traceable`` leaves out the changes that rename tensors without deciding what is fused:
     memory layout, and int8 to uint8 on processors that multiply uint8 faster.
-    Raises ModelFileError where onnxruntime does not accept the file.
+    Raises ModelFileError, with the name ``subject`` where that is given, where onnxruntime does
+    not accept the file, MemoryError where it does not fit in memory.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
@@ -67,115 +69,125 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelFileError(
-            f"onnxruntime {ort.__version__} cannot load {path}: {first_line}"
-        ) from error
+        raise _refused("load", subject or path, error) from error
 
 
-def example_inputs(session: Any) -> dict[str, NDArray[Any]]:
-    """Example inputs; dynamic dimensions become 1."""
+def _refused(what: str, path: str | Path, error: Exception) -> Exception:
+    first_line = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        return MemoryError(f"{path}: {first_line}")
+    return ModelFileError(f"{runtime_name()} cannot {what} {path}: {first_line}")
+
+
+def example_inputs(
+    session: Any, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Example inputs of the shapes that :func:`resolve_shape` finds, by name.
+
+    Raises UnsupportedError for inputs that are no tensors of numbers and for shapes that are
+    open or do not fit.
+    """
+    specs = session.get_inputs()
+    check_names(shapes or {}, [spec.name for spec in specs])
     feeds = {}
-    for spec in session.get_inputs():
+    for spec in specs:
         element = spec.type.removeprefix("tensor(").removesuffix(")")
         if element in (spec.type, "string"):
-            raise ModelFileError(
-                f"Input {spec.name} is a {spec.type}, which cannot be made up: give inputs."
+            raise UnsupportedError(
+                f"Input {spec.name} is a {spec.type}, which cannot be made up: give a model"
+                " with numeric tensors as inputs."
             )
-        shape = [n if isinstance(n, int) and n > 0 else 1 for n in spec.shape]
+        shape = resolve_shape(spec.name, spec.shape, shapes or {}, only=len(specs) == 1)
         feeds[spec.name] = example_input(shape, _ELEMENT_TYPES.get(element, element))
     return feeds
 
 
-def profile_nodes(
-    path: str | Path,
-    *,
-    threads: int = 1,
-    warmup: int = 5,
-    runs: int = 50,
-    inputs: Inputs | None = None,
-) -> OpProfile:
-    """Run ``path`` and time each node of the optimised graph, in us.
+class OrtRunner:
+    """A :class:`~mnv4_deploy.profiles.measure.runners.Runner` of an .onnx file.
 
-    Tag is the operator type, ``name`` the node's name. Raises ModelFileError for a file
-    onnxruntime does not accept, ToolchainError where its profile cannot be read.
+    Tag is the operator type, ``name`` the node's name; nodes inside a branch or a loop count as
+    the node that holds them.
+
+    Raises ModelFileError for a file onnxruntime does not accept or cannot run, UnsupportedError
+    for inputs that cannot be made up or a shape that does not fit, MemoryError for a file that
+    needs more memory than there is, ToolchainError where onnxruntime is missing or its profile
+    cannot be read.
     """
-    plain = open_session(path, threads=threads)
-    feeds = dict(inputs) if inputs is not None else example_inputs(plain)
-    for _ in range(warmup):
-        plain.run(None, feeds)
-    wall_us = tuple(time_run_us(lambda: plain.run(None, feeds)) for _ in range(runs))
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        profiled = open_session(path, threads=threads, profile_prefix=Path(folder) / "ort")
-        for _ in range(warmup):
-            profiled.run(None, feeds)
-        profiled_us = tuple(time_run_us(lambda: profiled.run(None, feeds)) for _ in range(runs))
-        events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
-    return OpProfile(
-        path=str(path),
-        runtime=runtime_name(),
-        threads=threads,
-        ops=_node_timings(events, runs, path),
-        wall_us=wall_us,
-        profiled_wall_us=profiled_us,
-    )
 
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._threads = threads
+        self._folder = tempfile.TemporaryDirectory(prefix="mnv4-deploy-")
+        # The profile knows nodes by their names, which a file may use twice or leave out.
+        self.measured = renamed_copy(path, Path(self._folder.name) / "model")
+        self._plain = open_session(self.measured, threads=threads, subject=path)
+        self._feeds = example_inputs(self._plain, shapes)
+        self._profiled: Any = None
+        self._recorded: list[bool] = []
+        self.runtime = runtime_name()
+        self.notes: tuple[str, ...] = ()
 
-def _node_timings(
-    events: Sequence[Mapping[str, Any]], runs: int, path: str | Path
-) -> tuple[OpTiming, ...]:
-    """The last ``runs`` kernel times of each node, in order of execution."""
-    samples: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        name = str(event.get("name", ""))
-        if event.get("cat") == "Node" and name.endswith(_KERNEL_SUFFIX):
-            key = (name.removesuffix(_KERNEL_SUFFIX), str(event["args"]["op_name"]))
-            samples[key].append(float(event["dur"]))
-    if not samples:
-        raise ToolchainError(f"onnxruntime wrote no node times for {path}: try another version.")
-    short = [name for (name, _), times in samples.items() if len(times) < runs]
-    if short:
-        raise ToolchainError(
-            f"Node {short[0]} of {path} did not run every time (control flow), so its times cannot"
-            " be averaged: profile a file without conditions."
+    def run(self) -> None:
+        self._call(self._plain)
+
+    def run_profiled(self, *, record: bool) -> float:
+        if self._profiled is None:
+            self._profiled = open_session(
+                self.measured,
+                threads=self._threads,
+                profile_prefix=Path(self._folder.name) / "ort",
+                subject=self._path,
+            )
+        self._recorded.append(record)
+        return time_run_us(lambda: self._call(self._profiled))
+
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        if self._profiled is None:
+            return ()
+        # onnxruntime's profiler cannot be paused: it also counted the runs not asked for.
+        runs = runs_of(read_profile(Path(self._profiled.end_profiling())))
+        if len(runs) != len(self._recorded):
+            raise ToolchainError(
+                f"onnxruntime's profile of {self._path} holds {len(runs)} runs instead of"
+                f" {len(self._recorded)}: it is full, so ask for fewer runs."
+            )
+        recorded = [run for run, keep in zip(runs, self._recorded, strict=True) if keep]
+        timings = merge(recorded, self._path)
+        cost_us = profiler_cost_us(recorded, plain_us)
+        if not cost_us:
+            return timings
+        self.notes = (
+            f"onnxruntime's profiler adds {cost_us:.1f} us to each node, which is taken off: that"
+            " is how much longer the nodes take together than a run without profiler.",
         )
-    return tuple(
-        OpTiming(tag=kind, kind="onnxruntime", samples_us=tuple(times[-runs:]), name=name)
-        for (name, kind), times in samples.items()
-    )
+        return merge(without_profiler(recorded, cost_us), self._path)
 
+    def close(self) -> None:
+        self._plain = self._profiled = None
+        self._folder.cleanup()
 
-def time_files(
-    paths: Sequence[str | Path],
-    *,
-    threads: int = 1,
-    rounds: int = 20,
-    burst: int = 5,
-    warmup: int = 5,
-    inputs: Mapping[str | Path, Inputs] | None = None,
-) -> tuple[WallTimes, ...]:
-    """End-to-end times of several files that take turns in this process, profiler off."""
-    given = inputs or {}
-    calls = []
-    for path in paths:
-        session = open_session(path, threads=threads)
-        feeds = dict(given[path]) if path in given else example_inputs(session)
-        calls.append(lambda session=session, feeds=feeds: session.run(None, feeds))
-    samples = round_robin(calls, rounds=rounds, burst=burst, warmup=warmup)
-    return tuple(
-        WallTimes(str(path), threads, per_round)
-        for path, per_round in zip(paths, samples, strict=True)
-    )
+    def _call(self, session: Any) -> None:
+        try:
+            session.run(None, self._feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise _refused("run", self._path, error) from error
 
 
 def optimized_graph(path: str | Path, *, traceable: bool = False) -> Any:
     """The ``onnx.ModelProto`` that onnxruntime really runs for ``path`` on this machine.
 
     ``traceable``: the same before its last steps, with the file's tensor names still in it.
+    Weights that the file keeps beside it are left there.
     """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
         target = Path(folder) / "optimized.onnx"
         open_session(path, optimized_path=target, traceable=traceable)
-        return onnx.load(target)
+        return onnx.load(target, load_external_data=False)

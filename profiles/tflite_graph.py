@@ -10,24 +10,39 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.graph_records import Attribute
+from mnv4_deploy.profiles.graph.tflite_options import read_options
 
 MAGIC = b"TFL3"
 _MAGIC_OFFSET = 4
 _MAX_METADATA_BYTES = 1 << 20
-_HOSTILE = (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError)
+_HOSTILE = (
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True)
 class GraphTensor:
-    """A tensor of the main graph; ``size_bytes`` is that of its constant data, else 0."""
+    """A tensor of the main graph; ``size_bytes`` is that of its constant data, else 0.
+
+    ``shape`` has -1 for a dynamic dimension, ``static_shape`` what the file allocates for it.
+    """
 
     name: str
     shape: tuple[int, ...]
+    static_shape: tuple[int, ...]
     dtype: str
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
@@ -38,13 +53,17 @@ class GraphTensor:
 
 @dataclass(frozen=True)
 class GraphOp:
-    """An operator; ``inputs`` may hold -1 for an optional input that is absent."""
+    """An operator; ``inputs`` may hold -1 for an optional input that is absent.
+
+    ``attributes`` are its options under the schema's names in snake case.
+    """
 
     index: int
     kind: str
     custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,7 @@ def _read(data: bytes, schema: Any) -> TfliteGraph:
         _tensor(graph.Tensors(i), buffers, dtypes) for i in range(graph.TensorsLength())
     )
     kinds = _operator_kinds(model, schema)
-    ops = tuple(_op(graph.Operators(i), i, kinds) for i in range(graph.OperatorsLength()))
+    ops = tuple(_op(graph.Operators(i), i, kinds, schema) for i in range(graph.OperatorsLength()))
     inputs = tuple(int(graph.Inputs(i)) for i in range(graph.InputsLength()))
     outputs = tuple(int(graph.Outputs(i)) for i in range(graph.OutputsLength()))
     used = [t for op in ops for t in op.inputs if t >= 0]
@@ -145,11 +164,12 @@ def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> GraphTen
             int(quantization.ZeroPoint(i)) for i in range(quantization.ZeroPointLength())
         )
     signature = [int(tensor.ShapeSignature(i)) for i in range(tensor.ShapeSignatureLength())]
-    shape = signature or [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
+    static = [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
     size = buffers[tensor.Buffer()]
     return GraphTensor(
         name=(tensor.Name() or b"").decode("utf-8", "replace"),
-        shape=tuple(shape),
+        shape=tuple(signature or static),
+        static_shape=tuple(static),
         dtype=dtypes[tensor.Type()],
         scale=scale,
         zero_point=zero_point,
@@ -172,7 +192,7 @@ def _operator_kinds(model: Any, schema: Any) -> list[tuple[str, bool]]:
     return kinds
 
 
-def _op(op: Any, index: int, kinds: list[tuple[str, bool]]) -> GraphOp:
+def _op(op: Any, index: int, kinds: list[tuple[str, bool]], schema: Any) -> GraphOp:
     kind, custom = kinds[op.OpcodeIndex()]
     return GraphOp(
         index=index,
@@ -180,6 +200,7 @@ def _op(op: Any, index: int, kinds: list[tuple[str, bool]]) -> GraphOp:
         custom=custom,
         inputs=tuple(int(op.Inputs(i)) for i in range(op.InputsLength())),
         outputs=tuple(int(op.Outputs(i)) for i in range(op.OutputsLength())),
+        attributes=read_options(op, schema),
     )
 
 

@@ -175,7 +175,7 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
     out = tmp_path / "out"
     with staged(out, overwrite=False) as folder:
         (folder / "a.onnx").write_text("first")
-        with pytest.raises(OutputError, match="Another export"):
+        with pytest.raises(OutputError, match="Another run"):
             _export(out, overwrite=True, a_onnx="second")
         (folder / MANIFEST).write_text('{"files": [{"file": "a.onnx"}]}')
     assert _files(out)["a.onnx"] == "first"

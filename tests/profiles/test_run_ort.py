@@ -1,38 +1,241 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.profiles.run_ort import optimized_graph, profile_nodes, time_files
+from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.measure.measure import profile_file
+from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.ort_profile import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.run_ort import OrtRunner, optimized_graph
+
+onnx = pytest.importorskip("onnx")
+_FLOAT = onnx.TensorProto.FLOAT
+
+
+def _save(path: Path, nodes: list[Any], inputs: list[Any], output: str, **extra: Any) -> Path:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "net", [value(*spec) for spec in inputs], [value(output, _FLOAT, None)], **extra
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, str(path))
+    return path
 
 
 def test_node_times(conv_onnx: Path) -> None:
-    profile = profile_nodes(conv_onnx, runs=20, warmup=3)
+    profile = profile_file(conv_onnx, runs=20, warmup=3)
     executed = [node.op_type for node in optimized_graph(conv_onnx).graph.node]
     assert sorted(op.tag for op in profile.ops) == sorted(executed)
     assert all(len(op.samples_us) == 20 for op in profile.ops)
-    wall_us = float(np.median(profile.profiled_wall_us))
-    assert 0 < profile.operators_us <= 1.1 * wall_us
+    assert len(profile.wall_us) == len(profile.profiled_wall_us) == 20
+    assert 0 < profile.operators_us <= 1.1 * float(np.median(profile.profiled_wall_us))
+
+
+def test_only_recorded_runs_count(conv_onnx: Path) -> None:
+    """The profiler writes all runs; a known first one must not be among the samples."""
+    with closing(OrtRunner(conv_onnx)) as runner:
+        walls = [runner.run_profiled(record=i in (2, 5)) for i in range(6)]
+        timings = runner.timings()
+    assert all(len(t.samples_us) == 2 for t in timings)
+    for sample, run in enumerate((2, 5)):
+        assert sum(t.samples_us[sample] for t in timings) <= walls[run]
 
 
 def test_int8_kernels_show(qdq_onnx: Path) -> None:
-    tags = [op.tag for op in profile_nodes(qdq_onnx, runs=3).ops]
+    tags = [op.tag for op in profile_file(qdq_onnx, runs=3).ops]
     assert tags.count("QLinearConv") == 2
     assert tags.count("Erf") == 1
 
 
-def test_round_robin(conv_onnx: Path, qdq_onnx: Path) -> None:
-    plain, quantized, same = time_files([conv_onnx, qdq_onnx, conv_onnx], rounds=5, burst=3)
-    assert [len(r) for r in quantized.rounds_us] == [3] * 5
-    assert 0.3 < same.ratio_to(plain) < 3
+def test_same_and_missing_names_are_told_apart(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Erf", ["x"], ["a"], name="same"),
+        onnx.helper.make_node("Sin", ["a"], ["b"], name="same"),
+        onnx.helper.make_node("Erf", ["b"], ["c"]),
+        onnx.helper.make_node("Erf", ["c"], ["y"], name="same"),
+    ]
+    path = _save(tmp_path / "m.onnx", nodes, [("x", _FLOAT, [1, 8])], "y")
+    with closing(OrtRunner(path)) as runner:
+        runner.run_profiled(record=True)
+        timings = runner.timings()
+    assert [t.tag for t in timings] == ["Erf", "Sin", "Erf", "Erf"]
+    assert len({t.name for t in timings}) == 4
+
+
+def test_dynamic_shape(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Erf", ["x"], ["y"], name="erf")]
+    path = _save(tmp_path / "m.onnx", nodes, [("x", _FLOAT, ["n", 3, "h", "w"])], "y")
+    with pytest.raises(InputError, match=r"dynamic shape.*--shape x="):
+        OrtRunner(path)
+    with closing(OrtRunner(path, shapes={"": (2, 3, 5, 7)})) as runner:
+        assert runner._feeds["x"].shape == (2, 3, 5, 7)
+        runner.run()
+    with pytest.raises(UnsupportedError, match="no input z"):
+        OrtRunner(path, shapes={"z": (1, 3, 5, 7)})
+
+
+def test_integer_input_is_a_valid_index(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Gather", ["table", "i"], ["y"], name="gather")]
+    table = onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "table")
+    inputs = [("i", onnx.TensorProto.INT64, [3])]
+    path = _save(tmp_path / "m.onnx", nodes, inputs, "y", initializer=[table])
+    with closing(OrtRunner(path)) as runner:
+        runner.run()
+
+
+def test_string_input(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Shape", ["s"], ["n"], name="shape"),
+        onnx.helper.make_node("Cast", ["n"], ["y"], to=_FLOAT, name="cast"),
+    ]
+    path = _save(tmp_path / "m.onnx", nodes, [("s", onnx.TensorProto.STRING, [3])], "y")
+    with pytest.raises(UnsupportedError, match=r"Input s is a tensor\(string\)"):
+        OrtRunner(path)
+
+
+def test_unknown_operator_is_named(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Warp", ["x"], ["y"], name="warp", domain="com.example")]
+    path = _save(tmp_path / "m.onnx", nodes, [("x", _FLOAT, [1])], "y")
+    with pytest.raises(ModelFileError, match=r"cannot load .*m\.onnx.*com\.example"):
+        OrtRunner(path)
 
 
 def test_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(b"nothing")
-    with pytest.raises(ModelFileError, match=r"cannot load .*bad\.onnx") as caught:
-        profile_nodes(path)
+    with pytest.raises(ModelFileError, match=r"bad\.onnx") as caught:
+        OrtRunner(path)
     assert "\n" not in str(caught.value)
+
+
+def _node(name: str, start_us: float, elapsed_us: float) -> dict[str, Any]:
+    return {
+        "cat": "Node",
+        "name": f"{name}_kernel_time",
+        "ts": start_us,
+        "dur": elapsed_us,
+        "args": {"op_name": name.upper()},
+    }
+
+
+def _graph(start_us: float, elapsed_us: float) -> dict[str, Any]:
+    return {
+        "cat": "Session",
+        "name": "SequentialExecutor::Execute",
+        "ts": start_us,
+        "dur": elapsed_us,
+    }
+
+
+_RUN = {"cat": "Session", "name": "model_run", "ts": 0, "dur": 0}
+
+
+def test_nodes_of_a_branch_count_as_the_node_that_holds_it() -> None:
+    """Events come in order of their ends; "if" holds a graph, in which "loop" holds another."""
+    events = [
+        {"cat": "Session", "name": "session_initialization", "ts": 0, "dur": 9},
+        _node("first", 11, 4),
+        _node("inner", 20, 2),
+        _node("body", 24, 1),
+        _graph(23, 3),
+        _graph(27, 0),
+        _node("loop", 22, 6),
+        _graph(19, 10),
+        _node("if", 17, 14),
+        _node("last", 33, 1),
+        _graph(10, 30),
+        _RUN,
+        _node("first", 51, 4),
+        _graph(50, 30),
+        _RUN,
+    ]
+    runs = runs_of(events)
+    assert [[e.name for e in run] for run in runs] == [["first", "if", "last"], ["first"]]
+    assert runs[0][1] == NodeEvent("if", "IF", 17, 14)
+    with pytest.raises(ToolchainError, match="other nodes from run to run"):
+        merge(runs, "m.onnx")
+    with pytest.raises(ToolchainError, match="no node times"):
+        merge([()], "m.onnx")
+
+
+def test_real_branches(tmp_path: Path) -> None:
+    def branch(name: str, kind: str) -> Any:
+        made = onnx.helper.make_tensor_value_info(name, _FLOAT, [1, 4])
+        node = onnx.helper.make_node(kind, ["x"], [name], name=f"inside_{name}")
+        return onnx.helper.make_graph([node], name, [], [made])
+
+    nodes = [
+        onnx.helper.make_node(
+            "If",
+            ["flag"],
+            ["picked"],
+            name="choice",
+            then_branch=branch("yes", "Erf"),
+            else_branch=branch("no", "Sin"),
+        ),
+        onnx.helper.make_node("Erf", ["picked"], ["y"], name="last"),
+    ]
+    inputs = [("x", _FLOAT, [1, 4]), ("flag", onnx.TensorProto.BOOL, [1])]
+    path = _save(tmp_path / "m.onnx", nodes, inputs, "y")
+    with closing(OrtRunner(path)) as runner:
+        for _ in range(3):
+            runner.run_profiled(record=True)
+        timings = runner.timings()
+    assert [(t.name, t.tag) for t in timings] == [("choice", "If"), ("last", "Erf")]
+
+
+def _runs(times_us: list[float], gap_us: float, count: int = 3) -> list[tuple[NodeEvent, ...]]:
+    run, start_us = [], 0.0
+    for index, time_us in enumerate(times_us):
+        run.append(NodeEvent(f"n{index}", "Conv", start_us, time_us))
+        start_us += time_us + gap_us
+    return [tuple(run)] * count
+
+
+def test_profiler_cost_is_what_the_nodes_have_in_excess() -> None:
+    """Four nodes of 100, 50, 20 and 1 us, each made 5 us longer by the profiler."""
+    runs = _runs([105, 55, 25, 6], gap_us=4)
+    assert profiler_cost_us(runs, plain_us=[171]) == pytest.approx(5)
+    corrected = without_profiler(runs, 5)
+    assert [e.elapsed_us for e in corrected[0]] == [100, 50, 20, 1]
+
+
+def test_profiler_cost_leaves_no_negative_time() -> None:
+    """The third node holds 2 us only, so the other two share the rest: (30 - 2) / 2 each."""
+    runs = _runs([100, 50, 2], gap_us=20)
+    cost_us = profiler_cost_us(runs, plain_us=[122])
+    assert cost_us == pytest.approx(14)
+    assert [e.elapsed_us for e in without_profiler(runs, cost_us)[0]] == [86, 36, 0]
+
+
+def test_profiler_cost_is_not_a_fudge_factor() -> None:
+    """An excess far above the profiler's work between nodes has another cause and stays."""
+    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[100]) == pytest.approx(6)
+    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[200]) == 0
+    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[250]) == 0
+    assert profiler_cost_us([], plain_us=[250]) == 0
+    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[]) == 0
+
+
+def test_interrupted_runs_do_not_hide_the_profilers_cost() -> None:
+    """Half of the plain runs were interrupted for a millisecond, and a profiled one."""
+    quiet, slow = _runs([105, 55], 4, 1), _runs([1105, 55], 4, 1)
+    cost_us = profiler_cost_us([*quiet * 3, *slow], plain_us=[150, 1150, 150, 1150])
+    assert cost_us == pytest.approx(5)
+
+
+@pytest.mark.parametrize("content", ["", "[{", '{"a": 1}', "3"])
+def test_unreadable_profile(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(content)
+    if content.startswith("{"):
+        assert read_profile(path) == []
+        return
+    with pytest.raises(ToolchainError, match="cannot be read"):
+        read_profile(path)

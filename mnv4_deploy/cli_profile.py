@@ -1,0 +1,276 @@
+"""The commands around the profiler: profile, compare, machine, roofline. Parsing only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from mnv4_deploy.errors import UnsupportedError
+
+File = Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
+Warmup = Annotated[int, typer.Option(help="Runs before the first that counts.")]
+Runs = Annotated[int, typer.Option(help="Profiled runs, and as many without the profiler.")]
+MaxSeconds = Annotated[
+    float, typer.Option(help="Stop measuring after this time, whatever --runs says.")
+]
+Cpus = Annotated[
+    str | None, typer.Option(help="CPUs to run on, such as 0 or 0,2-3.  [default: any]")
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(help="Shape of a dynamic input, 1x3x224x224 or NAME=1x3x224x224; repeatable."),
+]
+_SHAPE = re.compile(r"(?:(?P<name>.*)=)?(?P<dims>\d+(?:[x,]\d+)*)", re.DOTALL)
+_CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    for command in (profile, compare, machine, roofline):
+        app.command()(command)
+
+
+def profile(
+    file: File,
+    threads: Threads = 1,
+    warmup: Warmup = 5,
+    runs: Runs = 50,
+    max_seconds: MaxSeconds = 10.0,
+    cpus: Cpus = None,
+    shape: Shape = None,
+    machine: Annotated[
+        str,
+        typer.Option(
+            help="this: roof of this machine, measured once; none: no roof; or a published "
+            "machine that `mnv4-deploy machine` lists: predict, do not measure."
+        ),
+    ] = "this",
+    sort: Annotated[
+        str, typer.Option(help="time, order, recoverable, macs, intensity or roof.")
+    ] = "time",
+    group_by: Annotated[str, typer.Option(help="layer, module, block or op.")] = "layer",
+    top: Annotated[int, typer.Option(help="Rows to show, 0 for all.")] = 15,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for profile.json, layers.csv, roofline.png and .svg, report.html, "
+            "model-explorer.json and trace.json."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier profile in --out.")
+    ] = False,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line a layer on stdout.")] = False,
+) -> None:
+    """Show where a model file's time goes, what each layer could reach, and what to do."""
+    from mnv4_deploy.profile_pipeline import ProfileRequest
+    from mnv4_deploy.progress import Progress
+
+    _choice("--sort", sort, ("time", "order", "recoverable", "macs", "intensity", "roof"))
+    _choice("--group-by", group_by, ("layer", "module", "block", "op"))
+    if top < 0:
+        raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")
+    if as_json and as_csv:
+        raise UnsupportedError("--json and --csv both write to stdout: give one of them.")
+    request = _request(file, threads, warmup, runs, max_seconds, cpus, shape)
+    from mnv4_deploy import profile_pipeline
+
+    if machine not in ("this", "none"):
+        if out is not None or as_csv:
+            raise UnsupportedError("A prediction has no --out and no --csv: give --json.")
+        _predict(request, machine, top, as_json)
+        return
+    result = profile_pipeline.profile(
+        ProfileRequest(request, ceilings=machine == "this", out=out, overwrite=overwrite),
+        Progress(),
+    )
+    if as_json:
+        from mnv4_deploy.profiles.output.profile_json import profile_to_dict
+
+        _print_json(profile_to_dict(result))
+    elif as_csv:
+        from mnv4_deploy.profiles.output.csv_table import write_csv
+
+        write_csv(result, sys.stdout)
+    else:
+        from mnv4_deploy.report_profile import print_outputs, print_profile
+
+        print_profile(result, sort=cast("Any", sort), group_by=cast("Any", group_by), top=top)
+        print_outputs(out)
+
+
+def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
+    from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.progress import Progress
+
+    prediction = profile_pipeline.predict_file(request, machine, Progress())
+    if as_json:
+        _print_json({"schema_version": 1, **dataclasses.asdict(prediction)})
+        return
+    from mnv4_deploy.report_compare import print_prediction
+
+    print_prediction(prediction, top=top)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="The file to compare with (.tflite or .onnx).")],
+    b: Annotated[Path, typer.Argument(help="The file in question.")],
+    threads: Threads = 1,
+    warmup: Warmup = 5,
+    runs: Runs = 100,
+    max_seconds: MaxSeconds = 20.0,
+    cpus: Cpus = None,
+    shape: Shape = None,
+    top: Annotated[int, typer.Option(help="Modules to show, 0 for all.")] = 15,
+    fail_if_slower: Annotated[
+        float | None,
+        typer.Option(help="Exit with 1 if B takes more than this many times A's time."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run two files in turns: is B faster than A, how sure is that, and which layers changed."""
+    from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.progress import Progress
+
+    if fail_if_slower is not None and not fail_if_slower > 0:
+        raise UnsupportedError(
+            f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
+        )
+    first, second = (
+        _request(file, threads, warmup, runs, max_seconds, cpus, shape) for file in (a, b)
+    )
+    result = profile_pipeline.compare(first, second, Progress())
+    from mnv4_deploy.report_compare import comparison_to_dict, print_comparison
+
+    if as_json:
+        _print_json(comparison_to_dict(result))
+    else:
+        print_comparison(result, top=top)
+    if fail_if_slower is not None and result.ratio.value > fail_if_slower:
+        sys.stderr.write(
+            f"mnv4-deploy: {b} takes {result.ratio.value:.3f} times the time of {a}, more than "
+            f"the {fail_if_slower:g} allowed.\n"
+        )
+        raise typer.Exit(1)
+
+
+def machine(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure again what is cached.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to measure with.  [default: what is cached, or 1]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the measured ceilings of this machine, and the published machines to predict for."""
+    from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.profiles.machine.published import published_machines
+    from mnv4_deploy.progress import Progress
+
+    found = profile_pipeline.machine(threads, Progress(), measure_again=measure)
+    published = published_machines()
+    if as_json:
+        _print_json(
+            {
+                "schema_version": 1,
+                "this_machine": dataclasses.asdict(found),
+                "published": [dataclasses.asdict(entry) for entry in published],
+            }
+        )
+        return
+    from mnv4_deploy.report_machine import print_machine
+
+    print_machine(found, published)
+
+
+def roofline(
+    models: Annotated[
+        str | None, typer.Option(help="Names, separated by commas.  [default: the paper's five]")
+    ] = None,
+    max_ridge_point: Annotated[
+        float, typer.Option(help="Last ridge point of the sweep, in MACs/byte.")
+    ] = 500.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for sweep.json, sweep.png and sweep.svg.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier sweep in --out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Predict the models' latency on machines of every balance, as the MobileNetV4 paper does."""
+    from mnv4_deploy import sweep
+    from mnv4_deploy.progress import Progress
+
+    names = None
+    if models is not None:
+        names = tuple(name.strip() for name in models.split(",") if name.strip())
+    result = sweep.sweep(names, max_ridge_point, Progress(), out=out, overwrite=overwrite)
+    if as_json:
+        _print_json(sweep.to_dict(result))
+        return
+    from mnv4_deploy.report_machine import print_sweep
+
+    print_sweep(result)
+
+
+def _request(
+    file: Path,
+    threads: int,
+    warmup: int,
+    runs: int,
+    max_seconds: float,
+    cpus: str | None,
+    shapes: list[str] | None,
+) -> Any:
+    from mnv4_deploy.profile_records import MeasureRequest
+
+    return MeasureRequest(
+        path=str(file),
+        threads=threads,
+        warmup=warmup,
+        runs=runs,
+        max_seconds=max_seconds,
+        cpus=_cpus(cpus),
+        shapes=dict(_shape(text) for text in shapes or ()),
+    )
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise UnsupportedError(
+            f"--shape {text} is no shape: give 1x3x224x224, or NAME=1x3x224x224."
+        )
+    return match["name"] or "", tuple(int(n) for n in re.split("[x,]", match["dims"]))
+
+
+def _cpus(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = _CPU_RANGE.fullmatch(part.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise UnsupportedError(f"--cpus {text} is no list of CPUs: give 0 or 0,2-3.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UnsupportedError(f"There is no {option} {value}: give {', '.join(allowed)}.")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

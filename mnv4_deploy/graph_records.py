@@ -1,0 +1,128 @@
+"""Frozen records of a model file's graph and of what its operators cost.
+
+No heavy imports: a device can load this. MACs are stored, never FLOPs (twice as many).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+ModelFormat = Literal["tflite", "onnx"]
+Attribute = int | float | str | tuple[int, ...] | tuple[float, ...]
+
+_BITS = {
+    "bool": 8,
+    "int4": 4,
+    "uint4": 4,
+    "int8": 8,
+    "uint8": 8,
+    "int16": 16,
+    "uint16": 16,
+    "float16": 16,
+    "bfloat16": 16,
+    "int32": 32,
+    "uint32": 32,
+    "float32": 32,
+    "int64": 64,
+    "uint64": 64,
+    "float64": 64,
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a model file with every dimension resolved.
+
+    ``shape`` is the file's own layout (NHWC in TFLite, NCHW in ONNX). ``constant``: the file
+    holds its data, which makes it a weight.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool = False
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its data; 0 for a type without a fixed size (string)."""
+        return (self.elements * _BITS.get(self.dtype, 0) + 7) // 8
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of a model file, in the file's order.
+
+    ``inputs`` and ``outputs`` index ``ModelGraph.tensors``; -1 is an optional input left out.
+    ``attributes`` are the operator's options under the format's own names ("stride_h",
+    "adj_y"; "strides", "group").
+    """
+
+    index: int
+    kind: str
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """The main graph of a .tflite or .onnx file, the same for both formats."""
+
+    format: ModelFormat
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def sources(self, op: Operator) -> tuple[Tensor, ...]:
+        """The input tensors of ``op`` that are there."""
+        return tuple(self.tensors[i] for i in op.inputs if i >= 0)
+
+    def targets(self, op: Operator) -> tuple[Tensor, ...]:
+        return tuple(self.tensors[i] for i in op.outputs if i >= 0)
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """What one layer must compute and move, at the real types.
+
+    ``other_ops`` are scalar operations that are no multiply-accumulates (additions,
+    comparisons, exponentials, each counted once). Bytes are counted once per tensor: the least
+    that has to move.
+    """
+
+    macs: int = 0
+    other_ops: int = 0
+    weight_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    @property
+    def activation_bytes(self) -> int:
+        return self.read_bytes + self.written_bytes
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+    @property
+    def operational_intensity(self) -> float:
+        """MACs per byte (MobileNetV4 paper, section 3); 0 for a layer that moves nothing."""
+        return self.macs / self.bytes if self.bytes else 0.0
+
+    def __add__(self, other: OpCost) -> OpCost:
+        return OpCost(
+            self.macs + other.macs,
+            self.other_ops + other.other_ops,
+            self.weight_bytes + other.weight_bytes,
+            self.read_bytes + other.read_bytes,
+            self.written_bytes + other.written_bytes,
+        )

@@ -1,0 +1,174 @@
+"""The stages of ``profile`` and ``compare``: ceilings, measurement, analysis, files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mnv4_deploy.machine_records import Machine
+from mnv4_deploy.outputs import check_free, staged
+from mnv4_deploy.profile_records import MeasureRequest, ModelProfile
+from mnv4_deploy.profiles.roofline.comparison import Comparison
+from mnv4_deploy.profiles.roofline.prediction import FilePrediction
+from mnv4_deploy.progress import Progress
+
+PROFILE_JSON = "profile.json"
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """``ceilings``: measure those of this machine where the cache has none, or do without."""
+
+    measure: MeasureRequest
+    ceilings: bool = True
+    out: Path | None = None
+    overwrite: bool = False
+
+
+def profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
+    """Measure a model file and say what bounds it; with ``out`` also write every output there.
+
+    Raises InputError for a file or option that cannot be used, ToolchainError for a runtime
+    that fails; then nothing is written.
+    """
+    from mnv4_deploy.profiles.measure.checks import check_request
+    from mnv4_deploy.profiles.measure.measure import measure
+    from mnv4_deploy.profiles.roofline.analyse import analyse
+
+    check_request(request.measure)
+    if request.out is not None:
+        check_free(
+            request.out,
+            overwrite=request.overwrite,
+            names=_WRITERS,
+            manifest=PROFILE_JSON,
+        )
+    machine = _machine(request.measure.threads, progress) if request.ceilings else None
+    with progress.stage("Measure"):
+        (measurement,) = measure((request.measure,))
+    result = analyse(measurement, machine)
+    if request.out is not None:
+        with progress.stage("Write the report"):
+            write_outputs(result, request.out, overwrite=request.overwrite)
+    return result
+
+
+def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Comparison:
+    """Measure two files in turns in one process and join them by module.
+
+    Raises as :func:`profile` does.
+    """
+    from mnv4_deploy.profiles.measure.checks import check_request
+    from mnv4_deploy.profiles.measure.measure import measure
+    from mnv4_deploy.profiles.roofline.analyse import analyse
+    from mnv4_deploy.profiles.roofline.comparison import compare_profiles
+
+    for request in (a, b):
+        check_request(request)
+    with progress.stage("Measure both in turns"):
+        first, second = measure((a, b))
+    return compare_profiles(analyse(first, None), analyse(second, None))
+
+
+def write_outputs(result: ModelProfile, out: Path, *, overwrite: bool) -> None:
+    """Every file form of a profile in the folder ``out``, all of them or none."""
+    with staged(out, overwrite=overwrite, manifest=PROFILE_JSON) as folder:
+        for name, write in _WRITERS.items():
+            write(result, folder / name)
+
+
+def predict_file(request: MeasureRequest, machine: str, progress: Progress) -> FilePrediction:
+    """What ``request``'s file would take on a published machine.
+
+    The file runs here once, because only a runtime tells which operators it fuses. Raises
+    UnsupportedError for a machine nobody published, and as :func:`profile` does.
+    """
+    from mnv4_deploy.profiles.machine.published import published
+    from mnv4_deploy.profiles.measure.checks import check_request
+    from mnv4_deploy.profiles.measure.measure import measure
+    from mnv4_deploy.profiles.roofline.prediction import predict_measured
+
+    found = published(machine)
+    check_request(request)
+    with progress.stage("See what runs"):
+        (measurement,) = measure((replace(request, runs=1, warmup=0),))
+    return predict_measured(measurement, found)
+
+
+def machine(threads: int | None, progress: Progress, *, measure_again: bool = False) -> Machine:
+    """This machine with its ceilings for ``threads`` (None: those cached, or 1 thread)."""
+    from mnv4_deploy.profiles.machine.cache import load_machine, machine_for
+    from mnv4_deploy.profiles.measure.checks import check_threads
+
+    cached = load_machine()
+    if threads is None:
+        wanted = [c.threads for c in cached.ceilings] if cached else [1]
+    else:
+        check_threads(threads)
+        wanted = [threads]
+    with progress.stage("Measure what this machine can do"):
+        return machine_for(wanted, measure=True if measure_again else "if-missing")
+
+
+def _machine(threads: int, progress: Progress) -> Machine:
+    from mnv4_deploy.profiles.machine.cache import machine_for, missing_ceilings
+
+    if missing_ceilings(threads):
+        with progress.stage("Measure what this machine can do (once)"):
+            return machine_for(threads)
+    return machine_for(threads)
+
+
+def _json(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.profile_json import profile_to_dict
+
+    files = [{"file": name} for name in _WRITERS]
+    _write_json({**profile_to_dict(result), "files": files}, path)
+
+
+def _csv(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.csv_table import write_csv
+
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        write_csv(result, stream)
+
+
+def _plot(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.roofline_plot import save_roofline
+
+    save_roofline(result, (path,))
+
+
+def _html(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.html_report import write_report
+
+    write_report(result, path)
+
+
+def _model_explorer(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.model_explorer import node_data
+
+    _write_json(node_data(result), path)
+
+
+def _trace(result: ModelProfile, path: Path) -> None:
+    from mnv4_deploy.profiles.output.chrome_trace import trace_events
+
+    _write_json(trace_events(result), path)
+
+
+def _write_json(content: object, path: Path) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+_WRITERS: Mapping[str, Callable[[ModelProfile, Path], None]] = {
+    PROFILE_JSON: _json,
+    "layers.csv": _csv,
+    "roofline.png": _plot,
+    "roofline.svg": _plot,
+    "report.html": _html,
+    "model-explorer.json": _model_explorer,
+    "trace.json": _trace,
+}

@@ -1,0 +1,1 @@
+"""What the operators of a graph must compute and move."""

@@ -1,0 +1,1 @@
+"""The graph of a model file, the same record for both formats."""

@@ -1,0 +1,92 @@
+"""What the rounds need of a runtime, and the runner of a file's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.graph_records import ModelFormat
+from mnv4_deploy.profiles.tflite_graph import looks_like_tflite
+from mnv4_deploy.records import OpTiming
+
+_HEAD_BYTES = 8
+
+
+class Runner(Protocol):
+    """One model file, loaded, with example inputs in place.
+
+    The profiler's model is another copy, loaded at the first profiled run: an attached profiler
+    makes even the runs slower that it does not record.
+    """
+
+    @property
+    def runtime(self) -> str:
+        """Name and version, such as "onnxruntime 1.31.1"."""
+
+    def run(self) -> None:
+        """One inference without profiler."""
+
+    def run_profiled(self, *, record: bool) -> float:
+        """One inference with profiler; its wall time in us.
+
+        ``record``: keep its operator times for :meth:`timings`.
+        """
+
+    @property
+    def measured(self) -> Path:
+        """The file that runs: the one given, or a copy of it that is there until closed."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the operator times came about, known after :meth:`timings`."""
+
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        """The operators in order of execution, with one sample for each recorded run.
+
+        ``plain_us`` are the wall times of runs without profiler, by which a profiler that counts
+        its own work as the operators' is corrected (none: it is not). Ends profiling: no run
+        after it. Raises ToolchainError where the runtime ran other operators from run to run.
+        """
+
+    def close(self) -> None:
+        """Free the models; a second call does nothing."""
+
+
+def format_of(path: str | Path) -> ModelFormat:
+    """The format of a model file, by its content; what is not TFLite passes for ONNX.
+
+    Raises ModelFileError where there is no file, or nothing in it.
+    """
+    file = Path(path)
+    try:
+        if not file.exists():
+            raise ModelFileError(f"{file} does not exist: give a .tflite or .onnx file.")
+        if not file.is_file():
+            raise ModelFileError(f"{file} is not a file: give a .tflite or .onnx file.")
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{file} cannot be read ({error}).") from error
+    if not head:
+        raise ModelFileError(f"{file} is empty: give a .tflite or .onnx file.")
+    return "tflite" if looks_like_tflite(head) else "onnx"
+
+
+def open_runner(
+    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Runner:
+    """A runner for ``path`` on the runtime of its format.
+
+    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`. Raises
+    ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
+    cannot be made up, ToolchainError where the runtime is missing or untried.
+    """
+    if format_of(path) == "tflite":
+        from mnv4_deploy.profiles.run_xnnpack import XnnpackRunner
+
+        return XnnpackRunner(path, threads=threads, shapes=shapes or {})
+    from mnv4_deploy.profiles.run_ort import OrtRunner
+
+    return OrtRunner(path, threads=threads, shapes=shapes or {})

@@ -1,0 +1,111 @@
+"""One self-contained page about a profile: opens anywhere, asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path, PurePath
+from string import Template
+from typing import Any
+
+from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.output.html_sections import (
+    block_names,
+    key_figures,
+    machine_facts,
+    method_facts,
+    trust_facts,
+)
+from mnv4_deploy.profiles.output.kinds import FAMILIES, family_of
+from mnv4_deploy.profiles.output.roofline_data import (
+    ceiling_lines,
+    limit_shares,
+    points_of,
+)
+from mnv4_deploy.profiles.output.rows import rows_of
+from mnv4_deploy.profiles.output.text import clean, layer_title, markup_text
+from mnv4_deploy.profiles.output.write import write_whole
+
+_LABEL_CHARACTERS = 44
+_SCRIPTS = ("report_base.js", "report_charts.js", "report_page.js")
+
+
+def write_report(profile: ModelProfile, path: Path) -> None:
+    """Write the report page of ``profile``, with plotly.js inside (about 5 MB).
+
+    Raises ToolchainError where plotly is missing, OutputError where ``path`` cannot be written.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ToolchainError(
+            "The HTML report needs plotly: pip install 'mnv4-deploy[profile]'."
+        ) from error
+    parts = files("mnv4_deploy.profiles.output")
+    page = Template(parts.joinpath("report.html").read_text("utf-8")).substitute(
+        title=_escaped(f"Profile of {PurePath(profile.measurement.path).name}"),
+        style=parts.joinpath("report.css").read_text("utf-8"),
+        plotly=get_plotlyjs(),
+        data=script_json(report_data(profile)),
+        script="\n".join(parts.joinpath(name).read_text("utf-8") for name in _SCRIPTS),
+    )
+    write_whole(path, page.encode("utf-8"))
+
+
+def script_json(data: Any) -> str:
+    """JSON that is safe inside a ``<script>``: no character of it can end or open a tag."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def report_data(profile: ModelProfile) -> dict[str, Any]:
+    """What the page's script draws. Only ``label`` and ``lines`` are markup, for plotly."""
+    points = {point.layer.index: point for point in points_of(profile)}
+    blocks = block_names(profile)
+    layers = [
+        {
+            **{key: clean(cell) if isinstance(cell, str) else cell for key, cell in row.items()},
+            "family": family_of(profile, layer).key,
+            "block": blocks[layer.index],
+            "label": markup_text(layer_title(layer), _LABEL_CHARACTERS),
+            "rank": points[layer.index].rank if layer.index in points else None,
+            "drawn": layer.index in points,
+        }
+        for layer, row in zip(profile.layers, rows_of(profile), strict=True)
+    ]
+    return {
+        "title": clean(PurePath(profile.measurement.path).name),
+        "figures": key_figures(profile),
+        "findings": [
+            {
+                "title": clean(finding.title),
+                "advice": clean(finding.advice),
+                "recoverable_us": finding.recoverable_us,
+                "layers": [clean(layer_title(profile.layers[index])) for index in finding.layers],
+            }
+            for finding in profile.findings
+        ],
+        "limits": limit_shares(profile),
+        "has_ceilings": profile.ceilings is not None,
+        "families": [
+            {"key": f.key, "title": f.title, "colour": f.colour, "symbol": f.symbol}
+            for f in FAMILIES
+        ],
+        "lines": [
+            {"kind": line.kind, "label": markup_text(line.label), "value": line.value}
+            for line in ceiling_lines(profile)
+        ],
+        "layers": layers,
+        "machine": machine_facts(profile),
+        "method": method_facts(profile),
+        "trust": trust_facts(profile),
+        "warnings": [clean(warning) for warning in profile.trust.warnings],
+        "unknown_kinds": [clean(kind) for kind in profile.unknown_kinds],
+    }
+
+
+def _escaped(text: str) -> str:
+    return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,28 @@
+"""From a measurement and a machine to a profile. Pure: nothing runs here."""
+
+from __future__ import annotations
+
+from mnv4_deploy.machine_records import Machine
+from mnv4_deploy.profile_records import Measurement, ModelProfile
+from mnv4_deploy.profiles.roofline.bounds import bounds_of
+from mnv4_deploy.profiles.roofline.findings import findings_of
+from mnv4_deploy.profiles.roofline.layers import layers_of
+from mnv4_deploy.profiles.roofline.trust import trust_in
+
+
+def analyse(measurement: Measurement, machine: Machine | None) -> ModelProfile:
+    """The profile of a measurement; without ceilings it has no bounds and no findings."""
+    layers = layers_of(measurement)
+    ceilings = machine.with_threads(measurement.threads) if machine else None
+    trust = trust_in(measurement, layers, ceilings)
+    bounds = bounds_of(layers, ceilings) if ceilings else ()
+    unknown = {layer.kind for layer in layers if layer.cost is None and layer.file_kinds}
+    return ModelProfile(
+        measurement=measurement,
+        layers=layers,
+        bounds=bounds,
+        findings=findings_of(layers, bounds, trust) if bounds else (),
+        trust=trust,
+        machine=machine if ceilings else None,
+        unknown_kinds=tuple(sorted(unknown)),
+    )

@@ -1,0 +1,71 @@
+"""Layers added up: by module, by block of modules, by kind of operator."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mnv4_deploy.graph_records import OpCost
+from mnv4_deploy.profile_records import Layer, ModelProfile
+from mnv4_deploy.profiles.join.modules import block_of
+
+GroupBy = Literal["layer", "module", "block", "op"]
+NO_MODULE = "(no module)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sums over some layers. ``roof_us`` is None where no layer has a known roof."""
+
+    name: str
+    layers: tuple[int, ...]
+    latency_us: float
+    cost: OpCost
+    roof_us: float | None
+    recoverable_us: float
+
+    @property
+    def percent_of_roof(self) -> float | None:
+        if self.roof_us is None or not self.latency_us:
+            return None
+        return 100 * self.roof_us / self.latency_us
+
+
+_NAMES: Mapping[GroupBy, Callable[[Layer], str]] = {
+    "layer": lambda layer: str(layer.index),
+    "module": lambda layer: layer.module or NO_MODULE,
+    "block": lambda layer: block_of(layer.module) or NO_MODULE,
+    "op": lambda layer: f"{layer.kind} {layer.compute}",
+}
+
+
+def group_layers(profile: ModelProfile, by: GroupBy) -> tuple[Group, ...]:
+    """The layers of ``profile`` added up, in order of first appearance.
+
+    Layers without a known roof count as being at it, so that a group is never blamed for them.
+    """
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for layer in profile.layers:
+        members[_NAMES[by](layer)].append(layer.index)
+    return tuple(_group(profile, name, tuple(indices)) for name, indices in members.items())
+
+
+def _group(profile: ModelProfile, name: str, indices: tuple[int, ...]) -> Group:
+    layers = [profile.layers[i] for i in indices]
+    bounds = [profile.bounds[i] for i in indices] if profile.bounds else []
+    roof_us = None
+    if any(bound.roof_us is not None for bound in bounds):
+        roof_us = sum(
+            layer.latency_us if bound.roof_us is None else bound.roof_us
+            for layer, bound in zip(layers, bounds, strict=True)
+        )
+    return Group(
+        name=name,
+        layers=indices,
+        latency_us=sum(layer.latency_us for layer in layers),
+        cost=sum((layer.cost for layer in layers if layer.cost), OpCost()),
+        roof_us=roof_us,
+        recoverable_us=sum(bound.recoverable_us for bound in bounds),
+    )

@@ -1,0 +1,101 @@
+"""A profile for a published machine that is not here: predicted, never measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mnv4_deploy.graph_records import OpCost
+from mnv4_deploy.machine_records import PublishedMachine
+from mnv4_deploy.profile_records import Layer, Measurement
+from mnv4_deploy.profiles.machine.predict import predict
+from mnv4_deploy.profiles.roofline.layers import layers_of
+
+_MICROSECONDS = 1e6
+
+
+@dataclass(frozen=True)
+class PredictedLayer:
+    """One layer; ``latency_us`` is None where only the machine's ridge point was published."""
+
+    name: str
+    module: str
+    kind: str
+    compute: str
+    macs: int
+    bytes: int
+    share_percent: float
+    bound: str
+    latency_us: float | None
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """ModelTime of a file on ``machine``.
+
+    ``relative_time`` is ModelTime over the time of the MACs alone (0 without MACs),
+    ``memory_bound_percent`` the share of ModelTime in layers whose bytes take longer.
+    """
+
+    path: str
+    machine: PublishedMachine
+    layers: tuple[PredictedLayer, ...]
+    relative_time: float
+    memory_bound_percent: float
+    latency_us: float | None
+    notes: tuple[str, ...]
+
+
+def predict_measured(measurement: Measurement, machine: PublishedMachine) -> FilePrediction:
+    """The prediction for the layers that ``measurement`` found; its times are not used."""
+    known = [(layer, layer.cost) for layer in layers_of(measurement) if layer.cost is not None]
+    prediction = predict([cost for _, cost in known], machine)
+    total = prediction.mac_time
+    rows = zip(known, prediction.layers, prediction.memory_bound, strict=True)
+    return FilePrediction(
+        path=measurement.path,
+        machine=machine,
+        layers=tuple(
+            _layer(layer, cost, time, total, memory, machine)
+            for (layer, cost), time, memory in rows
+        ),
+        relative_time=total / prediction.macs if prediction.macs else 0.0,
+        memory_bound_percent=100 * prediction.memory_bound_time_share,
+        latency_us=None if prediction.seconds is None else prediction.seconds * _MICROSECONDS,
+        notes=_notes(measurement, machine),
+    )
+
+
+def _layer(
+    layer: Layer, cost: OpCost, time: float, total: float, memory: bool, machine: PublishedMachine
+) -> PredictedLayer:
+    peak = machine.peak_macs_per_s
+    return PredictedLayer(
+        name=layer.name,
+        module=layer.module,
+        kind=layer.kind,
+        compute=layer.compute,
+        macs=cost.macs,
+        bytes=cost.bytes,
+        share_percent=100 * time / total if total else 0.0,
+        bound="memory" if memory else "compute",
+        latency_us=time / peak * _MICROSECONDS if peak else None,
+    )
+
+
+def _notes(measurement: Measurement, machine: PublishedMachine) -> tuple[str, ...]:
+    layers = layers_of(measurement)
+    products = [layer for layer in layers if layer.cost is not None and layer.cost.macs > 0]
+    width = machine.dtype.removeprefix("u")
+    other = sorted(
+        {x.compute for x in products if not x.compute.removeprefix("u").startswith(width)}
+    )
+    notes = []
+    if other:
+        notes.append(
+            f"The file multiplies in {', '.join(other)}, but the ridge point is published for"
+            f" {machine.dtype}: read it as the bytes it moves, not as its speed."
+        )
+    unknown = sorted({x.kind for x in layers if x.cost is None and x.file_kinds})
+    if unknown:
+        notes.append(f"Left out, for their cost is unknown: {', '.join(unknown)}.")
+    return tuple(notes)

@@ -1,0 +1,116 @@
+"""Copies of .onnx files whose nodes have names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.errors import ModelFileError, OutputError
+from mnv4_deploy.profiles.join.ort import trace_ort
+from mnv4_deploy.profiles.join.renamed import renamed_copy
+from mnv4_deploy.profiles.run_ort import open_session
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+helper = onnx.helper
+
+FLOAT = onnx.TensorProto.FLOAT
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def save(
+    folder: Path,
+    nodes: Sequence[Any],
+    weights: Mapping[str, np.ndarray],
+    shape: Sequence[int],
+    output: str = "out",
+) -> Path:
+    graph = helper.make_graph(
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info("x", FLOAT, list(shape))],
+        [helper.make_tensor_value_info(output, FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path = folder / "net.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_copy_keeps_order_and_first_names_and_leaves_the_file_alone(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["a"], name="act"),
+        helper.make_node("Tanh", ["a"], ["b"], name="act"),
+        helper.make_node("Tanh", ["b"], ["out"]),
+    ]
+    path = save(tmp_path, nodes, {}, (4, 32))
+    before = path.read_bytes()
+    copy = renamed_copy(path, tmp_path / "copy")
+    assert copy != path and path.read_bytes() == before
+    assert [n.name for n in onnx.load(str(copy)).graph.node] == ["act", "act#1", "Tanh#2"]
+    assert renamed_copy(copy, tmp_path / "again") == copy
+
+
+def test_copy_still_finds_its_weights_in_another_file(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Tanh", ["m"], ["out"]),
+    ]
+    weights = floats(32, 32)
+    path = save(tmp_path, nodes, {"w": weights}, (4, 32))
+    onnx.save(
+        onnx.load(str(path)),
+        str(path),
+        save_as_external_data=True,
+        location="net.weights",
+        size_threshold=0,
+    )
+    copy = renamed_copy(path, tmp_path / "copy")
+    session = open_session(copy)
+    x = floats(4, 32)
+    expected = np.tanh(x @ weights)
+    assert np.allclose(session.run(None, {"x": x})[0], expected, atol=1e-5)
+    executed = trace_ort(copy).nodes
+    assert [(node.kind, node.ops) for node in executed] == [("MatMul", (0,)), ("Tanh", (1,))]
+
+
+def test_weights_outside_the_folder_are_not_brought_along(tmp_path: Path) -> None:
+    inside = tmp_path / "model"
+    inside.mkdir()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"\0" * 4096)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["out"])]
+    path = save(inside, nodes, {"w": floats(32, 32)}, (4, 32))
+    model = onnx.load(str(path))
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "../secret")
+    model.graph.initializer[0].ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    copy = renamed_copy(path, tmp_path / "deep" / "copy")
+    assert [p.name for p in copy.parent.iterdir()] == ["net.onnx"]
+    assert not (tmp_path / "deep" / "secret").exists()
+
+
+def test_damaged_files_and_folders_are_refused_in_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\x08\x09\xff\xff")
+    with pytest.raises(ModelFileError, match=r"complete \.onnx file"):
+        renamed_copy(broken, tmp_path)
+    with pytest.raises(ModelFileError, match=r"complete \.onnx file"):
+        trace_ort(broken)
+    with pytest.raises(ModelFileError, match=r"complete \.onnx file"):
+        renamed_copy(tmp_path / "none.onnx", tmp_path)
+    path = save(tmp_path, [helper.make_node("Tanh", ["x"], ["out"])], {}, (1, 1))
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        renamed_copy(path, occupied)

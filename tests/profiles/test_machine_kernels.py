@@ -1,0 +1,217 @@
+"""The loops compute what they claim (so nothing was optimised away), at possible rates."""
+
+import itertools
+import platform
+import re
+import time
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.profiles.machine import integer_ir, kernel_ir
+from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
+
+llvm = pytest.importorskip("llvmlite.binding")
+kernels = pytest.importorskip("mnv4_deploy.profiles.machine.kernels")
+
+_CPU = read_cpu()
+_ITERATIONS = 21  # no multiple of the panel's blocks
+_X86 = ("sse4_1", "avx", "avx2", "fma")
+_AVX512 = (*_X86, "avx512f", "avx512bw", "avx512vl", "avx512_vnni")
+
+
+def _out() -> np.ndarray:
+    return np.zeros(4096, np.uint8)
+
+
+def test_read_reads_every_byte_and_starts_again():
+    kernel = kernels.CompiledKernel(kernel_ir.read(_CPU.isa))
+    block = kernel.kernel.per_iteration
+    data = kernels.aligned(3 * block)
+    data[:] = np.random.default_rng(0).integers(0, 256, data.size)
+    out = _out()
+    out.view(np.int64)[0] = 3
+    kernel(data, 4, out)  # blocks 0, 1, 2, 0
+    words = np.concatenate([data, data[:block]]).view(np.uint32)
+    lanes = kernel.kernel.rows * kernel.kernel.accumulator_bytes // 4
+    expected = np.bitwise_xor.reduce(words.reshape(-1, lanes), axis=0)
+    assert np.array_equal(out.view(np.uint32)[:lanes], expected)
+
+
+def test_fma_adds_a_product_to_every_accumulator_each_time():
+    kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
+    if kernel.kernel.name != "fma":
+        pytest.skip("no fused multiply-add here")
+    lanes, chains = kernel.kernel.vector_bytes // 4, kernel.kernel.rows
+    data = kernels.aligned(4096).view(np.float32)
+    data[:] = np.arange(data.size) % 7  # small integers: float32 sums are exact
+    out = _out()
+    kernel(data, _ITERATIONS, out)
+    vectors = data[: (chains + 2) * lanes].reshape(-1, lanes)
+    repeats = kernel.kernel.per_iteration // (lanes * chains)
+    expected = vectors[2:] + repeats * _ITERATIONS * vectors[0] * vectors[1]
+    assert np.array_equal(out.view(np.float32)[: chains * lanes].reshape(-1, lanes), expected)
+
+
+def _reference(kernel, panel: np.ndarray) -> np.ndarray:
+    """Sums by row, column and lane, by plain NumPy from the instructions' definitions."""
+    rows, columns = kernel.rows, kernel.columns
+    lanes = kernel.accumulator_bytes // 4
+    element = np.int16 if "widened before" in kernel.name else np.int8
+    total = np.zeros((rows, columns, lanes), np.int64)
+    blocks = panel.view(element).reshape(integer_ir.PANEL_STEPS, rows + columns, -1)
+    steps = _ITERATIONS * kernel.per_iteration // (rows * columns * blocks.shape[2])
+    for step in range(steps):
+        vectors = blocks[step % integer_ir.PANEL_STEPS].astype(np.int64)
+        a, b = vectors[:rows, None], vectors[None, rows:]
+        if "vpmaddubsw" in kernel.name or "vpdpbusd" in kernel.name:
+            a = a & 0xFF  # the first operand is unsigned
+        products = a * b
+        if kernel.saturates:
+            pairs = products.reshape(rows, columns, -1, 2).sum(-1)
+            products = np.clip(pairs, -32768, 32767)
+        total += products.reshape(rows, columns, lanes, -1).sum(-1)
+    return total
+
+
+@pytest.mark.parametrize("kernel", integer_ir.integer_kernels(_CPU.isa), ids=lambda k: k.name)
+def test_integer_sequences_compute_inner_products(kernel):
+    if kernel.name == "smmla":
+        pytest.skip("multiplies 2x8 matrices, not lane by lane")
+    size = integer_ir.PANEL_STEPS * (kernel.rows + kernel.columns) * kernel.vector_bytes
+    panel = kernels.aligned(size)
+    panel[:] = np.random.default_rng(1).integers(0, 256, size)
+    out = _out()
+    kernels.CompiledKernel(kernel)(panel, _ITERATIONS, out)
+    expected = _reference(kernel, panel).astype(np.int32)  # wraps as the registers do
+    assert np.array_equal(out.view(np.int32)[: expected.size].reshape(expected.shape), expected)
+
+
+def test_saturation_is_real_where_it_is_claimed():
+    """255 * 127 + 255 * 127 does not fit 16 bits: the exact sequences must not be cut off."""
+    found = {}
+    for kernel in integer_ir.integer_kernels(_X86):
+        if not set(_X86) <= set(_CPU.isa):
+            pytest.skip("another processor")
+        panel = kernels.aligned(16384)
+        panel.view(np.int8)[:] = 127
+        if kernel.saturates:
+            panel[:] = 127
+            step = (kernel.rows + kernel.columns) * kernel.vector_bytes
+            for start in range(0, integer_ir.PANEL_STEPS * step, step):
+                panel[start : start + kernel.rows * kernel.vector_bytes] = 255
+        out = _out()
+        kernels.CompiledKernel(kernel)(panel, 1, out)
+        found[kernel.name] = (kernel.saturates, int(out.view(np.int32)[0]))
+    steps = 2
+    saturating = [value for saturates, value in found.values() if saturates]
+    assert saturating == [2 * 32767 * steps]  # instead of 4 * 255 * 127 * steps
+
+
+def _assembly(ir: str, triple: str, cpu: str) -> str:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = llvm.parse_assembly(ir)
+    module.verify()
+    return str(
+        llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, opt=2).emit_assembly(module)
+    )
+
+
+def _loop_of(assembly: str) -> str:
+    """From the loop's label to its backward branch."""
+    match = re.search(
+        r"^(\.LBB0_\d+):.*?^\s*(?:j\w+|b\.\w+|cbnz.*,|tbnz.*,)\s+\1$", assembly, re.S | re.M
+    )
+    assert match, assembly
+    return match[0]
+
+
+@pytest.mark.parametrize(
+    ("isa", "cpu", "expected"),
+    [
+        (_X86, "haswell", {"vpmaddwd": 3, "vpmaddubsw": 1}),
+        ((*_X86, "avx_vnni"), "alderlake", {"vpmaddwd": 3, "vpmaddubsw": 1, "vpdpbusd": 1}),
+        (_AVX512, "icelake-server", {"vpmaddwd": 6, "vpmaddubsw": 2, "vpdpbusd": 2}),
+        (("neon", "dotprod", "i8mm"), "neoverse-v1", {"smull": 1, "sdot": 1, "smmla": 1}),
+        (("neon",), "cortex-a53", {"smull": 1}),
+    ],
+)
+def test_each_instruction_set_gets_its_instructions(isa, cpu, expected):
+    """Also of processors that are not here; the loop keeps its accumulators in registers."""
+    triple = "aarch64-linux-gnu" if "neon" in isa else "x86_64-linux-gnu"
+    found: dict[str, int] = {}
+    for kernel in integer_ir.integer_kernels(isa):
+        loop = _loop_of(_assembly(kernel.ir, triple, cpu))
+        for name in expected:
+            found[name] = found.get(name, 0) + (f"\t{name}\t" in loop)
+        assert "sp]" not in loop and "sp)" not in loop, kernel.name
+    assert found == expected
+    loop = _loop_of(_assembly(kernel_ir.fma(isa).ir, triple, cpu))
+    fused = "fmla" if "neon" in isa else "vfmadd"
+    per_loop = kernel_ir.fma(isa).per_iteration * 4 // kernel_ir.fma(isa).vector_bytes
+    assert len(re.findall(rf"\t{fused}\w*\t", loop)) == per_loop
+
+
+def test_no_integer_sequence_for_an_unknown_instruction_set():
+    assert integer_ir.integer_kernels(()) == ()
+    assert "call" not in kernel_ir.fma(()).ir  # would be a library call for every product
+
+
+def test_peaks_stay_below_what_clock_and_instruction_set_allow():
+    peaks = kernels.measure_peaks(_CPU, 1)
+    assert 0.3 < peaks.clock_ghz < 8
+    limits = limits_macs_per_s(peaks.clock_ghz, _CPU.isa)
+    if limits is None:
+        pytest.skip("no limits known for this instruction set")
+    for compute, rate in peaks.by_compute().items():
+        assert rate <= 1.05 * limits[compute]
+        # A clock that other load halves for a moment still leaves half a float pipe.
+        assert rate > limits[compute] / 40
+
+
+def test_nearer_memory_is_faster():
+    levels = kernels.measure_memory(_CPU, 1)
+    assert [level.name for level in levels] == [*(c.name for c in _CPU.caches), "DRAM"]
+    assert levels[-1].capacity_bytes is None
+    for near, far in itertools.pairwise(levels):
+        assert near.bytes_per_s > 0.7 * far.bytes_per_s
+    if len(levels) > 2:
+        assert levels[0].bytes_per_s > 1.3 * levels[-1].bytes_per_s
+
+
+def _fastest_s(work) -> float:
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="sgemm uses a matrix unit there")
+def test_numpys_sgemm_does_not_beat_the_multiply_adds():
+    a = np.ones((384, 384), np.float32)
+    rate = a.size * 384 / _fastest_s(lambda: a @ a)
+    cores = _CPU.cores  # NumPy may use them all
+    assert rate < 1.3 * cores * kernels.measure_peaks(_CPU, 1).float32
+
+
+def test_numpy_does_not_read_faster_than_memory_allows():
+    array = np.ones(1 << 24, np.float32)
+    rate = array.nbytes / _fastest_s(array.max)
+    levels = kernels.measure_memory(_CPU, 1)
+    fits = [lv for lv in levels if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2]
+    assert rate < 1.5 * fits[0].bytes_per_s
+
+
+def test_threads_add_up_and_do_not_multiply():
+    if read_cpu().cores < 2:
+        pytest.skip("one core")
+    buffers = [kernels.aligned(4096) for _ in range(2)]
+    for buffer in buffers:
+        buffer.view(np.float32)[:] = 1e-3
+    kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
+    jobs = {"one": kernels.Job(kernel, buffers[:1]), "two": kernels.Job(kernel, buffers)}
+    rates = kernels.best_rates(jobs)
+    assert 0.5 * rates["one"] < rates["two"] < 2.2 * rates["one"]

@@ -1,0 +1,281 @@
+"""The profiling commands: what they print to people and programs, and what they refuse."""
+
+import csv
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from mnv4_deploy import cli
+from mnv4_deploy.cli_profile import _cpus, _shape
+from mnv4_deploy.errors import UnsupportedError
+
+onnx = pytest.importorskip("onnx")
+
+QUICK = ("--runs", "6", "--warmup", "1", "--max-seconds", "5")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "cache"))
+
+    def run_(*arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(argument) for argument in arguments])
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run_
+
+
+def _conv_net(path, channels, *, dynamic=False):
+    """conv 3x3, relu, conv 1x1, named as PyTorch modules are."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "stem.weight": rng.standard_normal((channels, 3, 3, 3)).astype(np.float32),
+        "blocks.0.pw.weight": rng.standard_normal((channels, channels, 1, 1)).astype(np.float32),
+    }
+    size = ["height", "width"] if dynamic else [32, 32]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "stem.weight"], ["a"], name="stem/Conv", pads=[1] * 4),
+            helper.make_node("Relu", ["a"], ["b"], name="act/Relu"),
+            helper.make_node("Conv", ["b", "blocks.0.pw.weight"], ["y"], name="blocks.0.pw/Conv"),
+        ],
+        "net",
+        [value("x", TensorProto.FLOAT, [1, 3, *size])],
+        [value("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(data, name) for name, data in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return _conv_net(tmp_path_factory.mktemp("onnx") / "small.onnx", 8)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    return _conv_net(tmp_path_factory.mktemp("onnx") / "large.onnx", 64)
+
+
+MACS_SMALL = 32 * 32 * (8 * 27 + 8 * 8)
+
+
+def test_profile_as_json(run, small):
+    code, out, _ = run("profile", small, "--machine", "none", "--json", *QUICK)
+    assert code == 0
+    content = json.loads(out)
+    assert content["schema_version"] == 1
+    convs = [layer for layer in content["layers"] if layer["kind"] == "Conv"]
+    assert [layer["module"] for layer in convs] == ["stem", "blocks.0.pw"]
+    assert sum(layer["cost"]["macs"] for layer in convs) == MACS_SMALL
+    assert all(len(layer["samples_us"]) == 6 for layer in convs)
+
+
+def test_profile_as_csv(run, small):
+    code, out, _ = run("profile", small, "--machine", "none", "--csv", *QUICK)
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert sum(int(row["macs"] or 0) for row in rows) == MACS_SMALL
+
+
+def test_profile_for_people_fits_100_columns(run, small):
+    code, out, _ = run("profile", small, "--machine", "none", *QUICK)
+    assert code == 0
+    table = out.split("Layers add up")[0]
+    assert "stem" in table and "blocks.0" in table
+    assert max(len(line) for line in table.splitlines()[2:]) <= 100
+
+
+@pytest.mark.parametrize("by", ["module", "block", "op"])
+def test_groups_conserve_time(run, large, by):
+    code, out, _ = run("profile", large, "--machine", "none", "--group-by", by, "--top", 0, *QUICK)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    header = next(i for i, row in enumerate(rows) if row[:2] == [by, "layers"])
+    shares = []
+    for row in rows[header + 1 :]:
+        if not row:
+            break
+        numbers = [float(cell) for cell in row if re.fullmatch(r"-?\d+\.\d+", cell)]
+        shares.append(numbers[1])
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_dynamic_shapes_need_a_shape(run, tmp_path):
+    path = _conv_net(tmp_path / "dynamic.onnx", 8, dynamic=True)
+    code, _, err = run("profile", path, "--machine", "none", *QUICK)
+    assert code == 2
+    assert "--shape x=" in err and "Traceback" not in err
+    code, out, _ = run(
+        "profile", path, "--machine", "none", "--json", "--shape", "1x3x16x16", *QUICK
+    )
+    assert code == 0
+    macs = sum((layer["cost"] or {}).get("macs", 0) for layer in json.loads(out)["layers"])
+    assert macs == MACS_SMALL // 4
+
+
+def test_compare_finds_the_larger_network_slower(run, small, large):
+    code, out, _ = run("compare", small, large, "--json", *QUICK)
+    assert code == 0
+    content = json.loads(out)
+    assert content["ratio"]["value"] > 1.5
+    assert content["ratio"]["low"] <= content["ratio"]["value"] <= content["ratio"]["high"]
+    assert {"stem", "blocks.0.pw"} <= {m["module"] for m in content["modules"]}
+
+
+def test_compare_is_a_gate(run, small, large):
+    code, out, err = run("compare", small, large, "--fail-if-slower", "1.05", *QUICK)
+    assert code == 1
+    assert "B/A" in out  # the result is shown all the same
+    assert re.search(r"takes \d+\.\d+ times the time", err)
+    code, _, err = run("compare", large, small, "--fail-if-slower", "1.05", *QUICK)
+    assert (code, err) == (0, "")
+
+
+def test_outputs_are_written_together_and_replaced_only_when_asked(run, small, tmp_path):
+    out = tmp_path / "profile"
+    arguments = ("profile", small, "--machine", "none", "--out", out, *QUICK)
+    assert run(*arguments)[0] == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "profile.json",
+        "layers.csv",
+        "roofline.png",
+        "roofline.svg",
+        "report.html",
+        "model-explorer.json",
+        "trace.json",
+    }
+    before = (out / "profile.json").read_bytes()
+    code, _, err = run(*arguments)
+    assert code == 2 and "--overwrite" in err
+    assert (out / "profile.json").read_bytes() == before
+    (out / "manifest.json").write_text('{"files": [{"file": "mine.onnx"}]}')
+    (out / "mine.onnx").write_text("an export in the same folder")
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert (out / "mine.onnx").is_file() and (out / "manifest.json").is_file()
+    assert (out / "profile.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--threads", "0"), "threads"),
+        (("--threads", "4096"), "threads"),
+        (("--runs", "0"), "runs"),
+        (("--warmup", "-1"), "warm"),
+        (("--max-seconds", "0"), "time limit"),
+        (("--cpus", "9999"), "CPU"),
+        (("--cpus", "a"), "--cpus"),
+        (("--shape", "3by4"), "--shape"),
+        (("--shape", "y=1x3x8x8"), "no input y"),
+        (("--shape", "1x3x8"), "dimensions"),
+        (("--sort", "beauty"), "--sort"),
+        (("--group-by", "colour"), "--group-by"),
+        (("--top", "-1"), "--top"),
+        (("--json", "--csv"), "--json and --csv"),
+        (("--machine", "pixel-6"), "pixel"),
+        (("--out", "/proc/nowhere/x"), "--out"),
+    ],
+)
+def test_options_that_make_no_sense(run, small, arguments, word):
+    machine = () if "--machine" in arguments else ("--machine", "none")
+    code, out, err = run("profile", small, *machine, *QUICK, *arguments)
+    assert (code, out) == (2, ""), err
+    assert word in err
+    assert len(err.splitlines()) == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["profile", "compare"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 not a model", b"\x1c\0\0\0TFL3" + b"\xff" * 64]
+)
+def test_files_that_are_no_models(run, tmp_path, small, command, content):
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(content)
+    arguments = (path, small) if command == "compare" else (path, "--machine", "none")
+    code, out, err = run(command, *arguments, *QUICK)
+    assert (code, out) == (2, "")
+    assert "bad.tflite" in err and len(err.splitlines()) == 1
+
+
+def test_prediction_says_that_it_is_one(run, large):
+    code, out, _ = run("profile", large, "--machine", "pixel-6-cpu", *QUICK)
+    assert code == 0
+    assert "prediction" in out and "31.2" in out
+    assert "float32" in out  # the file is not of the type the ridge point is for
+    code, out, _ = run("profile", large, "--machine", "pixel-6-cpu", "--json", *QUICK)
+    content = json.loads(out)
+    assert sum(layer["share_percent"] for layer in content["layers"]) == pytest.approx(100)
+    assert content["latency_us"] is None  # only a ratio was published
+
+
+def test_roofline_as_json_equals_the_papers_analysis(run):
+    code, out, _ = run("roofline", "--models", "conv-s,hybrid-m", "--json")
+    assert code == 0
+    content = json.loads(out)
+    points = content["ridge_points"]
+    for model, at_pixel, at_tpu in (("conv-s", 1.61, 18.15), ("hybrid-m", 1.20, 9.96)):
+        times = dict(zip(points, content["model_time"][model], strict=True))
+        assert times[31.2] / times[0.0] == pytest.approx(at_pixel, abs=0.005)
+        assert times[433.8] / times[0.0] == pytest.approx(at_tpu, abs=0.005)
+
+
+def test_roofline_for_people_and_its_plots(run, tmp_path):
+    out = tmp_path / "sweep"
+    code, text, _ = run("roofline", "--models", "conv-s", "--out", out)
+    assert code == 0 and "conv-s" in text and "73.8" in text
+    assert {path.name for path in out.iterdir()} == {"sweep.json", "sweep.png", "sweep.svg"}
+    code, _, err = run("roofline", "--models", "conv-s", "--out", out)
+    assert code == 2 and "--overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--models", "conv-x"), "conv-"),
+        (("--models", ","), "--models"),
+        (("--max-ridge-point", "0"), "--max-ridge-point"),
+        (("--max-ridge-point", "nan"), "--max-ridge-point"),
+    ],
+)
+def test_roofline_refuses(run, arguments, word):
+    code, _, err = run("roofline", *arguments)
+    assert code == 2 and word in err and len(err.splitlines()) == 1
+
+
+def test_shapes_and_cpus_are_parsed():
+    assert _shape("1x3x224x224") == ("", (1, 3, 224, 224))
+    assert _shape("a=b:0=2x5") == ("a=b:0", (2, 5))
+    assert _shape("ids=7") == ("ids", (7,))
+    assert _cpus(None) is None
+    assert _cpus("0,2-4,2") == (0, 2, 3, 4)
+    for text in ("", "1-", "4-2", "0,,1", "-1"):
+        with pytest.raises(UnsupportedError):
+            _cpus(text)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cache of a Linux machine")
+def test_machine_measures_once_and_shows(run):
+    code, out, _ = run("machine", "--json")
+    assert code == 0
+    content = json.loads(out)
+    ceilings = content["this_machine"]["ceilings"][0]
+    assert ceilings["threads"] == 1
+    assert ceilings["peak_macs_per_s"]["xnnpack"]["float32"] > 1e9
+    assert {"pixel-6-cpu", "pixel-8-edgetpu"} <= {m["name"] for m in content["published"]}
+    again = json.loads(run("machine", "--json")[1])
+    assert again["this_machine"] == content["this_machine"]  # from the cache
+    code, out, _ = run("machine")
+    assert code == 0 and "GMAC/s" in out and "31.2" in out
