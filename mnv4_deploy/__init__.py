@@ -18,7 +18,7 @@ Errors that the caller can act on derive from ``mnv4_deploy.errors.DeployError``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mnv4_deploy.catalogue import CatalogueEntry
@@ -52,6 +52,7 @@ def profile(
     path: str | Path,
     *,
     ceilings: bool = True,
+    statistic: Literal["min", "p10", "p50", "mean"] = "min",
     out: str | Path | None = None,
     overwrite: bool = False,
     **options: Any,
@@ -69,6 +70,7 @@ def profile(
     request = profile_pipeline.ProfileRequest(
         MeasureRequest(path=str(path), **options),
         ceilings=ceilings,
+        statistic=statistic,
         out=None if out is None else Path(out),
         overwrite=overwrite,
     )

@@ -18,6 +18,12 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Warmup = Annotated[int, typer.Option(help="Runs before the first that counts.")]
 Runs = Annotated[int, typer.Option(help="Profiled runs, and as many without the profiler.")]
+Statistics = Annotated[
+    str,
+    typer.Option(
+        help="What stands for many runs: min (undisturbed, repeats best), p10, p50 or mean."
+    ),
+]
 MaxSeconds = Annotated[
     float, typer.Option(help="Stop measuring after this time, whatever --runs says.")
 ]
@@ -42,8 +48,8 @@ def profile(
     file: File,
     threads: Threads = 1,
     warmup: Warmup = 5,
-    runs: Runs = 50,
-    max_seconds: MaxSeconds = 10.0,
+    runs: Runs = 400,
+    max_seconds: MaxSeconds = 8.0,
     cpus: Cpus = None,
     shape: Shape = None,
     machine: Annotated[
@@ -53,6 +59,7 @@ def profile(
             "machine that `mnv4-deploy machine` lists: predict, do not measure."
         ),
     ] = "this",
+    statistic: Statistics = "min",
     sort: Annotated[
         str, typer.Option(help="time, order, recoverable, macs, intensity or roof.")
     ] = "time",
@@ -76,6 +83,7 @@ def profile(
     from mnv4_deploy.progress import Progress
 
     _choice("--sort", sort, ("time", "order", "recoverable", "macs", "intensity", "roof"))
+    _choice("--statistic", statistic, ("min", "p10", "p50", "mean"))
     _choice("--group-by", group_by, ("layer", "module", "block", "op"))
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")
@@ -90,7 +98,13 @@ def profile(
         _predict(request, machine, top, as_json)
         return
     result = profile_pipeline.profile(
-        ProfileRequest(request, ceilings=machine == "this", out=out, overwrite=overwrite),
+        ProfileRequest(
+            request,
+            ceilings=machine == "this",
+            statistic=cast("Any", statistic),
+            out=out,
+            overwrite=overwrite,
+        ),
         Progress(),
     )
     if as_json:
@@ -126,7 +140,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="The file in question.")],
     threads: Threads = 1,
     warmup: Warmup = 5,
-    runs: Runs = 100,
+    runs: Runs = 400,
     max_seconds: MaxSeconds = 20.0,
     cpus: Cpus = None,
     shape: Shape = None,

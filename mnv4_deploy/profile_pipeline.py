@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.outputs import check_free, staged
-from mnv4_deploy.profile_records import MeasureRequest, ModelProfile
+from mnv4_deploy.profile_records import MeasureRequest, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.comparison import Comparison
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 from mnv4_deploy.progress import Progress
@@ -23,6 +23,7 @@ class ProfileRequest:
 
     measure: MeasureRequest
     ceilings: bool = True
+    statistic: Statistic = "min"
     out: Path | None = None
     overwrite: bool = False
 
@@ -48,7 +49,7 @@ def profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
     machine = _machine(request.measure.threads, progress) if request.ceilings else None
     with progress.stage("Measure"):
         (measurement,) = measure((request.measure,))
-    result = analyse(measurement, machine)
+    result = analyse(measurement, machine, request.statistic)
     if request.out is not None:
         with progress.stage("Write the report"):
             write_outputs(result, request.out, overwrite=request.overwrite)
@@ -69,7 +70,7 @@ def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Compari
         check_request(request)
     with progress.stage("Measure both in turns"):
         first, second = measure((a, b))
-    return compare_profiles(analyse(first, None), analyse(second, None))
+    return compare_profiles(analyse(first, None, "p10"), analyse(second, None, "p10"))
 
 
 def write_outputs(result: ModelProfile, out: Path, *, overwrite: bool) -> None:

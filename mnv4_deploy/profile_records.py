@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median, quantiles
 from typing import Literal
 
@@ -35,11 +36,27 @@ class JoinedLayer:
     timing_indices: tuple[int, ...]
 
 
+Statistic = Literal["min", "p10", "p50", "mean"]
+STATISTICS: tuple[Statistic, ...] = ("min", "p10", "p50", "mean")
+
+
+def statistic_us(samples_us: Sequence[float], statistic: Statistic) -> float:
+    """One number for many runs, in us; 0 for none.
+
+    "min" is what a run takes that nothing disturbs: other programs, and neighbours on the same
+    processor, only ever add time. It repeats within a percent where medians move by twenty.
+    """
+    if not samples_us:
+        return 0.0
+    return float(getattr(Spread.of(samples_us), statistic))
+
+
 @dataclass(frozen=True)
 class Layer:
     """One row of a profile: a joined layer with its samples and its cost.
 
-    ``samples_us`` has one entry a run. ``cost`` is None where the kind is not in the cost table.
+    ``samples_us`` has one entry a run, ``latency_us`` is their ``statistic``. ``cost`` is None
+    where the kind is not in the cost table.
     ``kernels`` are the runtime's own names of what ran, empty where it dropped the operator.
     """
 
@@ -56,11 +73,11 @@ class Layer:
     samples_us: tuple[float, ...]
     cost: OpCost | None
     refusal: str | None = None
+    statistic: Statistic = "min"
 
-    @property
+    @cached_property
     def latency_us(self) -> float:
-        """Median over the runs."""
-        return median(self.samples_us) if self.samples_us else 0.0
+        return statistic_us(self.samples_us, self.statistic)
 
 
 @dataclass(frozen=True)
@@ -103,8 +120,8 @@ class MeasureRequest:
     path: str
     threads: int = 1
     warmup: int = 5
-    runs: int = 50
-    max_seconds: float = 10.0
+    runs: int = 400
+    max_seconds: float = 8.0
     cpus: tuple[int, ...] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -188,10 +205,12 @@ class Finding:
 class Trust:
     """Whether the numbers can be believed.
 
-    ``overhead_percent``: what profiling added to the wall time. ``layers_us``: sum of the
-    layers' medians; ``unattributed_us`` is the wall time without profiler minus that, a
-    negative one says that profiling slowed the layers. ``spread_percent``: interquartile range
-    of the rounds' medians over their median.
+    Times are the profile's ``statistic``. ``layers_us``: sum of the layers; ``unattributed_us``
+    is the wall time without profiler minus that: work between the layers and, with "min", that
+    no run is the fastest in every layer. What must add up in one run is judged in the fastest
+    tenth of the runs: ``sum_percent``, all layers over the wall time without profiler, and
+    ``overhead_percent``, what profiling adds to that. ``spread_percent``:
+    interquartile range of the rounds' medians over their median.
     """
 
     wall_us: float
@@ -199,22 +218,18 @@ class Trust:
     overhead_percent: float
     layers_us: float
     unattributed_us: float
+    sum_percent: float
     spread_percent: float
     runs: int
     warnings: tuple[str, ...]
-
-    @property
-    def sum_percent(self) -> float:
-        """Sum of the layers over the wall time without profiler."""
-        return 100.0 * self.layers_us / self.wall_us if self.wall_us else 0.0
 
 
 @dataclass(frozen=True)
 class ModelProfile:
     """Everything that ``mnv4-deploy profile`` found. ``bounds`` are parallel to ``layers``.
 
-    ``machine`` is None where no ceilings are known: bounds are then empty. ``prediction`` names
-    the published machine where nothing was measured and the latencies are predicted.
+    ``statistic`` is that of all latencies. ``machine`` is None where no ceilings are known:
+    bounds are then empty.
     """
 
     measurement: Measurement
@@ -222,6 +237,7 @@ class ModelProfile:
     bounds: tuple[Bound, ...]
     findings: tuple[Finding, ...]
     trust: Trust
+    statistic: Statistic
     machine: Machine | None
     unknown_kinds: tuple[str, ...]
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mnv4_deploy.profile_records import Bound, Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.output.text import STATISTIC_TITLES
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
@@ -65,9 +66,9 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
     )
     cost = profile.total_cost
     console.print(
-        f"[bold]{wall.p50 / _MILLI:.2f} ms[/] (p10 {wall.p10 / _MILLI:.2f}, p90 "
-        f"{wall.p90 / _MILLI:.2f}, min {wall.min / _MILLI:.2f}, {trust.runs} profiled runs)  "
-        f"{cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
+        f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
+        f"{trust.runs} runs (p10 {wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 "
+        f"{wall.p90 / _MILLI:.2f})  {cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
         f"{cost.operational_intensity:.1f} MACs/byte\n"
     )
 
@@ -209,8 +210,9 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
     trust, ceilings = profile.trust, profile.ceilings
     yield ""
     yield (
-        f"Layers add up to {trust.sum_percent:.1f} % of the wall time; profiling cost "
-        f"{trust.overhead_percent:+.1f} %; batches vary by {trust.spread_percent:.1f} %."
+        f"In the fastest runs the layers add up to {trust.sum_percent:.1f} % of the wall time;"
+        f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
+        f"{trust.spread_percent:.1f} %."
     )
     if ceilings is not None and profile.machine is not None:
         source = "onnxruntime" if profile.measurement.format == "onnx" else "xnnpack"

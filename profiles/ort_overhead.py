@@ -1,62 +1,67 @@
 """What onnxruntime's profiler adds to the time of each node, and taking it off again.
 
-The profiler stops a node's clock only after it has written down the node's shapes and memory
-figures, so that a few microseconds of its own count as the node's: a model of many small nodes
-then seems to take a quarter longer than it does. That part cannot be measured by itself, but
-its sum can: the nodes' times add up to more than a run without profiler takes.
+The profiler stops a node's clock only after it has written down type and shape of every tensor
+that goes in and out (``sequential_executor.cc``), so that a few microseconds of its own count as
+the node's: a model of many small nodes then seems to take a quarter longer than it does. That
+part cannot be measured by itself, but its sum can: the nodes' times add up to more than a run
+without profiler takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from mnv4_deploy.profiles.ort_profile import NodeEvent
+from mnv4_deploy.profiles.timing import fastest_runs
 
+# A node costs the profiler as much as this many tensors, and each tensor as much as one: nodes
+# that only rename a tensor take 3 us with two tensors and 4 us with three, additions of a few
+# thousand bytes 10 us with nine.
+_NODE_IN_TENSORS = 2.5
 # The profiler's work inside a node's clock is at most this many times its work between two
 # nodes, which shows in the profile. A larger excess has another cause and stays in the times.
 _MAX_SHARE_OF_GAP = 2.0
+_BISECTIONS = 50
 
 
 def profiler_cost_us(runs: Sequence[tuple[NodeEvent, ...]], plain_us: Sequence[float]) -> float:
-    """What the profiler adds to each node, in us: the same for all, and 0 for lack of evidence.
+    """What the profiler adds to a node for each of its units; 0 for lack of evidence.
 
-    It is the one value that, taken off every node (whose time does not get negative), takes off
-    what the nodes of a run take longer than ``plain_us``, the wall times without profiler. Both
-    are lower quartiles: other programs that interrupt a run only ever make it longer.
+    A node's units are its tensors and a constant. The cost is the one value that, taken off
+    every node (whose time does not get negative), takes off what the nodes of a run take longer
+    than ``plain_us``, the wall times without profiler. Both are means of the fastest tenth:
+    other programs only ever make a run longer.
     """
     if not runs or len(runs[0]) < 2 or not plain_us:
         return 0.0
-    times_us = [
-        median(events) for events in zip(*([e.elapsed_us for e in r] for r in runs), strict=True)
-    ]
-    excess_us = _quiet(sum(e.elapsed_us for e in run) for run in runs) - _quiet(plain_us)
-    cost_us = 0.0
-    # The smallest nodes are used up first; the larger ones share what is left of the excess.
-    for position, time_us in enumerate(sorted(times_us)):
-        if excess_us <= 0:
-            break
-        sharing = len(times_us) - position
-        step_us = min(time_us - cost_us, excess_us / sharing)
-        cost_us += step_us
-        excess_us -= step_us * sharing
-    return min(cost_us, _MAX_SHARE_OF_GAP * median(_gap_us(run) for run in runs))
+    fast = [runs[i] for i in fastest_runs([sum(e.elapsed_us for e in run) for run in runs])]
+    times_us = [fmean(t) for t in zip(*([e.elapsed_us for e in r] for r in fast), strict=True)]
+    excess_us = sum(times_us) - fmean(plain_us[i] for i in fastest_runs(plain_us))
+    units = [units_of(event) for event in runs[0]]
+    gap_us = median(_gap_us(run) for run in runs)
+    low_us, high_us = 0.0, max(0.0, _MAX_SHARE_OF_GAP * gap_us / fmean(units))
+    for _ in range(_BISECTIONS):
+        cost_us = (low_us + high_us) / 2
+        taken_us = sum(min(t, cost_us * u) for t, u in zip(times_us, units, strict=True))
+        low_us, high_us = (cost_us, high_us) if taken_us < excess_us else (low_us, cost_us)
+    return low_us
+
+
+def units_of(event: NodeEvent) -> float:
+    return _NODE_IN_TENSORS + event.tensors
 
 
 def without_profiler(
     runs: Sequence[tuple[NodeEvent, ...]], cost_us: float
 ) -> list[tuple[NodeEvent, ...]]:
-    """``runs`` with ``cost_us`` taken off every node."""
+    """``runs`` with ``cost_us`` for each of its units taken off every node."""
     return [
-        tuple(replace(e, elapsed_us=max(0.0, e.elapsed_us - cost_us)) for e in run) for run in runs
+        tuple(replace(e, elapsed_us=max(0.0, e.elapsed_us - cost_us * units_of(e))) for e in run)
+        for run in runs
     ]
-
-
-def _quiet(samples: Iterable[float]) -> float:
-    ordered = sorted(samples)
-    return ordered[len(ordered) // 4]
 
 
 def _gap_us(run: Sequence[NodeEvent]) -> float:

@@ -18,12 +18,13 @@ _RUN_EVENT = "model_run"
 
 @dataclass(frozen=True)
 class NodeEvent:
-    """One execution of one node, with times in us."""
+    """One execution of one node, with times in us; ``tensors`` that go in and out of it."""
 
     name: str
     kind: str
     start_us: float
     elapsed_us: float
+    tensors: int = 0
 
 
 def read_profile(path: Path) -> list[Mapping[str, Any]]:
@@ -71,7 +72,15 @@ def _drop_nested(nodes: list[NodeEvent], graph_start_us: float | None) -> None:
 
 
 def _node_event(name: str, event: Mapping[str, Any]) -> NodeEvent:
-    return NodeEvent(name, str(event["args"]["op_name"]), float(event["ts"]), float(event["dur"]))
+    details = event["args"]
+    tensors = (details.get(f"{side}_type_shape") or () for side in ("input", "output"))
+    return NodeEvent(
+        name,
+        str(details["op_name"]),
+        float(event["ts"]),
+        float(event["dur"]),
+        sum(map(len, tensors)),
+    )
 
 
 def merge(runs: Sequence[tuple[NodeEvent, ...]], path: str | Path) -> tuple[OpTiming, ...]:

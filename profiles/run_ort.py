@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.join.renamed import renamed_copy
-from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, units_of, without_profiler
 from mnv4_deploy.profiles.ort_profile import merge, read_profile, runs_of
 from mnv4_deploy.profiles.timing import example_input, time_run_us
 from mnv4_deploy.records import OpTiming
@@ -163,8 +164,9 @@ class OrtRunner:
         if not cost_us:
             return timings
         self.notes = (
-            f"onnxruntime's profiler adds {cost_us:.1f} us to each node, which is taken off: that"
-            " is how much longer the nodes take together than a run without profiler.",
+            "onnxruntime's profiler adds"
+            f" {cost_us * fmean(map(units_of, recorded[0])):.1f} us to a node on average, which is"
+            " taken off: the nodes take that much longer together than a run without profiler.",
         )
         return merge(without_profiler(recorded, cost_us), self._path)
 

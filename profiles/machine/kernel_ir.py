@@ -14,14 +14,18 @@ from dataclasses import dataclass
 _CLOCK_STEPS = 32
 _FMA_REPEATS = 4
 _READ_VECTORS = 32
+_ADD_VECTORS = 8
 
 Body = Callable[[Sequence[str]], tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """IR and what one iteration does. ``rows`` x ``columns`` accumulators; ``vector_bytes`` of
-    a loaded operand; ``saturates``: sums of two products may be cut off at 16 bits.
+    """IR and what one iteration does.
+
+    ``rows`` x ``columns`` accumulators; ``vector_bytes`` of a loaded operand; ``block_bytes`` of
+    the data that an iteration goes over; ``saturates``: sums of two products may be cut off at
+    16 bits.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Kernel:
     columns: int = 0
     vector_bytes: int = 0
     accumulator_bytes: int = 0
+    block_bytes: int = 0
     saturates: bool = False
 
 
@@ -132,6 +137,51 @@ def read(isa: Sequence[str]) -> Kernel:
         columns=1,
         vector_bytes=4 * width,
         accumulator_bytes=4 * width,
+        block_bytes=4 * width * _READ_VECTORS,
+    )
+
+
+def add(isa: Sequence[str]) -> Kernel:
+    """Adds the second half of each of ``iterations`` blocks of adjacent vectors to the first.
+
+    Caches read and write at the same time, so that this moves more bytes a second than reading
+    alone: a runtime adds in place like this. The first 8 bytes of ``out`` are the number of
+    blocks in ``data``.
+    """
+    width = 16 if "avx512f" in isa else 8 if "avx2" in isa else 4
+    vector = f"<{width} x i32>"
+
+    def body(values: Sequence[str]) -> tuple[list[str], list[str]]:
+        steps = [f"%base = mul i64 %block, {2 * _ADD_VECTORS}"]
+        for k in range(_ADD_VECTORS):
+            for name, offset in (("a", 0), ("b", _ADD_VECTORS)):
+                steps += [
+                    f"%o{name}{k} = add i64 %base, {k + offset}",
+                    f"%p{name}{k} = getelementptr {vector}, ptr %data, i64 %o{name}{k}",
+                ]
+            steps += [
+                f"%a{k} = load {vector}, ptr %pa{k}, align {4 * width}",
+                f"%b{k} = load {vector}, ptr %pb{k}, align {4 * width}",
+                f"%c{k} = add {vector} %a{k}, %b{k}",
+                f"store {vector} %c{k}, ptr %pa{k}, align {4 * width}",
+            ]
+        return [*steps, f"%last = or {vector} {values[0]}, %c0"], ["%last"]
+
+    return Kernel(
+        "add",
+        loop(
+            vector,
+            ["zeroinitializer"],
+            body,
+            before=["%blocks = load i64, ptr %out"],
+            blocks="%blocks",
+        ),
+        4 * width * 3 * _ADD_VECTORS,
+        rows=1,
+        columns=1,
+        vector_bytes=4 * width,
+        accumulator_bytes=4 * width,
+        block_bytes=4 * width * 2 * _ADD_VECTORS,
     )
 
 

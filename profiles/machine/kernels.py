@@ -189,7 +189,9 @@ def measure_peaks(cpu: Cpu, threads: int) -> IndependentPeaks:
 
 
 def measure_memory(cpu: Cpu, threads: int) -> tuple[MemoryLevel, ...]:
-    """Reading bandwidth of all ``threads`` together, of each cache and of DRAM.
+    """Bandwidth of all ``threads`` together, of each cache and of DRAM.
+
+    The better of reading one stream and of adding one to another, all bytes counted.
 
     Each thread reads a buffer of its own; together they fill half of what they have of a cache,
     so that other data does not push them out, and several times the last one for DRAM.
@@ -199,14 +201,17 @@ def measure_memory(cpu: Cpu, threads: int) -> tuple[MemoryLevel, ...]:
     dram = min(wanted, _DRAM_MOST_BYTES, _available_bytes() // 2)
     capacities: dict[str, int | None] = {c.name: c.capacity_bytes(threads) for c in cpu.caches}
     sizes = {name: capacity // 2 for name, capacity in capacities.items() if capacity}
-    kernel = CompiledKernel(kernel_ir.read(cpu.isa))
-    block = kernel.kernel.per_iteration
     jobs = {}
-    for name, size in {**sizes, "DRAM": dram}.items():
-        blocks = max(1, size // threads // block)
-        jobs[name] = Job(kernel, [aligned(blocks * block) for _ in range(threads)], blocks=blocks)
+    for kernel in map(CompiledKernel, (kernel_ir.read(cpu.isa), kernel_ir.add(cpu.isa))):
+        block = kernel.kernel.block_bytes
+        for name, size in {**sizes, "DRAM": dram}.items():
+            blocks = max(1, size // threads // block)
+            buffers = [aligned(blocks * block) for _ in range(threads)]
+            jobs[f"{kernel.kernel.name} {name}"] = Job(kernel, buffers, blocks=blocks)
+    rates = best_rates(jobs)
     return tuple(
-        MemoryLevel(name, capacities.get(name), rate) for name, rate in best_rates(jobs).items()
+        MemoryLevel(name, capacities.get(name), max(rates[f"read {name}"], rates[f"add {name}"]))
+        for name in (*sizes, "DRAM")
     )
 
 

@@ -1,7 +1,7 @@
 """Ceilings through the runtimes: their own fastest kernels on operators that suit them.
 
 A rate is MACs over the runtime's own time of the operator that multiplies (what layers are
-measured with, too), at its fastest run over all shapes: nothing is subtracted.
+measured with, and corrected as theirs), at its fastest run over all shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflit
 from mnv4_deploy.profiles.measure.runners import open_runner
 from mnv4_deploy.profiles.timing import time_run_us
 
-_QUICK_RUNS, _LONG_RUNS, _LONG_ROUNDS = 6, 20, 2
+_QUICK_RUNS, _LONG_RUNS, _LONG_ROUNDS = 6, 20, 5
 _FINALISTS = 3
 _CHAIN_LENGTHS = (20, 220)
 _CHAIN_RUNS = 200
@@ -66,9 +66,11 @@ def _best_rate(
 def longest_op_us(path: Path, threads: int, runs: int) -> float:
     """The least us of the longest operator of a model file, by the runtime's own clock."""
     with closing(open_runner(path, threads=threads)) as runner:
+        plain_us = []
         for run in range(runs + 1):
+            plain_us.append(time_run_us(runner.run))
             runner.run_profiled(record=run > 0)
-        longest = max(min(op.samples_us) for op in runner.timings())
+        longest = max(min(op.samples_us) for op in runner.timings(plain_us))
     # The clocks tick in whole us: below one, all that is known is that it was less.
     return max(longest, 1.0)
 

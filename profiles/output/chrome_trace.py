@@ -1,4 +1,4 @@
-"""One median inference as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing."""
+"""One inference as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from mnv4_deploy.profile_records import Layer, ModelProfile
 from mnv4_deploy.profiles.output.rows import Row, rows_of
-from mnv4_deploy.profiles.output.text import clean, layer_title, plural
+from mnv4_deploy.profiles.output.text import STATISTIC_TITLES, clean, layer_title, plural
 
 _PROCESS = 1
 _TRACKS = {
@@ -23,7 +23,7 @@ _ARGUMENTS = (
 
 
 def trace_events(profile: ModelProfile) -> dict[str, Any]:
-    """The layers one after the other, each as long as its median, in the Trace Event Format.
+    """The layers one after the other, each as long as its latency, in the Trace Event Format.
 
     Times are in us. Each delegated partition, the built-in kernels and the runtime have tracks
     of their own, so that borders are seen. Layers that the runtime dropped are not in it.
@@ -40,11 +40,14 @@ def trace_events(profile: ModelProfile) -> dict[str, Any]:
         track = tracks.setdefault(_track(layer), len(tracks) + 1)
         events.append(_event(layer, rows[layer.index], track, now_us))
         now_us += layer.latency_us
-    measured = profile.measurement
+    measured, how = profile.measurement, STATISTIC_TITLES[profile.statistic]
     title = f"{clean(measured.path)}, {measured.runtime}, {plural(measured.threads, 'thread')}"
     return {
         "displayTimeUnit": "ms",
-        "otherData": {"what": "one median inference", "sha256": measured.sha256},
+        "otherData": {
+            "what": f"one inference: {how} run of each layer",
+            "sha256": measured.sha256,
+        },
         "traceEvents": [
             _metadata("process_name", 0, title),
             *(_metadata("thread_name", number, name) for name, number in tracks.items()),

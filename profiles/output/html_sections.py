@@ -5,6 +5,7 @@ from __future__ import annotations
 from mnv4_deploy.profile_records import ModelProfile
 from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.profiles.output.text import (
+    STATISTIC_TITLES,
     clean,
     milliseconds,
     plural,
@@ -57,7 +58,7 @@ def method_facts(profile: ModelProfile) -> list[Fact]:
         ("Runs with profiler", str(profile.trust.runs)),
         (
             "Statistics",
-            "A layer's latency is its median over the runs; p10 and p90 are percentiles.",
+            f"A layer's latency is the {STATISTIC_TITLES[profile.statistic]} of its runs.",
         ),
         (
             "Operational intensity",
@@ -77,7 +78,8 @@ def trust_facts(profile: ModelProfile) -> list[Fact]:
         ("Profiling adds", f"{trust.overhead_percent:.1f} %"),
         (
             "Sum of the layers",
-            f"{milliseconds(trust.layers_us)}, {trust.sum_percent:.1f} % of the wall time",
+            f"{milliseconds(trust.layers_us)}; in the fastest runs {trust.sum_percent:.1f} % of"
+            " the wall time",
         ),
         ("Not attributed", milliseconds(trust.unattributed_us)),
         ("Spread of the rounds", f"{trust.spread_percent:.1f} %"),

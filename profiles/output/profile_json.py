@@ -38,6 +38,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
             "sha256": measured.sha256,
         },
         "method": {
+            "statistic": profile.statistic,
             "runtime": measured.runtime,
             "threads": measured.threads,
             "cpus": measured.cpus,
@@ -60,7 +61,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
             for layer, row in zip(profile.layers, rows_of(profile), strict=True)
         ],
         "findings": profile.findings,
-        "trust": {**_plain(profile.trust), "sum_percent": profile.trust.sum_percent},
+        "trust": profile.trust,
         "conditions": measured.conditions,
         "machine": profile.machine,
         "ceilings": profile.ceilings,

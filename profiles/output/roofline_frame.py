@@ -17,6 +17,7 @@ from mnv4_deploy.profiles.output.roofline_data import (
 )
 from mnv4_deploy.profiles.output.rows import bound_at
 from mnv4_deploy.profiles.output.text import (
+    STATISTIC_TITLES,
     layer_title,
     milliseconds,
     plot_text,
@@ -46,7 +47,7 @@ def draw_title(figure: Figure, profile: ModelProfile) -> None:
     facts = [
         plot_text(measured.runtime, 40),
         plural(measured.threads, "thread"),
-        f"{milliseconds(profile.trust.wall_us)} an inference",
+        f"{milliseconds(profile.trust.wall_us)} ({STATISTIC_TITLES[profile.statistic]} run)",
         f"{with_prefix(cost.macs)}MACs",
         f"{significant(cost.operational_intensity)} MACs/byte",
     ]

@@ -11,7 +11,7 @@ Row = dict[str, Cell]
 def rows_of(profile: ModelProfile) -> list[Row]:
     """One row a layer, in order. None stands for what is not known, never 0.
 
-    ``share_percent`` is the layer's median over the sum of all layers' medians.
+    ``share_percent`` is the layer's latency over the sum of all layers'.
     """
     total_us = sum(layer.latency_us for layer in profile.layers)
     return [_row(layer, bound_at(profile, layer), total_us) for layer in profile.layers]

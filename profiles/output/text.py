@@ -6,8 +6,9 @@ A name can hold anything: control characters, direction overrides, mathtext, for
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
-from mnv4_deploy.profile_records import Layer
+from mnv4_deploy.profile_records import Layer, Statistic
 
 # Control, format (direction overrides, zero width), surrogate, private use, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -15,6 +16,14 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _ELLIPSIS = "…"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+STATISTIC_TITLES: Mapping[Statistic, str] = {
+    "min": "fastest",
+    "p10": "10th percentile",
+    "p50": "median",
+    "mean": "mean",
+}
 
 
 def clean(name: str) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from mnv4_deploy.machine_records import Machine
-from mnv4_deploy.profile_records import Measurement, ModelProfile
+from mnv4_deploy.profile_records import Measurement, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.bounds import bounds_of
 from mnv4_deploy.profiles.roofline.findings import findings_of
 from mnv4_deploy.profiles.roofline.layers import layers_of
 from mnv4_deploy.profiles.roofline.trust import trust_in
 
 
-def analyse(measurement: Measurement, machine: Machine | None) -> ModelProfile:
+def analyse(
+    measurement: Measurement, machine: Machine | None, statistic: Statistic = "min"
+) -> ModelProfile:
     """The profile of a measurement; without ceilings it has no bounds and no findings."""
-    layers = layers_of(measurement)
+    layers = layers_of(measurement, statistic)
     ceilings = machine.with_threads(measurement.threads) if machine else None
-    trust = trust_in(measurement, layers, ceilings)
+    trust = trust_in(measurement, layers, ceilings, statistic)
     bounds = bounds_of(layers, ceilings) if ceilings else ()
     unknown = {layer.kind for layer in layers if layer.cost is None and layer.file_kinds}
     return ModelProfile(
@@ -23,6 +25,7 @@ def analyse(measurement: Measurement, machine: Machine | None) -> ModelProfile:
         bounds=bounds,
         findings=findings_of(layers, bounds, trust) if bounds else (),
         trust=trust,
+        statistic=statistic,
         machine=machine if ceilings else None,
         unknown_kinds=tuple(sorted(unknown)),
     )

@@ -15,6 +15,8 @@ from mnv4_deploy.profile_records import Bound, Layer, Limit
 _MICROSECONDS = 1e6
 # Runtimes report whole microseconds; below a few of them a share of the roof is rounding.
 RESOLUTION_US = 5.0
+# Two measurements of one limit agree within this.
+_SAME_LIMIT = 1.05
 _SOURCES = {"xnnpack": "xnnpack", "builtin": "xnnpack", "onnxruntime": "onnxruntime"}
 
 
@@ -94,8 +96,20 @@ def _compute_us(macs: int, ceilings: Ceilings, source: str, compute: str) -> flo
     """None where the layer multiplies in a type whose peak was not measured."""
     if macs == 0:
         return 0.0
-    peak = ceilings.peak(source, compute)
+    peak = _peak(ceilings, source, compute)
     return macs / peak * _MICROSECONDS if peak else None
+
+
+def _peak(ceilings: Ceilings, source: str, compute: str) -> float | None:
+    """The rate of the runtime's own best kernels.
+
+    Where the independent peak agrees with it, both measure the same limit, each as well as the
+    machine let it: the higher one is then nearer to it.
+    """
+    own, other = ceilings.peak(source, compute), ceilings.peak("independent", compute)
+    if own and other and own < other < _SAME_LIMIT * own:
+        return other
+    return own
 
 
 def _limit(compute_us: float | None, memory_us: float | None, overhead_us: float) -> Limit:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import accumulate, pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mnv4_deploy.profile_records import Measurement, ModelProfile
+from mnv4_deploy.profile_records import ModelProfile
 from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 CONFIDENCE_PERCENT = 95
-_RESAMPLES = 2000
+# Of the runs of a file: low, because other programs only ever add time, yet not one sample.
+PERCENTILE = 10
+_RESAMPLES = 500
 _MIN_CHANGE = 0.05
 # Runtimes report whole microseconds: a smaller difference is rounding.
 _MIN_CHANGE_US = 2.0
+# A layer of 0 us is below that resolution, not infinitely fast.
+_FLOOR_US = 0.5
+Rounds = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,7 @@ def compare_profiles(a: ModelProfile, b: ModelProfile, *, seed: int = 0) -> Comp
     return Comparison(
         a=a,
         b=b,
-        ratio=_ratio(
-            [median(r) for r in a.measurement.rounds_us],
-            [median(r) for r in b.measurement.rounds_us],
-            picks,
-        ),
+        ratio=_ratio(a.measurement.rounds_us, b.measurement.rounds_us, picks),
         modules=tuple(sorted(changes, key=lambda m: -abs(m.difference_us))),
     )
 
@@ -109,14 +111,14 @@ def _change(
     b: ModelProfile,
     rows_a: Sequence[int],
     rows_b: Sequence[int],
-    picks: np.ndarray,
+    picks: NDArray[np.intp],
 ) -> ModuleChange:
     a_us, b_us = (
         sum(p.layers[i].latency_us for i in rows) for p, rows in ((a, rows_a), (b, rows_b))
     )
     ratio = None
     if rows_a and rows_b:
-        ratio = _ratio(_round_medians(a, rows_a), _round_medians(b, rows_b), picks)
+        ratio = _ratio(_rounds(a, rows_a), _rounds(b, rows_b), picks)
     differs = abs(b_us - a_us) > max(_MIN_CHANGE_US, _MIN_CHANGE * a_us)
     sure = ratio is None or ratio.low > 1 or ratio.high < 1
     return ModuleChange(
@@ -130,25 +132,25 @@ def _change(
     )
 
 
-def _round_medians(profile: ModelProfile, rows: Sequence[int]) -> list[float]:
-    """Median over each round of the layers' time together."""
+def _rounds(profile: ModelProfile, rows: Sequence[int]) -> list[list[float]]:
+    """The layers' time together, run by run, grouped by round."""
     runs = [sum(run) for run in zip(*(profile.layers[i].samples_us for i in rows), strict=True)]
-    medians, start = [], 0
-    for length in _round_lengths(profile.measurement):
-        medians.append(median(runs[start : start + length]))
-        start += length
-    return medians
+    ends = accumulate(len(samples) for samples in profile.measurement.profiled_rounds_us)
+    return [runs[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _round_lengths(measurement: Measurement) -> list[int]:
-    return [len(samples) for samples in measurement.profiled_rounds_us]
-
-
-def _ratio(a_us: Sequence[float], b_us: Sequence[float], picks: np.ndarray) -> Ratio:
-    """Median of the rounds' ratios, and the percentiles of its bootstrap."""
-    # A layer of 0 us is below the profiler's resolution, not infinitely fast.
-    floor = 0.5
-    ratios = np.maximum(np.asarray(b_us), floor) / np.maximum(np.asarray(a_us), floor)
+def _ratio(a_us: Rounds, b_us: Rounds, picks: NDArray[np.intp]) -> Ratio:
+    """Ratio of the 10th percentiles over all rounds, and of those over rounds drawn anew."""
+    both = [_table(rounds) for rounds in (a_us, b_us)]
+    low_us = [float(np.percentile(table, PERCENTILE)) for table in both]
+    drawn = [np.percentile(t[picks].reshape(len(picks), -1), PERCENTILE, axis=1) for t in both]
+    ratios = np.maximum(drawn[1], _FLOOR_US) / np.maximum(drawn[0], _FLOOR_US)
     tail = (100 - CONFIDENCE_PERCENT) / 2
-    low, high = np.percentile(np.median(ratios[picks], axis=1), [tail, 100 - tail])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    low, high = np.percentile(ratios, [tail, 100 - tail])
+    return Ratio(max(low_us[1], _FLOOR_US) / max(low_us[0], _FLOOR_US), float(low), float(high))
+
+
+def _table(rounds: Rounds) -> NDArray[np.float64]:
+    """One row a round; the last one may be shorter, which its own samples fill up."""
+    width = max(map(len, rounds))
+    return np.array([np.resize(np.asarray(samples), width) for samples in rounds])

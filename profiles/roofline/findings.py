@@ -211,7 +211,7 @@ def _overhead(profile: _Profile) -> Iterator[Finding]:
 
 
 def _around_operators(profile: _Profile) -> Iterator[Finding]:
-    gap_us = profile.trust.unattributed_us
+    gap_us = profile.trust.wall_us * (1 - profile.trust.sum_percent / 100)
     indices = [x.index for x in profile.layers if x.where == "runtime"]
     total = max(0.0, gap_us) + profile.latency_us(indices)
     yield Finding(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profile_records import JoinedLayer, Layer, Measurement
+from mnv4_deploy.profile_records import JoinedLayer, Layer, Measurement, Statistic
 from mnv4_deploy.profiles.costs.group import group_costs
 from mnv4_deploy.records import OpTiming
 
 
-def layers_of(measurement: Measurement) -> tuple[Layer, ...]:
+def layers_of(measurement: Measurement, statistic: Statistic = "min") -> tuple[Layer, ...]:
     """One layer for each joined layer, in the order of the file."""
     costs = group_costs(measurement.graph, [joined.op_indices for joined in measurement.layers])
     return tuple(
-        _layer(measurement, index, joined, cost)
+        replace(_layer(measurement, index, joined, cost), statistic=statistic)
         for index, (joined, cost) in enumerate(zip(measurement.layers, costs, strict=True))
     )
 

@@ -3,53 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import median, quantiles
+from dataclasses import replace
+from statistics import mean, median, quantiles
 
 from mnv4_deploy.machine_records import Ceilings
-from mnv4_deploy.profile_records import Layer, Measurement, Trust
+from mnv4_deploy.profile_records import Layer, Measurement, Statistic, Trust, statistic_us
+from mnv4_deploy.profiles.timing import fastest_runs
 
 _MAX_SPREAD_PERCENT = 5.0
 _MAX_SUM_ERROR_PERCENT = 5.0
 _MAX_OVERHEAD_PERCENT = 10.0
-_MAX_CLOCK_CHANGE_PERCENT = 5.0
+_MAX_CLOCK_CHANGE_PERCENT = 10.0
 _MAX_STOLEN_PERCENT = 2.0
 _MAX_OTHER_LOAD_PERCENT = 10.0
 _MIN_QUARTILE_SAMPLES = 4
 
 
 def trust_in(
-    measurement: Measurement, layers: Sequence[Layer], ceilings: Ceilings | None
+    measurement: Measurement,
+    layers: Sequence[Layer],
+    ceilings: Ceilings | None,
+    statistic: Statistic = "min",
 ) -> Trust:
-    """Medians, what does not add up, and a warning for everything that casts doubt."""
-    wall_us = _median_of(measurement.rounds_us)
-    profiled_us = _median_of(measurement.profiled_rounds_us)
-    layers_us = sum(layer.latency_us for layer in layers)
+    """What the times add up to, and a warning for everything that casts doubt on them."""
+    plain, profiled = (
+        [sample for samples in rounds for sample in samples]
+        for rounds in (measurement.rounds_us, measurement.profiled_rounds_us)
+    )
+    together = [
+        sum(run) for run in zip(*(x.samples_us for x in layers if x.samples_us), strict=True)
+    ]
+    wall_us, layers_us = statistic_us(plain, statistic), sum(layer.latency_us for layer in layers)
+    undisturbed_us = _fastest_mean(plain)
     trust = Trust(
         wall_us=wall_us,
-        profiled_wall_us=profiled_us,
-        overhead_percent=_overhead_percent(measurement),
+        profiled_wall_us=statistic_us(profiled, statistic),
+        overhead_percent=_percent(_fastest_mean(profiled), undisturbed_us) - 100,
         layers_us=layers_us,
         unattributed_us=wall_us - layers_us,
+        sum_percent=_percent(_fastest_mean(together), undisturbed_us),
         spread_percent=_spread_percent([median(r) for r in measurement.rounds_us]),
-        runs=sum(len(r) for r in measurement.profiled_rounds_us),
+        runs=len(profiled),
         warnings=(),
     )
-    return Trust(**{**vars(trust), "warnings": tuple(_warnings(measurement, trust, ceilings))})
+    return replace(trust, warnings=tuple(_warnings(measurement, trust, ceilings)))
 
 
-def _median_of(rounds: Sequence[Sequence[float]]) -> float:
-    return median(sample for samples in rounds for sample in samples)
+def _fastest_mean(times_us: Sequence[float]) -> float:
+    return mean(times_us[i] for i in fastest_runs(times_us)) if times_us else 0.0
 
 
-def _overhead_percent(measurement: Measurement) -> float:
-    """Median over the rounds of profiled over plain, so that a drifting machine drifts in both."""
-    ratios = [
-        median(profiled) / median(plain)
-        for plain, profiled in zip(
-            measurement.rounds_us, measurement.profiled_rounds_us, strict=True
-        )
-    ]
-    return 100 * (median(ratios) - 1)
+def _percent(part: float, whole: float) -> float:
+    return 100 * part / whole if whole else 100.0
 
 
 def _spread_percent(values: Sequence[float]) -> float:
@@ -67,8 +72,8 @@ def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None)
     conditions = measurement.conditions
     if trust.spread_percent > _MAX_SPREAD_PERCENT:
         yield (
-            f"The machine was noisy: the batches differ by {trust.spread_percent:.0f} %. Close"
-            " other programs, or give more --runs."
+            f"The machine was noisy: the batches differ by {trust.spread_percent:.0f} %. Layer"
+            " times are the fastest of the runs; close other programs, or give more --runs."
         )
     spins = conditions.spin_us
     change = 100 * (max(spins) / min(spins) - 1) if spins and min(spins) > 0 else 0.0
@@ -80,14 +85,14 @@ def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None)
         yield f"Other processes used {conditions.other_load_percent:.0f} % of the CPUs."
     if abs(trust.sum_percent - 100) > _MAX_SUM_ERROR_PERCENT:
         yield (
-            f"The layers add up to {trust.sum_percent:.0f} % of the wall time without profiler:"
-            " the difference is the row (unattributed)."
+            f"In the fastest runs the layers add up to {trust.sum_percent:.0f} % of the wall time"
+            " without profiler."
         )
     if trust.overhead_percent > _MAX_OVERHEAD_PERCENT:
         yield f"Profiling slowed the model by {trust.overhead_percent:.0f} %."
     if ceilings and spins and ceilings.spin_us > 0:
-        drift = 100 * (median(spins) / ceilings.spin_us - 1)
-        if abs(drift) > 2 * _MAX_CLOCK_CHANGE_PERCENT:
+        drift = 100 * (min(spins) / ceilings.spin_us - 1)
+        if abs(drift) > _MAX_CLOCK_CHANGE_PERCENT:
             faster = "slower" if drift > 0 else "faster"
             yield (
                 f"The CPU ran {abs(drift):.0f} % {faster} than when its ceilings were measured:"

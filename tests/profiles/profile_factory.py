@@ -224,6 +224,7 @@ def make_profile(
                 spec.samples_us,
                 spec.cost,
                 spec.refusal,
+                statistic="p50",
             )
         )
     total = sum(layer.latency_us for layer in layers)
@@ -234,6 +235,7 @@ def make_profile(
         "overhead_percent": 2.0,
         "layers_us": total,
         "unattributed_us": total * 0.02,
+        "sum_percent": 98.0,
         "spread_percent": 1.5,
         "runs": 3,
         "warnings": ("The machine was noisy: close other programs.",),
@@ -272,6 +274,7 @@ def make_profile(
         if machine and len(specs) > 5
         else (),
         trust=Trust(**{**facts, **trust}),
+        statistic="p50",
         machine=machine,
         unknown_kinds=tuple(
             sorted({layer.kind for layer in layers if layer.cost is None and layer.file_kinds})

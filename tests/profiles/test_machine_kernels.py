@@ -38,6 +38,20 @@ def test_read_reads_every_byte_and_starts_again():
     assert np.array_equal(out.view(np.uint32)[:lanes], expected)
 
 
+def test_add_adds_the_second_half_of_every_block_to_the_first():
+    kernel = kernels.CompiledKernel(kernel_ir.add(_CPU.isa))
+    block = kernel.kernel.block_bytes
+    data = kernels.aligned(3 * block)
+    data[:] = np.random.default_rng(0).integers(0, 256, data.size)
+    before = data.view(np.uint32).reshape(3, 2, -1).copy()
+    out = _out()
+    out.view(np.int64)[0] = 3
+    kernel(data, 4, out)  # blocks 0, 1, 2, 0
+    first, second = before[:, 0], before[:, 1]
+    expected = np.stack([first + second * np.array([[2], [1], [1]], np.uint32), second], axis=1)
+    assert np.array_equal(data.view(np.uint32), expected.reshape(-1))
+
+
 def test_fma_adds_a_product_to_every_accumulator_each_time():
     kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
     if kernel.kernel.name != "fma":

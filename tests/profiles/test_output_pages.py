@@ -103,7 +103,7 @@ def test_svg_says_what_it_shows(tmp_path) -> None:
     texts = svg_texts(path)
     everything = "\n".join(texts)
     assert "Roofline of hybrid-m-int8.tflite" in texts
-    assert re.search(r"1 thread +· +0\.585 ms an inference", everything)
+    assert re.search(r"1 thread +· +0\.585 ms \(median run\)", everything)
     for label in ("int8 peak of XNNPACK: 180 GMAC/s", "L1 200 GB/s", "L2 90.0 GB/s",
                   "L3 40.0 GB/s", "DRAM 15.0 GB/s"):  # fmt: skip
         assert label in texts, label

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mnv4_deploy.graph_records import OpCost
@@ -94,6 +96,17 @@ def test_the_peak_is_that_of_the_runtime_and_the_type() -> None:
     ort = bound_of(layer(cost, 50.0, where="onnxruntime"), CEILINGS, model_weight_bytes=0)
     builtin = bound_of(layer(cost, 50.0, where="builtin"), CEILINGS, model_weight_bytes=0)
     assert (int8.compute_us, ort.compute_us, builtin.compute_us) == (10.0, 20.0, 40.0)
+
+
+@pytest.mark.parametrize(("independent", "peak"), [(1.04e9, 1.04e9), (1.06e9, 1e9), (0.9e9, 1e9)])
+def test_two_measurements_of_one_limit_give_the_higher(independent: float, peak: float) -> None:
+    peaks = {**CEILINGS.peak_macs_per_s, "independent": {"float32": independent}}
+    bound = bound_of(
+        layer(OpCost(macs=10_000), 50.0),
+        replace(CEILINGS, peak_macs_per_s=peaks),
+        model_weight_bytes=0,
+    )
+    assert bound.compute_us == pytest.approx(1e10 / peak)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def profile(modules: dict[str, float], *, seed: int, noise: float = 0.02) -> Mod
             (1,),
             samples(us),
             None,
+            statistic="p10",
         )
         for i, (name, us) in enumerate(modules.items())
     )
@@ -56,7 +57,8 @@ def profile(modules: dict[str, float], *, seed: int, noise: float = 0.02) -> Mod
         rounds,
         Conditions((1.0,)),
     )
-    return ModelProfile(measured, layers, (), (), trust_in(measured, layers, None), None, ())
+    trust = trust_in(measured, layers, None, "p10")
+    return ModelProfile(measured, layers, (), (), trust, "p10", None, ())
 
 
 A = profile({"stem": 100.0, "block": 300.0, "head": 50.0}, seed=1)
@@ -77,7 +79,7 @@ def test_the_same_network_is_not_different() -> None:
     result = compare_profiles(A, profile({"stem": 100.0, "block": 300.0, "head": 50.0}, seed=3))
     assert result.ratio.low <= 1.01 and result.ratio.high >= 0.99
     assert not any(m.changed for m in result.modules)
-    assert result.joined_percent == 100.0
+    assert result.joined_percent == pytest.approx(100.0)
 
 
 def test_modules_of_one_side_are_listed_and_lower_the_joined_share() -> None:

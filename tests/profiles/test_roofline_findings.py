@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from mnv4_deploy.graph_records import OpCost
 from mnv4_deploy.profile_records import Bound, Layer, Trust
 from mnv4_deploy.profiles.roofline.findings import findings_of
@@ -44,7 +46,8 @@ def bound(layer: Layer, roof_us: float, limit: str = "compute") -> Bound:
 
 def trust(layers: list[Layer], gap_us: float = 0.0) -> Trust:
     total = sum(layer.latency_us for layer in layers)
-    return Trust(total + gap_us, total, 0.0, total, gap_us, 0.0, 10, ())
+    percent = 100 * total / (total + gap_us)
+    return Trust(total + gap_us, total, 0.0, total, gap_us, percent, 0.0, 10, ())
 
 
 def find(pairs: list[tuple[Layer, float]], gap_us: float = 0.0, limits: dict | None = None):
@@ -116,7 +119,8 @@ def test_transposes_that_the_runtime_inserted_are_counted() -> None:
 
 def test_time_between_operators_is_a_finding() -> None:
     finding, *_ = find([(conv(0, 100.0), 95.0)], gap_us=50.0)
-    assert (finding.kind, finding.recoverable_us) == ("around the operators", 50.0)
+    assert finding.kind == "around the operators"
+    assert finding.recoverable_us == pytest.approx(50.0)
 
 
 def test_operators_bound_by_dispatch() -> None:

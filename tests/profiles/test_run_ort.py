@@ -190,44 +190,56 @@ def test_real_branches(tmp_path: Path) -> None:
     assert [(t.name, t.tag) for t in timings] == [("choice", "If"), ("last", "Erf")]
 
 
-def _runs(times_us: list[float], gap_us: float, count: int = 3) -> list[tuple[NodeEvent, ...]]:
+def _runs(
+    times_us: list[float], gap_us: float, count: int = 3, tensors: list[int] | None = None
+) -> list[tuple[NodeEvent, ...]]:
     run, start_us = [], 0.0
     for index, time_us in enumerate(times_us):
-        run.append(NodeEvent(f"n{index}", "Conv", start_us, time_us))
+        among = tensors[index] if tensors else 3
+        run.append(NodeEvent(f"n{index}", "Conv", start_us, time_us, among))
         start_us += time_us + gap_us
     return [tuple(run)] * count
+
+
+def _each_us(runs: list[tuple[NodeEvent, ...]], plain_us: list[float]) -> list[float]:
+    """What is taken off each node."""
+    corrected = without_profiler(runs, profiler_cost_us(runs, plain_us))
+    return [a.elapsed_us - b.elapsed_us for a, b in zip(runs[0], corrected[0], strict=True)]
 
 
 def test_profiler_cost_is_what_the_nodes_have_in_excess() -> None:
     """Four nodes of 100, 50, 20 and 1 us, each made 5 us longer by the profiler."""
     runs = _runs([105, 55, 25, 6], gap_us=4)
-    assert profiler_cost_us(runs, plain_us=[171]) == pytest.approx(5)
-    corrected = without_profiler(runs, 5)
-    assert [e.elapsed_us for e in corrected[0]] == [100, 50, 20, 1]
+    assert _each_us(runs, [171]) == pytest.approx([5, 5, 5, 5])
+
+
+def test_profiler_cost_grows_with_the_tensors_of_a_node() -> None:
+    """A constant of 2.5 and one for each: 9 tensors weigh 11.5, 2 weigh 4.5; 16 us in all."""
+    runs = _runs([111.5, 54.5], gap_us=20, tensors=[9, 2])
+    assert _each_us(runs, [150]) == pytest.approx([11.5, 4.5])
 
 
 def test_profiler_cost_leaves_no_negative_time() -> None:
     """The third node holds 2 us only, so the other two share the rest: (30 - 2) / 2 each."""
     runs = _runs([100, 50, 2], gap_us=20)
-    cost_us = profiler_cost_us(runs, plain_us=[122])
-    assert cost_us == pytest.approx(14)
-    assert [e.elapsed_us for e in without_profiler(runs, cost_us)[0]] == [86, 36, 0]
+    assert _each_us(runs, [122]) == pytest.approx([14, 14, 2])
 
 
 def test_profiler_cost_is_not_a_fudge_factor() -> None:
     """An excess far above the profiler's work between nodes has another cause and stays."""
-    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[100]) == pytest.approx(6)
-    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[200]) == 0
-    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[250]) == 0
+    runs = _runs([100, 100], gap_us=3)
+    assert _each_us(runs, [100]) == pytest.approx([6, 6])
+    assert _each_us(runs, [200]) == pytest.approx([0, 0])
+    assert _each_us(runs, [250]) == pytest.approx([0, 0])
     assert profiler_cost_us([], plain_us=[250]) == 0
-    assert profiler_cost_us(_runs([100, 100], gap_us=3), plain_us=[]) == 0
+    assert profiler_cost_us(runs, plain_us=[]) == 0
 
 
 def test_interrupted_runs_do_not_hide_the_profilers_cost() -> None:
     """Half of the plain runs were interrupted for a millisecond, and a profiled one."""
     quiet, slow = _runs([105, 55], 4, 1), _runs([1105, 55], 4, 1)
     cost_us = profiler_cost_us([*quiet * 3, *slow], plain_us=[150, 1150, 150, 1150])
-    assert cost_us == pytest.approx(5)
+    assert cost_us * (2.5 + 3) == pytest.approx(5)
 
 
 @pytest.mark.parametrize("content", ["", "[{", '{"a": 1}', "3"])
