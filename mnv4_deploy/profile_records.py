@@ -208,9 +208,10 @@ class Trust:
     Times are the profile's ``statistic``. ``layers_us``: sum of the layers; ``unattributed_us``
     is the wall time without profiler minus that: work between the layers and, with "min", that
     no run is the fastest in every layer. What must add up in one run is judged in the fastest
-    tenth of the runs: ``sum_percent``, all layers over the wall time without profiler, and
-    ``overhead_percent``, what profiling adds to that. ``spread_percent``:
-    interquartile range of the rounds' medians over their median.
+    tenth of the runs: ``overhead_percent``, what profiling adds to the wall time, and
+    ``sum_percent``, all layers over the wall time without profiler. On onnxruntime the latter is
+    ``layers_us`` over ``wall_us``, which the correction for its profiler makes 100 with "min".
+    ``spread_percent``: interquartile range of the rounds' medians over their median.
     """
 
     wall_us: float

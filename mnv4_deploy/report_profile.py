@@ -19,6 +19,7 @@ SORTS: tuple[Sort, ...] = ("time", "order", "recoverable", "macs", "intensity", 
 WIDTH = 100
 BLOCKS = 10
 _NAME_WIDTH = 38
+_ROUNDS_TO_ZERO_US = 0.5
 _MILLI = 1e3
 _MEGA = 1e6
 _GIGA = 1e9
@@ -68,7 +69,7 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
     console.print(
         f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
         f"{trust.runs} runs (p10 {wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 "
-        f"{wall.p90 / _MILLI:.2f})  {cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
+        f"{wall.p90 / _MILLI:.2f})\n{cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
         f"{cost.operational_intensity:.1f} MACs/byte\n"
     )
 
@@ -83,7 +84,7 @@ def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
         table.add_row(
             escape(short(layer.module or layer.name)),
             escape(short(layer.kind, 18)),
-            escape(_short_type(layer)),
+            escape(short(_short_type(layer), 12)),
             *_numbers(profile, layer.latency_us, layer),
             *_bound_cells(bound),
         )
@@ -153,8 +154,8 @@ def _group_table(
 
 def _table(left: Iterable[str], right: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in left:
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
+    for title in left:  # only these give way where a row is too long
+        table.add_column(title, overflow="ellipsis")
     for title in right:
         table.add_column(title, justify="left" if title == "bound" else "right", no_wrap=True)
     return table
@@ -163,6 +164,8 @@ def _table(left: Iterable[str], right: Iterable[str]) -> Table:
 def _add_sum(
     table: Table, profile: ModelProfile, what: str, latency_us: float, *, skip: int = 2
 ) -> None:
+    if abs(latency_us) < _ROUNDS_TO_ZERO_US:
+        latency_us = 0.0  # and not -0.000
     cells = [f"[dim]{what}[/]", *[""] * skip]
     table.add_row(*cells, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
 
@@ -194,7 +197,7 @@ def _share(profile: ModelProfile, latency_us: float) -> str:
 
 def short(text: str, width: int = _NAME_WIDTH) -> str:
     """Shortened in the middle: both ends of a module path tell something."""
-    printable = "".join(c if c.isprintable() else "?" for c in text)
+    printable = "".join(c if c.isprintable() else "?" for c in text).replace(" ", "\u00a0")
     if len(printable) <= width:
         return printable
     head = width // 3
@@ -210,7 +213,7 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
     trust, ceilings = profile.trust, profile.ceilings
     yield ""
     yield (
-        f"In the fastest runs the layers add up to {trust.sum_percent:.1f} % of the wall time;"
+        f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
         f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
         f"{trust.spread_percent:.1f} %."
     )

@@ -15,7 +15,6 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from mnv4_deploy.profiles.ort_profile import NodeEvent
-from mnv4_deploy.profiles.timing import fastest_runs
 
 # A node costs the profiler as much as this many tensors, and each tensor as much as one: nodes
 # that only rename a tensor take 3 us with two tensors and 4 us with three, additions of a few
@@ -31,15 +30,14 @@ def profiler_cost_us(runs: Sequence[tuple[NodeEvent, ...]], plain_us: Sequence[f
     """What the profiler adds to a node for each of its units; 0 for lack of evidence.
 
     A node's units are its tensors and a constant. The cost is the one value that, taken off
-    every node (whose time does not get negative), takes off what the nodes of a run take longer
-    than ``plain_us``, the wall times without profiler. Both are means of the fastest tenth:
-    other programs only ever make a run longer.
+    every node (whose time does not get negative), takes off what the nodes together take longer
+    than ``plain_us``, the wall times without profiler. All are the fastest of the runs: other
+    programs, and the profiler's own unrest, only ever make one longer.
     """
     if not runs or len(runs[0]) < 2 or not plain_us:
         return 0.0
-    fast = [runs[i] for i in fastest_runs([sum(e.elapsed_us for e in run) for run in runs])]
-    times_us = [fmean(t) for t in zip(*([e.elapsed_us for e in r] for r in fast), strict=True)]
-    excess_us = sum(times_us) - fmean(plain_us[i] for i in fastest_runs(plain_us))
+    times_us = [min(t) for t in zip(*([e.elapsed_us for e in r] for r in runs), strict=True)]
+    excess_us = sum(times_us) - min(plain_us)
     units = [units_of(event) for event in runs[0]]
     gap_us = median(_gap_us(run) for run in runs)
     low_us, high_us = 0.0, max(0.0, _MAX_SHARE_OF_GAP * gap_us / fmean(units))

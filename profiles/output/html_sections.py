@@ -78,7 +78,7 @@ def trust_facts(profile: ModelProfile) -> list[Fact]:
         ("Profiling adds", f"{trust.overhead_percent:.1f} %"),
         (
             "Sum of the layers",
-            f"{milliseconds(trust.layers_us)}; in the fastest runs {trust.sum_percent:.1f} % of"
+            f"{milliseconds(trust.layers_us)}; in undisturbed runs {trust.sum_percent:.1f} % of"
             " the wall time",
         ),
         ("Not attributed", milliseconds(trust.unattributed_us)),

@@ -161,21 +161,32 @@ def _draw_pareto_row(figure: Figure, sweep: RidgeSweep) -> None:
     if not rated:
         figure.text(0.06, 0.25, "No accuracy is known for these models.", color=MUTED)
         return
-    count = len(sweep.ridge_points)
-    positions = sorted({0, count // 4, count - 1} if count > _PARETO_PANELS else set(range(count)))
     width, gap = 0.93 / _PARETO_PANELS, 0.035
-    for column, position in enumerate(positions):
+    for column, position in enumerate(_pareto_positions(sweep)):
         axes = figure.add_axes((0.06 + column * width, 0.115, width - gap, 0.29))
         _draw_pareto(axes, sweep, rated, position)
         if column == 0:
             axes.set_ylabel("ImageNet top-1 (%)")
 
 
+def _pareto_positions(sweep: RidgeSweep) -> list[int]:
+    """The first ridge point and those of the published machines at both ends, where known."""
+    points = sweep.ridge_points
+    if len(points) <= _PARETO_PANELS:
+        return list(range(len(points)))
+    known = sorted(points.index(mark) for mark in sweep.marks.values() if mark in points)
+    return sorted({0, *(known[:1] or [len(points) // 4]), (known or [len(points) - 1])[-1]})
+
+
 def _draw_pareto(axes: Axes, sweep: RidgeSweep, rated: Sequence[str], position: int) -> None:
     times = {model: sweep.time_at(model, position) for model in rated}
     accuracy = sweep.accuracy_percent
+    point = sweep.ridge_points[position]
+    machine = next(
+        (plot_text(name, 24) for name, mark in sweep.marks.items() if mark == point), ""
+    )
     axes.set_title(
-        f"at {significant(sweep.ridge_points[position])} MACs/byte",
+        f"at {significant(point)} MACs/byte" + (f", {machine}" if machine else ""),
         fontsize=10,
         loc="left",
         weight="bold",

@@ -119,7 +119,7 @@ def _advice_below_roof(profile: _Profile, worst: int, alone: bool) -> str:
     prefix = "" if alone else f"Worst: {name}. "
     shape = "x".join(map(str, layer.output_shape))
     if layer.cost is not None and layer.cost.macs == 0:
-        return f"{prefix}It only moves data: fuse it into a neighbour, or avoid it."
+        return f"{prefix}It multiplies nothing: fuse it into a neighbour, or do without it."
     if bound.limit == "memory":
         return (
             f"{prefix}Its bytes from {bound.level} need {_ms(bound.memory_us or 0)}; the kernel"
@@ -182,8 +182,11 @@ def _layout_changes(profile: _Profile) -> Iterator[Finding]:
     yield Finding(
         "layout changes",
         f"{_count(len(indices), 'transpose')}{by_whom}: {_ms(profile.latency_us(indices))}",
-        "They compute nothing: keep one layout through the network (mnv4-deploy export rewrites"
-        " attention so that it needs none).",
+        "They compute nothing. The runtime puts them around operators that do not know its own"
+        " layout: fuse those or move them together."
+        if inserted == len(indices)
+        else "They compute nothing: keep one layout through the network (mnv4-deploy export"
+        " rewrites attention so that it needs none).",
         profile.latency_us(indices),
         tuple(indices),
     )
