@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.machine_records import MemoryLevel
-from mnv4_deploy.profiles.machine import integer_ir, kernel_ir
+from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, tile_ir
 from mnv4_deploy.profiles.machine.cpu import Cpu
 from mnv4_deploy.profiles.machine.kernel_ir import Kernel
 
@@ -27,7 +27,7 @@ _OUT_BYTES = 4096
 _PANEL_BYTES = 16384
 # Short samples and many: some of them fall between other programs' turns.
 _SAMPLE_S, _SAMPLE_S_TOGETHER = 0.002, 0.003
-_ROUNDS, _SAMPLES = 16, 4
+_ROUNDS, _SAMPLES = 32, 4
 _DRAM_BYTES, _DRAM_MOST_BYTES = 256 << 20, 2 << 30
 _DRAM_TIMES_LAST_CACHE = 4
 
@@ -43,13 +43,15 @@ class IndependentPeaks:
 
     def by_compute(self) -> dict[str, float]:
         """By compute type. Kernels whose sums saturate serve uint8 and run-time quantization;
-        static int8 of TFLite is exact.
+        static int8 of TFLite is exact, and bounded by the tile of its kernels where that is known.
         """
         peaks = {"float32": self.float32}
         if self.macs_per_s:
             fastest = max(self.macs_per_s.values())
             exact = max(r for name, r in self.macs_per_s.items() if name in self.exact)
             peaks |= {"int8": exact, "uint8": fastest, "int8 dynamic": fastest}
+        if tile_ir.NAME in self.macs_per_s:
+            peaks[tile_ir.NAME] = self.macs_per_s[tile_ir.NAME]
         return peaks
 
 
@@ -172,7 +174,8 @@ def measure_peaks(cpu: Cpu, threads: int) -> IndependentPeaks:
         # Small floats: the sums must not overflow into values that are slow.
         block.view(np.float32)[:] = 1e-3
     panels = [aligned(_PANEL_BYTES) for _ in range(threads)]
-    integers = integer_ir.integer_kernels(cpu.isa)
+    tile = tile_ir.xnnpack_tile(cpu.isa)
+    integers = (*integer_ir.integer_kernels(cpu.isa), *((tile,) if tile else ()))
     rates = best_rates(
         {
             "clock": Job(CompiledKernel(kernel_ir.clock()), floats[:1]),

@@ -19,7 +19,7 @@ from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflit
 from mnv4_deploy.profiles.measure.runners import open_runner
 from mnv4_deploy.profiles.timing import time_run_us
 
-_QUICK_RUNS, _LONG_RUNS, _LONG_ROUNDS = 6, 20, 5
+_QUICK_RUNS, _LONG_RUNS, _LONG_ROUNDS = 6, 20, 3
 _FINALISTS = 3
 _CHAIN_LENGTHS = (20, 220)
 _CHAIN_RUNS = 200

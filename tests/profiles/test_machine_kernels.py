@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.machine import integer_ir, kernel_ir
+from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, tile_ir
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 
 llvm = pytest.importorskip("llvmlite.binding")
@@ -101,6 +101,30 @@ def test_integer_sequences_compute_inner_products(kernel):
     assert np.array_equal(out.view(np.int32)[: expected.size].reshape(expected.shape), expected)
 
 
+def test_tile_of_xnnpack_computes_inner_products():
+    kernel = tile_ir.xnnpack_tile(_CPU.isa)
+    if kernel is None:
+        pytest.skip("XNNPACK has wider kernels here")
+    steps = tile_ir.STEPS_PER_BLOCK * tile_ir.BLOCKS
+    panel = kernels.aligned(steps * tile_ir.STEP_BYTES)
+    panel[:] = np.random.default_rng(2).integers(0, 256, panel.size)
+    out = _out()
+    kernels.CompiledKernel(kernel)(panel, tile_ir.BLOCKS, out)
+    # Every step: three rows of eight, then eight columns of eight.
+    values = panel.view(np.int8).astype(np.int64).reshape(steps, -1, tile_ir.DEPTH)
+    rows, columns = values[:, : tile_ir.ROWS], values[:, tile_ir.ROWS :]
+    expected = np.einsum("srk,sck->rc", rows, columns)
+    sums = out.view(np.int32)[: tile_ir.ROWS * tile_ir.REGISTERS * 8]
+    # A column's sum lies in four lanes of two products each.
+    assert np.array_equal(sums.reshape(tile_ir.ROWS, -1, 4).sum(-1), expected)
+    assert kernel.per_iteration * tile_ir.BLOCKS == steps * tile_ir.ROWS * 8 * tile_ir.DEPTH
+
+
+def test_tile_of_xnnpack_is_left_out_where_it_does_not_run():
+    assert tile_ir.xnnpack_tile(_AVX512) is None
+    assert tile_ir.xnnpack_tile(("neon",)) is None
+
+
 def test_saturation_is_real_where_it_is_claimed():
     """255 * 127 + 255 * 127 does not fit 16 bits: the exact sequences must not be cut off."""
     found = {}
@@ -179,9 +203,10 @@ def test_peaks_stay_below_what_clock_and_instruction_set_allow():
     if limits is None:
         pytest.skip("no limits known for this instruction set")
     for compute, rate in peaks.by_compute().items():
-        assert rate <= 1.05 * limits[compute]
+        limit = limits["int8" if compute == tile_ir.NAME else compute]
+        assert rate <= 1.05 * limit
         # A clock that other load halves for a moment still leaves half a float pipe.
-        assert rate > limits[compute] / 40
+        assert rate > limit / 40
 
 
 def test_nearer_memory_is_faster():
