@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.machine_records import MemoryLevel
 from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, tile_ir
-from mnv4_deploy.profiles.machine.cpu import Cpu
+from mnv4_deploy.profiles.machine.cpu import Cpu, limits_macs_per_s
 from mnv4_deploy.profiles.machine.kernel_ir import Kernel
 
 _ALIGNMENT = 64
@@ -27,7 +27,9 @@ _OUT_BYTES = 4096
 _PANEL_BYTES = 16384
 # Short samples and many: some of them fall between other programs' turns.
 _SAMPLE_S, _SAMPLE_S_TOGETHER = 0.002, 0.003
-_ROUNDS, _SAMPLES = 32, 4
+_ROUNDS, _SAMPLES = 24, 2
+_QUIET, _QUIET_ROUNDS, _MOST_ROUNDS = 0.96, 8, 120
+_CLOCK_SAMPLES = 40
 _DRAM_BYTES, _DRAM_MOST_BYTES = 256 << 20, 2 << 30
 _DRAM_TIMES_LAST_CACHE = 4
 
@@ -100,6 +102,13 @@ def aligned(size_bytes: int) -> NDArray[np.uint8]:
     return block
 
 
+def _floats() -> NDArray[np.uint8]:
+    """Small floats: sums of their products must not overflow into values that are slow."""
+    block = aligned(_OUT_BYTES)
+    block.view(np.float32)[:] = 1e-3
+    return block
+
+
 class Job:
     """A kernel on a buffer for each thread, repeated for a few milliseconds at a time.
 
@@ -127,13 +136,43 @@ class Job:
         return self._kernel.kernel.per_iteration * self._iterations * len(self._buffers) / took
 
 
-def best_rates(jobs: Mapping[str, Job]) -> dict[str, float]:
-    """The best sample of each job. They take turns, for a disturbance can last a while."""
+@dataclass(frozen=True)
+class Canary:
+    """Work whose limit is known: as long as it falls short, something else is running."""
+
+    job: Job
+    limit_per_s: float
+
+    def is_quiet(self) -> bool:
+        return self.job.sample_per_s() >= _QUIET * self.limit_per_s
+
+
+def canary_for(cpu: Cpu, threads: int) -> Canary | None:
+    """Multiply-adds, which clock and instruction set bound; None where that is not known."""
+    chain = Job(CompiledKernel(kernel_ir.clock()), [_floats()])
+    clock_ghz = max(chain.sample_per_s() for _ in range(_CLOCK_SAMPLES)) / 1e9
+    limits = limits_macs_per_s(clock_ghz, cpu.isa)
+    if limits is None:
+        return None
+    fma = Job(CompiledKernel(kernel_ir.fma(cpu.isa)), [_floats() for _ in range(threads)])
+    return Canary(fma, limits["float32"] * threads)
+
+
+def best_rates(jobs: Mapping[str, Job], canary: Canary | None) -> dict[str, float]:
+    """The best sample of each job. They take turns, for a disturbance can last a while.
+
+    Rounds go on until enough of them were quiet from end to end, or time is up.
+    """
     best = dict.fromkeys(jobs, 0.0)
-    for _ in range(_ROUNDS):
+    quiet = 0
+    for index in range(_MOST_ROUNDS):
+        if index >= _ROUNDS and (canary is None or quiet >= _QUIET_ROUNDS):
+            break
+        before = canary is not None and canary.is_quiet()
         for name, job in jobs.items():
             for _ in range(_SAMPLES):
                 best[name] = max(best[name], job.sample_per_s())
+        quiet += before and canary is not None and canary.is_quiet()
     return best
 
 
@@ -169,10 +208,7 @@ def measure_peaks(cpu: Cpu, threads: int) -> IndependentPeaks:
 
     Raises ToolchainError without llvmlite.
     """
-    floats = [aligned(_OUT_BYTES) for _ in range(threads)]
-    for block in floats:
-        # Small floats: the sums must not overflow into values that are slow.
-        block.view(np.float32)[:] = 1e-3
+    floats = [_floats() for _ in range(threads)]
     panels = [aligned(_PANEL_BYTES) for _ in range(threads)]
     tile = tile_ir.xnnpack_tile(cpu.isa)
     integers = (*integer_ir.integer_kernels(cpu.isa), *((tile,) if tile else ()))
@@ -181,7 +217,8 @@ def measure_peaks(cpu: Cpu, threads: int) -> IndependentPeaks:
             "clock": Job(CompiledKernel(kernel_ir.clock()), floats[:1]),
             "float32": Job(CompiledKernel(kernel_ir.fma(cpu.isa)), floats),
             **{kernel.name: Job(CompiledKernel(kernel), panels) for kernel in integers},
-        }
+        },
+        canary_for(cpu, threads),
     )
     return IndependentPeaks(
         clock_ghz=rates["clock"] / 1e9,
@@ -211,7 +248,7 @@ def measure_memory(cpu: Cpu, threads: int) -> tuple[MemoryLevel, ...]:
             blocks = max(1, size // threads // block)
             buffers = [aligned(blocks * block) for _ in range(threads)]
             jobs[f"{kernel.kernel.name} {name}"] = Job(kernel, buffers, blocks=blocks)
-    rates = best_rates(jobs)
+    rates = best_rates(jobs, canary_for(cpu, threads))
     return tuple(
         MemoryLevel(name, capacities.get(name), max(rates[f"read {name}"], rates[f"add {name}"]))
         for name in (*sizes, "DRAM")

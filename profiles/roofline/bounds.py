@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from mnv4_deploy.machine_records import Ceilings, MemoryLevel
 from mnv4_deploy.profile_records import Bound, Layer, Limit
+from mnv4_deploy.profiles.machine.tile_ir import NAME as TILE
 
 _MICROSECONDS = 1e6
 # Runtimes report whole microseconds; below a few of them a share of the roof is rounding.
 RESOLUTION_US = 5.0
 # Two measurements of one limit agree within this.
-_SAME_LIMIT = 1.05
+_SAME_LIMIT = 1.1
 _SOURCES = {"xnnpack": "xnnpack", "builtin": "xnnpack", "onnxruntime": "onnxruntime"}
 
 
@@ -106,10 +107,13 @@ def _peak(ceilings: Ceilings, source: str, compute: str) -> float | None:
     Where the independent peak agrees with it, both measure the same limit, each as well as the
     machine let it: the higher one is then nearer to it.
     """
-    own, other = ceilings.peak(source, compute), ceilings.peak("independent", compute)
-    if own and other and own < other < _SAME_LIMIT * own:
-        return other
-    return own
+    own = ceilings.peak(source, compute)
+    if not own:
+        return None
+    # XNNPACK's int8 kernels have a limit of their own, nearer than that of the instructions.
+    names = (compute, TILE) if (source, compute) == ("xnnpack", "int8") else (compute,)
+    others = [ceilings.peak("independent", name) for name in names]
+    return max(own, *(o for o in others if o and own < o < _SAME_LIMIT * own), own)
 
 
 def _limit(compute_us: float | None, memory_us: float | None, overhead_us: float) -> Limit:

@@ -244,6 +244,31 @@ def test_numpy_does_not_read_faster_than_memory_allows():
     assert rate < 1.5 * fits[0].bytes_per_s
 
 
+class _Steps:
+    """A job whose samples are given."""
+
+    def __init__(self, *rates: float) -> None:
+        self._rates = itertools.cycle(rates)
+
+    def sample_per_s(self) -> float:
+        return next(self._rates)
+
+
+def test_rounds_go_on_until_enough_were_quiet():
+    """The fast sample comes late: without the canary's word it would be missed."""
+    slow = [50.0] * 150
+    jobs = {"job": _Steps(*slow, 100.0, *[99.0] * 400)}
+    assert kernels.best_rates(jobs, None) == {"job": 50.0}
+    jobs = {"job": _Steps(*slow, 100.0, *[99.0] * 400)}
+    waking = kernels.Canary(_Steps(*[0.5] * 160, *[1.0] * 400), limit_per_s=1.0)
+    assert kernels.best_rates(jobs, waking) == {"job": 100.0}
+
+
+def test_a_machine_that_is_never_quiet_is_measured_all_the_same():
+    busy = kernels.Canary(_Steps(0.5), limit_per_s=1.0)
+    assert kernels.best_rates({"job": _Steps(7.0)}, busy) == {"job": 7.0}
+
+
 def test_threads_add_up_and_do_not_multiply():
     if read_cpu().cores < 2:
         pytest.skip("one core")
@@ -252,5 +277,5 @@ def test_threads_add_up_and_do_not_multiply():
         buffer.view(np.float32)[:] = 1e-3
     kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
     jobs = {"one": kernels.Job(kernel, buffers[:1]), "two": kernels.Job(kernel, buffers)}
-    rates = kernels.best_rates(jobs)
+    rates = kernels.best_rates(jobs, None)
     assert 0.5 * rates["one"] < rates["two"] < 2.2 * rates["one"]
