@@ -80,10 +80,12 @@ def profile(
 ) -> None:
     """Show where a model file's time goes, what each layer could reach, and what to do."""
     from mnv4_deploy.profile_pipeline import ProfileRequest
+    from mnv4_deploy.profile_records import STATISTICS
     from mnv4_deploy.progress import Progress
+    from mnv4_deploy.report_profile import SORTS
 
-    _choice("--sort", sort, ("time", "order", "recoverable", "macs", "intensity", "roof"))
-    _choice("--statistic", statistic, ("min", "p10", "p50", "mean"))
+    _choice("--sort", sort, SORTS)
+    _choice("--statistic", statistic, STATISTICS)
     _choice("--group-by", group_by, ("layer", "module", "block", "op"))
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")

@@ -6,12 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import cast
 
-from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.isolated import DEFAULT_TIMEOUT_S, run_isolated
-from mnv4_deploy.profiles.tflite_graph import looks_like_tflite
+from mnv4_deploy.profiles.measure.runners import format_of
 from mnv4_deploy.records import FileFacts
 
-_HEAD_BYTES = 8
 _CHUNK_BYTES = 1 << 20
 _PACKAGE = "mnv4_deploy.profiles"
 
@@ -23,19 +21,7 @@ def inspect_file(path: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> F
     files. Raises ModelFileError for anything that is not a whole model, ToolchainError where
     the packages for its format are missing.
     """
-    path = Path(path)
-    try:
-        if not path.exists():
-            raise ModelFileError(f"{path} does not exist: give a .tflite or .onnx file.")
-        if not path.is_file():
-            raise ModelFileError(f"{path} is not a file: give a .tflite or .onnx file.")
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} cannot be read ({error}).") from error
-    if not head:
-        raise ModelFileError(f"{path} is empty: give a .tflite or .onnx file.")
-    module = "inspect_tflite" if looks_like_tflite(head) else "inspect_onnx"
+    module = f"inspect_{format_of(path)}"
     function = f"{_PACKAGE}.{module}:inspect_here"
     facts = run_isolated(function, str(path), timeout_s=timeout_s, subject=str(path))
     return cast(FileFacts, facts)

@@ -30,11 +30,6 @@ class Prediction:
         return sum(self.layers)
 
     @property
-    def memory_bound_share(self) -> float:
-        """The share of layers that memory bounds; 0 without layers."""
-        return sum(self.memory_bound) / len(self.memory_bound) if self.memory_bound else 0.0
-
-    @property
     def memory_bound_time_share(self) -> float:
         """The share of the time that those layers take; 0 where nothing takes any."""
         bound = sum(t for t, b in zip(self.layers, self.memory_bound, strict=True) if b)

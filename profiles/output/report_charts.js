@@ -46,13 +46,16 @@ function roofline() {
       line: { color: memory ? colour("--muted") : ink, width: 1.4,
               dash: line.kind === "independent" ? "dash" : "solid" },
     });
-    // Right of and below its slope, or above its peak where no close one lies above it.
-    const x = memory ? from * Math.pow(to / from, 0.04) : to;
+    // Right of and below its slope, or above its peak where no close one lies above it: behind
+    // the last slope, for the marks crowd at the right.
+    const ridge = slopes.length ? 1.15 * line.value / Math.min(...slopes) : from;
+    const early = ridge < to / 4;
+    const x = memory ? from * Math.pow(to / from, 0.04) : early ? ridge : to;
     const twin = !memory && peaks.some((peak) => peak > line.value && peak < line.value * 1.5);
     traces.push({
       x: [x], y: [at(x) * (memory ? 1 : twin ? 0.96 : 1.03)], text: [line.label], mode: "text", hoverinfo: "skip",
       showlegend: false, textfont: { size: 11, color: ink },
-      textposition: memory ? "bottom right" : twin ? "bottom left" : "top left",
+      textposition: memory ? "bottom right" : `${twin ? "bottom" : "top"} ${early ? "right" : "left"}`,
     });
   }
   for (const family of data.families) {
