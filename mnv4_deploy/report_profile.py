@@ -20,6 +20,7 @@ WIDTH = 100
 BLOCKS = 10
 _NAME_WIDTH = 38
 _ROUNDS_TO_ZERO_US = 0.5
+_DATE = len("2026-11-22")
 _MILLI = 1e3
 _MEGA = 1e6
 _GIGA = 1e9
@@ -226,7 +227,7 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
         memory = ", ".join(f"{m.name} {m.bytes_per_s / _GIGA:.0f}" for m in ceilings.memory)
         yield (
             f"[dim]Roof: {escape(profile.machine.cpu)}, {source} {peaks} GMAC/s; {memory} GB/s"
-            f" (measured {escape(profile.machine.measured_on)}). ! = outside XNNPACK.[/]"
+            f" (measured {escape(profile.machine.measured_on[:_DATE])}). ! = outside XNNPACK.[/]"
         )
     if profile.unknown_kinds:
         yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_kinds))}"

@@ -75,8 +75,8 @@ def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None)
     conditions = measurement.conditions
     if trust.spread_percent > _MAX_SPREAD_PERCENT:
         yield (
-            f"The machine was noisy: the batches differ by {trust.spread_percent:.0f} %. Layer"
-            " times are the fastest of the runs; close other programs, or give more --runs."
+            f"The machine was noisy: the batches differ by {trust.spread_percent:.0f} %. Close"
+            " other programs, or give more --runs."
         )
     spins = conditions.spin_us
     change = 100 * (max(spins) / min(spins) - 1) if spins and min(spins) > 0 else 0.0
