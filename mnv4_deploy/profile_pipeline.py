@@ -110,7 +110,9 @@ def machine(threads: int | None, progress: Progress, *, measure_again: bool = Fa
         check_threads(threads)
         wanted = [threads]
     with progress.stage("Measure what this machine can do"):
-        return machine_for(wanted, measure=True if measure_again else "if-missing")
+        return machine_for(
+            wanted, measure=True if measure_again else "if-missing", note=progress.note
+        )
 
 
 def _machine(threads: int, progress: Progress) -> Machine:
@@ -118,7 +120,7 @@ def _machine(threads: int, progress: Progress) -> Machine:
 
     if missing_ceilings(threads):
         with progress.stage("Measure what this machine can do (once)"):
-            return machine_for(threads)
+            return machine_for(threads, note=progress.note)
     return machine_for(threads)
 
 

@@ -19,6 +19,10 @@ class Progress:
         self._show = self._console.is_terminal if show is None else show
         self.seconds_by_stage: dict[str, float] = {}
 
+    def note(self, text: str) -> None:
+        """Something the user should know, on stderr also where nobody watches."""
+        self._console.print(f"note: {text}", markup=False, soft_wrap=True)
+
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
         started = time.perf_counter()

@@ -12,6 +12,8 @@ import pytest
 from mnv4_deploy import cli
 from mnv4_deploy.cli_profile import _cpus, _shape
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.profiles.machine import ceilings
+from tests.profiles.profile_factory import MACHINE
 
 onnx = pytest.importorskip("onnx")
 
@@ -264,6 +266,20 @@ def test_shapes_and_cpus_are_parsed():
     for text in ("", "1-", "4-2", "0,,1", "-1"):
         with pytest.raises(UnsupportedError):
             _cpus(text)
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_is_no_error(
+    small, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(ceilings, "measure_machine", lambda *_: MACHINE)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["profile", str(small), *QUICK])
+    out, err = capfd.readouterr()
+    assert not exit_.value.code and "Roof:" in out
+    assert err.startswith("note: ") and "MNV4_DEPLOY_CACHE" in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cache of a Linux machine")
