@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from mnv4_deploy.models import zoo
+from mnv4_deploy.models.meta import built, forward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,23 +53,11 @@ def layer_costs(
     Raises:
         UnknownModelError: no model of that name.
     """
-    import torch
-    from torch.func import functional_call
-
-    if isinstance(model, str):
-        with torch.device("meta"):
-            module = zoo.build(model, num_classes=num_classes)
-    else:
-        module = model
-    meta = {
-        name: tensor.detach().to("meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    image = torch.empty(1, 3, *size, device="meta")
+    module = built(model, num_classes)
     recorder = _Recorder(module)
     try:
-        with torch.no_grad(), recorder.products:
-            functional_call(module, meta, (image,))
+        with recorder.products:
+            forward(module, size)
     finally:
         recorder.remove()
     return tuple(recorder.found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.models import zoo
+from mnv4_deploy.models.meta import built, forward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,22 +35,11 @@ def macs_by_module(
     model: str | nn.Module, size: tuple[int, int], num_classes: int = 1000
 ) -> dict[str, int]:
     """MACs of every submodule that has any, by its dotted name; ``""`` is the whole model."""
-    import torch
-    from torch.func import functional_call
     from torch.utils.flop_counter import FlopCounterMode
 
-    if isinstance(model, str):
-        with torch.device("meta"):
-            module = zoo.build(model, num_classes=num_classes)
-    else:
-        module = model
-    meta = {
-        name: tensor.detach().to("meta")
-        for name, tensor in (*module.named_parameters(), *module.named_buffers())
-    }
-    image = torch.empty(1, 3, *size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        functional_call(module, meta, (image,))
+    module = built(model, num_classes)
+    with FlopCounterMode(display=False) as counter:
+        forward(module, size)
     root = type(module).__name__
     counts = {"": counter.get_total_flops() // 2}
     for name, by_op in counter.get_flop_counts().items():

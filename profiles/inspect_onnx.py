@@ -12,6 +12,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.inspect import sha256_of
+from mnv4_deploy.profiles.onnx_model import load_onnx
 from mnv4_deploy.profiles.run_ort import optimized_graph
 from mnv4_deploy.records import FileFacts, OperatorFacts, TensorFacts
 
@@ -39,7 +40,7 @@ def inspect_here(path: str) -> FileFacts:
             "Inspecting an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
         ) from error
     file = Path(path)
-    model = _load(onnx, file)
+    model = load_onnx(onnx, file, weights=True)
     problem = _checker_problem(onnx, file)
     notes: tuple[str, ...] = ()
     executed, traced = None, None
@@ -72,19 +73,6 @@ def inspect_here(path: str) -> FileFacts:
         notes=notes,
         executed_histogram=_histogram(executed) if executed is not None else None,
     )
-
-
-def _load(onnx: Any, path: Path) -> Any:
-    try:
-        model = onnx.load(str(path))
-        if model.ir_version < 1 or not model.graph.output:
-            raise ValueError("no graph")
-    except Exception as error:  # protobuf's and onnx's exceptions share no base
-        raise ModelFileError(
-            f"{path} is neither a whole ONNX model nor a TFLite model: give a complete .onnx or"
-            " .tflite file."
-        ) from error
-    return model
 
 
 def _checker_problem(onnx: Any, path: Path) -> str | None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.graph_records import Attribute, ModelGraph, Operator, Tensor
 from mnv4_deploy.profiles.graph.onnx_run import run_once
 from mnv4_deploy.profiles.graph.shapes import Shapes
+from mnv4_deploy.profiles.onnx_model import load_onnx
 
 _TYPE_NAMES = {"float": "float32", "double": "float64"}
 _UNKNOWN_TYPE = "unknown"
@@ -36,7 +37,7 @@ def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
     that does not fit, ToolchainError where onnx or onnxruntime is missing.
     """
     onnx = _import_onnx()
-    model = _load(onnx, path)
+    model = load_onnx(onnx, path)
     graph = model.graph
     values = _constants(onnx, graph)
     inputs = [v.name for v in graph.input if v.name not in values]
@@ -81,20 +82,6 @@ def _import_onnx() -> Any:
             "Reading an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
         ) from error
     return onnx
-
-
-def _load(onnx: Any, path: Path) -> Any:
-    """The model without the data of external weights, which only their shapes stand in for."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        if model.ir_version < 1 or not model.graph.output:
-            raise ValueError("no graph")
-    except Exception as error:  # protobuf's and onnx's exceptions share no base
-        raise ModelFileError(
-            f"{path} is neither a whole ONNX model nor a TFLite model: give a complete .onnx or"
-            " .tflite file."
-        ) from error
-    return model
 
 
 def _dtype_name(onnx: Any, element_type: int) -> str:

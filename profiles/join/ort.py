@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.profile_records import JoinedLayer
 from mnv4_deploy.profiles.inspect_onnx import compute_of_node, value_types
 from mnv4_deploy.profiles.join.absorb import Node, Nodes, absorbed, base_name, constant_nodes
 from mnv4_deploy.profiles.join.modules import module_of_ops
+from mnv4_deploy.profiles.onnx_model import load_onnx
 from mnv4_deploy.profiles.run_ort import optimized_graph
 from mnv4_deploy.records import OpTiming
 
@@ -60,12 +60,7 @@ def trace_ort(path: str | Path) -> OrtTrace:
     """
     import onnx
 
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:  # protobuf's and onnx's exceptions share no base
-        raise ModelFileError(
-            f"{path} is not a whole ONNX model: give a complete .onnx file."
-        ) from error
+    graph = load_onnx(onnx, Path(path)).graph
     executed = optimized_graph(path).graph
     file, ran = _nodes(graph), _nodes(executed)
     between = _nodes(optimized_graph(path, traceable=True).graph)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,38 +17,10 @@ from mnv4_deploy.profiles.join.ort import ExecutedNode, OrtTrace, join_ort, trac
 from mnv4_deploy.profiles.join.renamed import renamed_copy
 from mnv4_deploy.profiles.run_ort import example_inputs, open_session
 from mnv4_deploy.records import OpTiming
+from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-helper = onnx.helper
-
-FLOAT = onnx.TensorProto.FLOAT
-RNG = np.random.default_rng(0)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def save(
-    folder: Path,
-    nodes: Sequence[Any],
-    weights: Mapping[str, np.ndarray],
-    shape: Sequence[int],
-    output: str = "out",
-) -> Path:
-    graph = helper.make_graph(
-        list(nodes),
-        "net",
-        [helper.make_tensor_value_info("x", FLOAT, list(shape))],
-        [helper.make_tensor_value_info(output, FLOAT, None)],
-        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    path = folder / "net.onnx"
-    onnx.save(model, str(path))
-    return path
 
 
 def measure(path: Path, folder: Path) -> list[OpTiming]:
