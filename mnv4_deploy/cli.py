@@ -7,7 +7,6 @@ does not agree with PyTorch; 4 a library or runtime failed; 130 or 143 interrupt
 from __future__ import annotations
 
 import io
-import json
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from mnv4_deploy import cli_profile
+from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import DeployError, UnsupportedError
 
 # What the extras bring; anything else that cannot be imported is a bug.
@@ -45,7 +45,6 @@ app = typer.Typer(
     help="From PyTorch mobile vision models to verified int8 ONNX and TFLite, and where their "
     "time goes.",
 )
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 @app.command()
@@ -138,7 +137,7 @@ def export(
 
     result = pipeline.export(request, Progress())
     if as_json:
-        _print_json(result.manifest)
+        print_json(result.manifest)
         return
     from mnv4_deploy.report import print_export
 
@@ -152,7 +151,7 @@ def models(as_json: Json = False) -> None:
 
     entries = list_models()
     if as_json:
-        _print_json({"schema_version": SCHEMA_VERSION, "models": [vars(e) for e in entries]})
+        print_json({"schema_version": SCHEMA_VERSION, "models": [vars(e) for e in entries]})
         return
     from mnv4_deploy.report import print_models
 
@@ -171,7 +170,7 @@ def inspect(
 
     facts = inspect_file(file)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "schema_version": 1,
                 **dataclasses.asdict(facts),
@@ -204,10 +203,6 @@ def _io(text: str | None) -> Any:
     if text not in (None, "float", "int8", "uint8"):
         raise UnsupportedError(f"There is no --io {text}: give float, int8 or uint8.")
     return text
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> None:

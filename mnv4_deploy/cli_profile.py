@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import UnsupportedError
 
 File = Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Warmup = Annotated[int, typer.Option(help="Runs before the first that counts.")]
 Runs = Annotated[int, typer.Option(help="Profiled runs, and as many without the profiler.")]
@@ -87,8 +86,7 @@ def profile(
     _choice("--sort", sort, SORTS)
     _choice("--statistic", statistic, STATISTICS)
     _choice("--group-by", group_by, ("layer", "module", "block", "op"))
-    if top < 0:
-        raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")
+    _check_top(top)
     if as_json and as_csv:
         raise UnsupportedError("--json and --csv both write to stdout: give one of them.")
     request = _request(file, threads, warmup, runs, max_seconds, cpus, shape)
@@ -112,7 +110,7 @@ def profile(
     if as_json:
         from mnv4_deploy.profiles.output.profile_json import profile_to_dict
 
-        _print_json(profile_to_dict(result))
+        print_json(profile_to_dict(result))
     elif as_csv:
         from mnv4_deploy.profiles.output.csv_table import write_csv
 
@@ -130,7 +128,7 @@ def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
 
     prediction = profile_pipeline.predict_file(request, machine, Progress())
     if as_json:
-        _print_json({"schema_version": 1, **dataclasses.asdict(prediction)})
+        print_json({"schema_version": 1, **dataclasses.asdict(prediction)})
         return
     from mnv4_deploy.report_compare import print_prediction
 
@@ -157,6 +155,7 @@ def compare(
     from mnv4_deploy import profile_pipeline
     from mnv4_deploy.progress import Progress
 
+    _check_top(top)
     if fail_if_slower is not None and not fail_if_slower > 0:
         raise UnsupportedError(
             f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
@@ -168,7 +167,7 @@ def compare(
     from mnv4_deploy.report_compare import comparison_to_dict, print_comparison
 
     if as_json:
-        _print_json(comparison_to_dict(result))
+        print_json(comparison_to_dict(result))
     else:
         print_comparison(result, top=top)
     if fail_if_slower is not None and result.ratio.value > fail_if_slower:
@@ -196,7 +195,7 @@ def machine(
     found = profile_pipeline.machine(threads, Progress(), measure_again=measure)
     published = published_machines()
     if as_json:
-        _print_json(
+        print_json(
             {
                 "schema_version": 1,
                 "this_machine": dataclasses.asdict(found),
@@ -233,7 +232,7 @@ def roofline(
         names = tuple(name.strip() for name in models.split(",") if name.strip())
     result = sweep.sweep(names, max_ridge_point, Progress(), out=out, overwrite=overwrite)
     if as_json:
-        _print_json(sweep.to_dict(result))
+        print_json(sweep.to_dict(result))
         return
     from mnv4_deploy.report_machine import print_sweep
 
@@ -283,10 +282,11 @@ def _cpus(text: str | None) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(found))
 
 
+def _check_top(top: int) -> None:
+    if top < 0:
+        raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")
+
+
 def _choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UnsupportedError(f"There is no {option} {value}: give {', '.join(allowed)}.")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -61,13 +61,12 @@ def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Compari
 
     Raises as :func:`profile` does.
     """
-    from mnv4_deploy.profiles.measure.checks import check_request
+    from mnv4_deploy.profiles.measure.checks import check_requests
     from mnv4_deploy.profiles.measure.measure import measure
     from mnv4_deploy.profiles.roofline.analyse import analyse
     from mnv4_deploy.profiles.roofline.comparison import compare_profiles
 
-    for request in (a, b):
-        check_request(request)
+    check_requests((a, b))
     with progress.stage("Measure both in turns"):
         first, second = measure((a, b))
     return compare_profiles(analyse(first, None, "p10"), analyse(second, None, "p10"))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mnv4_deploy.profile_records import Bound, Layer, ModelProfile, Spread
-from mnv4_deploy.profiles.output.text import STATISTIC_TITLES
+from mnv4_deploy.profiles.output.rows import bound_at, gmacs_per_s
+from mnv4_deploy.profiles.output.text import STATISTIC_TITLES, plural
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
@@ -24,7 +25,6 @@ _DATE = len("2026-11-22")
 _MILLI = 1e3
 _MEGA = 1e6
 _GIGA = 1e9
-_Row = TypeVar("_Row")
 
 
 def console_for(width: int = WIDTH) -> Console:
@@ -61,7 +61,7 @@ def print_profile(
 def _print_head(profile: ModelProfile, console: Console) -> None:
     measurement, trust = profile.measurement, profile.trust
     wall = Spread.of([sample for samples in measurement.rounds_us for sample in samples])
-    threads = f"{measurement.threads} thread" + ("s" if measurement.threads > 1 else "")
+    threads = plural(measurement.threads, "thread")
     console.print(
         f"\n[bold]{escape(measurement.path)}[/]  {escape(measurement.runtime)}, {threads}",
         soft_wrap=True,
@@ -78,16 +78,15 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
 def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
     table = _table(("layer", "kind", "type"), ("ms", "%", "MMAC", "OI", "GMAC/s", "roof", "bound"))
     rows = [layer for layer in profile.layers if layer.samples_us]
-    rows = _sorted(rows, sort, {s: _layer_key(profile, s) for s in SORTS})
+    rows.sort(key=_layer_keys(profile)[sort])
     shown = rows if top == 0 else rows[:top]
     for layer in shown:
-        bound = profile.bounds[layer.index] if profile.bounds else None
         table.add_row(
             escape(short(layer.module or layer.name)),
             escape(short(layer.kind, 18)),
             escape(short(_short_type(layer), 12)),
-            *_numbers(profile, layer.latency_us, layer),
-            *_bound_cells(bound),
+            *_numbers(profile, layer),
+            *_bound_cells(bound_at(profile, layer)),
         )
     rest = rows[len(shown) :]
     if rest:
@@ -96,19 +95,18 @@ def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
     return table
 
 
-def _numbers(profile: ModelProfile, latency_us: float, layer: Layer) -> tuple[str, ...]:
+def _numbers(profile: ModelProfile, layer: Layer) -> tuple[str, ...]:
     cost = layer.cost
-    time = (f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
+    time = (f"{layer.latency_us / _MILLI:.3f}", _share(profile, layer.latency_us))
     if cost is None and layer.file_kinds:
         return (*time, "?", "?", "?")
     if cost is None or not cost.macs:
         return (*time, "", "", "")
-    rate = cost.macs / latency_us * _MEGA / _GIGA if latency_us else 0.0
     return (
         *time,
         f"{cost.macs / _MEGA:.1f}",
         f"{cost.operational_intensity:.1f}",
-        f"{rate:.1f}",
+        f"{gmacs_per_s(layer) or 0.0:.1f}",
     )
 
 
@@ -131,7 +129,7 @@ def _group_table(
         "intensity": lambda g: -g.cost.operational_intensity,
         "roof": lambda g: g.percent_of_roof or 0.0,
     }
-    rows = _sorted([group for group in groups if group.latency_us], sort, keys)
+    rows = sorted((group for group in groups if group.latency_us), key=keys[sort])
     shown = rows if top == 0 else rows[:top]
     for group in shown:
         percent = group.percent_of_roof
@@ -171,25 +169,15 @@ def _add_sum(
     table.add_row(*cells, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
 
 
-def _sorted(
-    rows: Sequence[_Row], sort: Sort, keys: Mapping[Sort, Callable[[_Row], float]]
-) -> list[_Row]:
-    return sorted(rows, key=keys[sort])
-
-
-def _layer_key(profile: ModelProfile, sort: Sort) -> Callable[[Layer], float]:
-    def bound(layer: Layer) -> Bound | None:
-        return profile.bounds[layer.index] if profile.bounds else None
-
-    keys: dict[Sort, Callable[[Layer], float]] = {
+def _layer_keys(profile: ModelProfile) -> Mapping[Sort, Callable[[Layer], float]]:
+    return {
         "time": lambda x: -x.latency_us,
         "order": lambda x: x.index,
-        "recoverable": lambda x: -(b.recoverable_us if (b := bound(x)) else 0.0),
+        "recoverable": lambda x: -(b.recoverable_us if (b := bound_at(profile, x)) else 0.0),
         "macs": lambda x: -(x.cost.macs if x.cost else 0),
         "intensity": lambda x: -(x.cost.operational_intensity if x.cost else 0.0),
-        "roof": lambda x: (b.percent_of_roof or 1000.0) if (b := bound(x)) else 0.0,
+        "roof": lambda x: (b.percent_of_roof or 1000.0) if (b := bound_at(profile, x)) else 0.0,
     }
-    return keys[sort]
 
 
 def _share(profile: ModelProfile, latency_us: float) -> str:

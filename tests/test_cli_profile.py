@@ -145,6 +145,11 @@ def test_compare_is_a_gate(run, small, large):
     assert (code, err) == (0, "")
 
 
+def test_compare_refuses_a_number_of_rows_below_zero(run, small):
+    code, out, err = run("compare", small, small, "--top", "-1", *QUICK)
+    assert (code, out) == (2, "") and "--top" in err
+
+
 def test_outputs_are_written_together_and_replaced_only_when_asked(run, small, tmp_path):
     out = tmp_path / "profile"
     arguments = ("profile", small, "--machine", "none", "--out", out, *QUICK)

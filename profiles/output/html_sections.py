@@ -12,9 +12,9 @@ from mnv4_deploy.profiles.output.text import (
     significant,
     with_prefix,
 )
+from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 Fact = tuple[str, str]
-NO_MODULE = "(no module)"
 
 
 def block_names(profile: ModelProfile) -> list[str]:

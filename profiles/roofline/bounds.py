@@ -113,7 +113,7 @@ def _peak(ceilings: Ceilings, source: str, compute: str) -> float | None:
     # XNNPACK's int8 kernels have a limit of their own, nearer than that of the instructions.
     names = (compute, TILE) if (source, compute) == ("xnnpack", "int8") else (compute,)
     others = [ceilings.peak("independent", name) for name in names]
-    return max(own, *(o for o in others if o and own < o < _SAME_LIMIT * own), own)
+    return max([own, *(o for o in others if o and o < _SAME_LIMIT * own)])
 
 
 def _limit(compute_us: float | None, memory_us: float | None, overhead_us: float) -> Limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnv4_deploy.graph_records import OpCost
@@ -47,7 +48,8 @@ class FilePrediction:
 
 def predict_measured(measurement: Measurement, machine: PublishedMachine) -> FilePrediction:
     """The prediction for the layers that ``measurement`` found; its times are not used."""
-    known = [(layer, layer.cost) for layer in layers_of(measurement) if layer.cost is not None]
+    layers = layers_of(measurement)
+    known = [(layer, layer.cost) for layer in layers if layer.cost is not None]
     prediction = predict([cost for _, cost in known], machine)
     total = prediction.mac_time
     rows = zip(known, prediction.layers, prediction.memory_bound, strict=True)
@@ -61,7 +63,7 @@ def predict_measured(measurement: Measurement, machine: PublishedMachine) -> Fil
         relative_time=total / prediction.macs if prediction.macs else 0.0,
         memory_bound_percent=100 * prediction.memory_bound_time_share,
         latency_us=None if prediction.seconds is None else prediction.seconds * _MICROSECONDS,
-        notes=_notes(measurement, machine),
+        notes=_notes(layers, machine),
     )
 
 
@@ -82,8 +84,7 @@ def _layer(
     )
 
 
-def _notes(measurement: Measurement, machine: PublishedMachine) -> tuple[str, ...]:
-    layers = layers_of(measurement)
+def _notes(layers: Sequence[Layer], machine: PublishedMachine) -> tuple[str, ...]:
     products = [layer for layer in layers if layer.cost is not None and layer.cost.macs > 0]
     width = machine.dtype.removeprefix("u")
     other = sorted(
