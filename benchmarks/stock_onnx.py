@@ -9,7 +9,7 @@ is as fast (0.97 to 1.02 of it), int8 activations are slower (1.37).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ def build_stock_onnx(
     *,
     input_shape: tuple[int, int, int],
     calibration: Iterable[npt.NDArray[np.float32]],
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write both files. ``calibration`` gives inputs ``[1, 3, H, W]``."""
+    """Write both files. ``calibration`` gives inputs ``[1, 3, H, W]``.
+
+    ``options`` are those of ``quantize_static``, None for the fastest.
+    """
     with quiet():
-        _build(module, fp32_path, int8_path, input_shape, calibration)
+        _build(module, fp32_path, int8_path, input_shape, calibration, options)
 
 
 def _build(
@@ -41,6 +45,7 @@ def _build(
     int8_path: Path,
     input_shape: tuple[int, int, int],
     calibration: Iterable[npt.NDArray[np.float32]],
+    options: Mapping[str, Any] | None,
 ) -> None:
     import onnx
     import onnxsim
@@ -71,11 +76,9 @@ def _build(
     with tempfile.TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(fp32_path, prepared)
-        quantize_static(
-            prepared,
-            int8_path,
-            Reader(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        fastest = {
+            "per_channel": True,
+            "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8,
+        }
+        quantize_static(prepared, int8_path, Reader(), **(fastest if options is None else options))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +20,35 @@ from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.records import Preprocessing
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def maker(format_: Format) -> ModuleType:
+    """The module that writes the files of one format; all have the same functions."""
+    from mnv4_deploy.exporters import onnx_files, tflite_files
+
+    return {"onnx": onnx_files, "tflite": tflite_files}[format_]
+
+
+def in_parallel(task: Callable[[_T], _R], items: Sequence[_T]) -> tuple[_R, ...]:
+    """Two at a time, one core each: native code holds no lock of Python's."""
+    with ThreadPoolExecutor(2) as pool:
+        return tuple(pool.map(task, items))
+
 
 @dataclass(frozen=True)
 class FileJob:
-    """``folder`` receives the files; ``calibration`` is None where nothing is quantized."""
+    """``folder`` receives the files, ``work`` what they are made of.
+
+    ``calibration`` is None where nothing is quantized.
+    """
 
     request: ExportRequest
     reference: ReferenceModel
     calibration: SelectedImages | None
     folder: Path
+    work: Path
     tools: dict[str, str]
 
     @property
@@ -40,6 +62,21 @@ class FileJob:
 
     def path(self, format_: Format, precision: str) -> Path:
         return self.folder / self.request.file_name(format_, precision)
+
+    def source(self, format_: Format) -> Path:
+        """What the files of one format are made of: the rewritten model as it was converted."""
+        return self.work / f"source.{format_}"
+
+    def run(self, path: Path, shown: run_artifact.Pixels) -> run_artifact.Outputs:
+        """Outputs of one of the files for 0..255 RGB images ``[N, H, W, 3]``."""
+        run = run_artifact.run_onnx if path.suffix == ".onnx" else run_artifact.run_tflite
+        return run(path, shown, self.spec)
+
+    def calibration_sample(self, count: int) -> run_artifact.Pixels:
+        """The first ``count`` calibration images (all, if fewer): 0..255 RGB ``[N, H, W, 3]``."""
+        assert self.calibration is not None
+        first = dataclasses.replace(self.calibration, refs=self.calibration.refs[:count])
+        return run_artifact.pixels(first, self.spec)
 
     def calibration_pixels(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Full batches ``[B, H, W, 3]`` of 0..255 RGB."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 from torch import nn
 
+from mnv4_deploy.export_records import Int8Choice
 from mnv4_deploy.exporters import quantize_onnx, to_onnx
 from mnv4_deploy.exporters.file_job import FileJob
 from mnv4_deploy.exporters.ranges import check_method
 
 
-def write_float(module: nn.Module, job: FileJob) -> None:
-    """Write the float32 file of a rewritten ``module`` and, if asked for, the float16 one."""
+def convert(module: nn.Module, job: FileJob, path: Path) -> None:
+    """Write a rewritten ``module`` in float32 to ``path``."""
     bake = (job.spec.mean, job.spec.std) if job.request.bake_preprocess else None
     metadata = {
         key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -23,27 +26,40 @@ def write_float(module: nn.Module, job: FileJob) -> None:
     }
     to_onnx.export_onnx(
         module,
-        job.path("onnx", "fp32"),
+        path,
         input_shape=job.input_shape,
         dynamic_batch=job.request.dynamic_batch,
         metadata=metadata,
         bake_preprocess=bake,
     )
-    if job.request.fp16:
-        to_onnx.cast_onnx_to_fp16(job.path("onnx", "fp32"), job.path("onnx", "fp16"))
 
 
-def write_int8(job: FileJob) -> None:
-    """Write the int8 file of the float32 one."""
+def write_float(source: Path, path: Path, job: FileJob) -> None:
+    """Give ``source``, a file that ``convert`` made, also the name ``path``."""
+    del job
+    try:
+        path.hardlink_to(source)
+    except OSError:  # not every file system has links
+        shutil.copyfile(source, path)
+
+
+def write_half(job: FileJob) -> None:
+    """Write the float16 file of the float32 one."""
+    to_onnx.cast_onnx_to_fp16(job.path("onnx", "fp32"), job.path("onnx", "fp16"))
+
+
+def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> None:
+    """Write the int8 form of ``source``, a file that ``convert`` made, to ``path``."""
     batches: Iterable[npt.NDArray[Any]]
     if job.request.bake_preprocess:
         batches = job.calibration_pixels()
     else:
         batches = (batch.transpose(0, 3, 1, 2) for batch in job.calibration_inputs())
     quantize_onnx.quantize_onnx(
-        job.path("onnx", "fp32"),
-        job.path("onnx", "int8"),
+        source,
+        path,
         batches,
-        method=check_method(job.request.calibration_method),
+        method=check_method(choice.method),
         io=job.request.effective_io,
+        float_layers=choice.float_layers,
     )

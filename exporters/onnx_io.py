@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.export_records import Io
+from mnv4_deploy.exporters.ranges import Range
 
 if TYPE_CHECKING:
     import onnx
@@ -28,6 +30,53 @@ def set_io(model: onnx.ModelProto, io: Io) -> dict[str, str]:
     for value in model.graph.output:
         facts |= _integer_output(model, value, io)
     return facts
+
+
+def round_edges(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
+    """Round float inputs that a float operator reads and outputs that one makes, to uint8.
+
+    ``set_io`` can then give them integer types. ``ranges`` are those of the inputs and outputs.
+    """
+    graph = model.graph
+    for value in graph.input:
+        readers = [node for node in graph.node if value.name in node.input]
+        if value.type.tensor_type.elem_type != 1 or (
+            len(readers) == 1 and readers[0].op_type == "QuantizeLinear"
+        ):
+            continue
+        inner = f"{value.name};rounded"
+        for node in readers:
+            node.input[:] = [inner if name == value.name else name for name in node.input]
+        _add_pair(model, value.name, inner, ranges[value.name])
+    for value in graph.output:
+        maker = next(node for node in graph.node if value.name in node.output)
+        if value.type.tensor_type.elem_type != 1 or maker.op_type == "DequantizeLinear":
+            continue
+        inner = f"{value.name};exact"
+        for node in graph.node:
+            node.input[:] = [inner if name == value.name else name for name in node.input]
+        maker.output[:] = [inner if name == value.name else name for name in maker.output]
+        _add_pair(model, inner, value.name, ranges[value.name])
+
+
+def _add_pair(model: onnx.ModelProto, source: str, result: str, bounds: Range) -> None:
+    """A QuantizeLinear to uint8 and a DequantizeLinear from ``source`` to ``result``."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    low, high = bounds
+    scale = np.float32((high - low) / 255 or 1.0)
+    parameters = [f"{source};scale", f"{source};zero_point"]
+    for name, constant in zip(parameters, (scale, np.uint8(round(-low / scale))), strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(constant), name))
+    codes = f"{source};uint8"
+    for kind, read, written in (
+        ("QuantizeLinear", source, codes),
+        ("DequantizeLinear", codes, result),
+    ):
+        model.graph.node.append(
+            helper.make_node(kind, [read, *parameters], [written], name=f"{codes}/{kind}")
+        )
 
 
 def _integer_input(model: onnx.ModelProto, value: onnx.ValueInfoProto, io: Io) -> dict[str, str]:

@@ -13,7 +13,7 @@ in 7 bits: x86 without VNNI adds pairs of 8-bit products in saturating int16. On
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.export_records import Io
-from mnv4_deploy.exporters.onnx_io import set_io
+from mnv4_deploy.exporters.onnx_io import round_edges, set_io
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators
 
 if TYPE_CHECKING:
     import onnx
@@ -47,6 +48,7 @@ FLOAT_OPS: Mapping[str, str] = {
 _FLOAT_REASON = "onnxruntime has no int8 kernel for it, or none that was tried here"
 _SAME_RANGE = frozenset({"Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten"})
 _BIAS_LIMIT = 2**31 - 1
+_LOGITS_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,20 @@ def quantize_onnx(
     method: RangeMethod = "average",
     weight_bits: Literal[7, 8] = 7,
     io: Io = "float",
+    float_layers: Collection[str] = (),
 ) -> OnnxQuantization:
     """Write the int8 form of ``fp32_path`` to ``int8_path``.
 
     ``batches`` are inputs as the file takes them (``[B, 3, H, W]`` float32, or uint8
     ``[B, H, W, 3]`` where the preprocessing is baked in). ``io`` is the type of inputs and
     outputs; for int8 and uint8 their scale and zero point are in ``metadata_props``.
-    ``weight_bits=8`` is for CPUs that are known to have VNNI, or ARM.
+    ``weight_bits=8`` is for CPUs that are known to have VNNI, or ARM. ``float_layers`` are
+    module paths whose operators stay in float; what they read from int8 operators and hand on to
+    them is still rounded to 8 bits.
 
-    Raises UnsupportedError for a file with no operator to quantize or an unknown ``method``,
-    InputError for non-finite activations, ToolchainError where onnxruntime fails.
+    Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
+    layer that the file does not have, InputError for non-finite activations, ToolchainError where
+    onnxruntime fails.
     """
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
@@ -90,12 +96,18 @@ def quantize_onnx(
         raise UnsupportedError(f"{fp32_path.name} has no operator that can be int8.")
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
+    chosen = chosen_operators(fp32_path, float_layers).values()
+    kept = frozenset(operator.name for operators in chosen for operator in operators)
     ranges, count = _observe(model, batches, method)
     try:
         with quiet():
-            quantized = _quantized(onnx.shape_inference.infer_shapes(model), ranges, weight_bits)
-            removed = _remove_idle_pairs(quantized, float_outputs=io == "float")
+            shaped = onnx.shape_inference.infer_shapes(model)
+            quantized = _quantized(shaped, ranges, weight_bits, kept)
+            removed = _remove_idle_pairs(quantized, kept, float_outputs=io == "float")
+            if io != "float":
+                round_edges(quantized, ranges)
             facts = set_io(quantized, io)
+            _shield(quantized, kept)
             ONNXModel(quantized).clean_initializers()
             ONNXModel(quantized).topological_sort()
             del quantized.metadata_props[:]
@@ -107,7 +119,7 @@ def quantize_onnx(
     except Exception as error:
         raise ToolchainError(f"onnxruntime could not quantize the model ({error}).") from error
     onnx.save(quantized, int8_path)
-    int8_ops, float_ops = _arithmetic(quantized)
+    int8_ops, float_ops = _arithmetic(quantized, kept)
     return OnnxQuantization(
         int8_ops, float_ops, removed, _saturated(quantized), count, method, weight_bits
     )
@@ -121,6 +133,9 @@ def _observe(
     import onnxruntime as ort
 
     collector = RangeCollector(method)
+    # Logits beyond their range would all be equal, and the best class could not be told.
+    whole = RangeCollector("minmax")
+    outputs = {value.name for value in model.graph.output}
     watched = list(_watched(model))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -145,10 +160,11 @@ def _observe(
             for name, values in zip(
                 watched, session.run(watched, {source.name: feed}), strict=True
             ):
-                collector.update(name, values)
+                logits = name in outputs and values.ndim == _LOGITS_RANK
+                (whole if logits else collector).update(name, values)
     if not count:
         raise UnsupportedError("int8 needs calibration images: there were none.")
-    return _spread(model, collector.ranges()), count
+    return _spread(model, {**collector.ranges(), **whole.ranges()}), count
 
 
 def _watched(model: onnx.ModelProto) -> Iterator[str]:
@@ -182,7 +198,7 @@ def _spread(model: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range
 
 
 def _quantized(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], weight_bits: int
+    model: onnx.ModelProto, ranges: Mapping[str, Range], weight_bits: int, kept: frozenset[str]
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import TensorData
@@ -200,7 +216,7 @@ def _quantized(
         activation_qType=QuantType.QUInt8,
         tensors_range=data,
         nodes_to_quantize=[node.name for node in model.graph.node],
-        nodes_to_exclude=_float_products(model),
+        nodes_to_exclude=[*_float_products(model), *sorted(kept)],
         op_types_to_quantize=sorted(INT8_OPS & {node.op_type for node in model.graph.node}),
         extra_options={},
     )
@@ -219,8 +235,13 @@ def _float_products(model: onnx.ModelProto) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in softmaxes]
 
 
-def _remove_idle_pairs(model: onnx.ModelProto, *, float_outputs: bool) -> int:
-    """Remove the pairs between a product, which can write float, and float readers."""
+def _remove_idle_pairs(
+    model: onnx.ModelProto, kept: frozenset[str], *, float_outputs: bool
+) -> int:
+    """Remove the pairs between what can write float, and float readers.
+
+    That are products and the operators that were ``kept`` in float.
+    """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -235,10 +256,10 @@ def _remove_idle_pairs(model: onnx.ModelProto, *, float_outputs: bool) -> int:
             continue
         maker = makers.get(quantize.input[0])
         following = readers.get(dequantize.output[0], [])
-        idle = all(node.op_type not in INT8_OPS for node in following)
+        idle = all(node.op_type not in INT8_OPS or node.name in kept for node in following)
         if maker is None or not idle or len(readers[quantize.output[0]]) > 1:
             continue
-        if maker.op_type in INT8_OPS - {"MatMul", "Gemm"}:
+        if maker.op_type in INT8_OPS - {"MatMul", "Gemm"} and maker.name not in kept:
             continue  # onnxruntime's int8 kernel must write 8 bits
         value = dequantize.output[0]
         if value in outputs and not float_outputs:
@@ -255,8 +276,50 @@ def _remove_idle_pairs(model: onnx.ModelProto, *, float_outputs: bool) -> int:
     return removed
 
 
+def _shield(model: onnx.ModelProto, kept: frozenset[str]) -> None:
+    """Keep onnxruntime from making the ``kept`` operators int8 by itself.
+
+    Its optimizer takes a float operator between a DequantizeLinear and a QuantizeLinear for one
+    that was meant to be int8, and rounds the weights of a Conv or Gemm per tensor. Dequantizing
+    to twice the value and halving it, which is exact, is not that pattern.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    dequantizers = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] not in constants
+    }
+    half = "shield;half"
+    shielded: dict[str, str] = {}
+    for node in [n for n in graph.node if n.name in kept]:
+        for source in [name for name in node.input if name in dequantizers]:
+            if source not in shielded:
+                codes, scale, zero_point = dequantizers[source].input
+                twice, result = f"{source};twice", f"{source};shielded"
+                value = np.array(numpy_helper.to_array(constants[scale]) * np.float32(2))
+                graph.initializer.append(numpy_helper.from_array(value, f"{twice};scale"))
+                inputs = [codes, f"{twice};scale", zero_point]
+                graph.node.append(
+                    helper.make_node("DequantizeLinear", inputs, [twice], name=twice)
+                )
+                graph.node.append(helper.make_node("Mul", [twice, half], [result], name=result))
+                shielded[source] = result
+        node.input[:] = [shielded.get(name, name) for name in node.input]
+    if not shielded:
+        return
+    graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), half))
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    for source in shielded:
+        if source not in read:
+            graph.node.remove(dequantizers[source])
+
+
 def _arithmetic(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto, kept: frozenset[str]
 ) -> tuple[dict[str, int], tuple[tuple[str, str, str], ...]]:
     makers = {name: node for node in model.graph.node for name in node.output}
     int8: Counter[str] = Counter()
@@ -265,7 +328,11 @@ def _arithmetic(
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
         maker = makers.get(node.input[0])
-        if maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INT8_OPS:
+        if node.name in kept:
+            in_float.append((node.name, node.op_type, "it was chosen to stay in float"))
+        elif (
+            maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INT8_OPS
+        ):
             int8[node.op_type] += 1
         else:
             reason = FLOAT_OPS.get(node.op_type, _FLOAT_REASON)

@@ -6,22 +6,27 @@ their adjustment to what the target's kernels accept, before the library chooses
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.export_records import LayerPrecision
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
-from mnv4_deploy.exporters.recipes import TfliteRecipe
+from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 
 # Operators whose output has the scale of their first input.
 _SAME_SCALE = ("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS")
 # A range of [-a * 128/127, a] has scale a/127 and zero point exactly 0.
 _SYMMETRIC_LOW = 128 / 127
+_LOGITS_RANK = 2
 
 
 def quantize_tflite(
@@ -32,13 +37,22 @@ def quantize_tflite(
     recipe: TfliteRecipe,
     method: RangeMethod = "average",
     input_range: Range | None = None,
+    float_layers: Collection[str] = (),
+    int16_layers: Collection[str] = (),
 ) -> None:
     """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
 
     ``batches`` are model inputs ``[B, H, W, 3]``. ``input_range`` replaces the input's observed
-    range where it is known (0..1 for pixels).
+    range where it is known (0..1 for pixels). ``float_layers`` are module paths whose operators
+    stay in float, ``int16_layers`` those that compute with 16-bit activations and 8-bit weights;
+    what they read from int8 operators and hand on to them is still rounded to 8 bits. XNNPACK has
+    no 16-bit operator: each such layer leaves the delegate and splits the graph.
+
+    Raises UnsupportedError for a layer that the file does not have, that is in both collections,
+    that the target cannot have in float, or that LiteRT does not have in int16.
     """
     file = TfliteFile(fp32_path)
+    exceptions = _exceptions(fp32_path, recipe, float_layers, int16_layers)
     ranges = _observe(fp32_path, batches, method)
     if input_range is not None:
         ranges[file.name(int(file.graph.inputs[0]))] = input_range
@@ -65,11 +79,64 @@ def quantize_tflite(
                 operation_name=qtyping.TFLOperationName(kind),
                 algorithm_key="no_quantize",
             )
+        for scope, kind, precision in exceptions:
+            settings = {"algorithm_key": "no_quantize"}
+            if precision == "int16x8":
+                settings = {"op_config": _int16x8()}
+            work.update_quantization_recipe(
+                regex=scope, operation_name=qtyping.TFLOperationName(kind), **settings
+            )
         result = work.quantize(statistics, enable_progress_report=False)
     int8_path.write_bytes(result.quantized_model)
     quantized = TfliteFile(int8_path)
     _mend_signature(quantized, file)
     quantized.write(int8_path)
+
+
+def _exceptions(
+    path: Path, recipe: TfliteRecipe, float_layers: Collection[str], int16_layers: Collection[str]
+) -> list[tuple[str, str, LayerPrecision]]:
+    """The library's scope (a regular expression), kind and precision of what is not int8."""
+    if both := sorted(set(float_layers) & set(int16_layers)):
+        raise UnsupportedError(f"Layer {both[0]!r} cannot be float and int16: choose one.")
+    if float_layers and recipe.target == "integer-only":
+        raise UnsupportedError("The target integer-only has no float layer: use int16 layers.")
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    known = set(qtyping.TFLOperationName)
+    wanted: tuple[tuple[Collection[str], LayerPrecision], ...] = (
+        (float_layers, "float"),
+        (int16_layers, "int16x8"),
+    )
+    found: list[tuple[str, str, LayerPrecision]] = []
+    names = TfliteFile(path)
+    for modules, precision in wanted:
+        for module, operators in chosen_operators(path, modules).items():
+            able = [o for o in operators if precision == "float" or o.kind in INT16_OPS]
+            if not able:
+                kinds = ", ".join(sorted({o.kind for o in operators}))
+                raise UnsupportedError(
+                    f"Layer {module!r} cannot be int16: LiteRT has no such {kinds}."
+                )
+            for operator in able:
+                if operator.kind in known:
+                    # The library searches in the names of an operator's results.
+                    outputs = "".join(f"{names.name(t)};" for t in operator.outputs)
+                    found.append((f"^{re.escape(outputs)}$", operator.kind, precision))
+    return found
+
+
+def _int16x8() -> Any:
+    from ai_edge_quantizer import qtyping
+
+    return qtyping.OpQuantizationConfig(
+        activation_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, symmetric=True),
+        weight_tensor_config=qtyping.TensorQuantizationConfig(
+            num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
+        ),
+        compute_precision=qtyping.ComputePrecision.INTEGER,
+        explicit_dequantize=False,
+    )
 
 
 def _mend_signature(quantized: TfliteFile, original: TfliteFile) -> None:
@@ -79,14 +146,14 @@ def _mend_signature(quantized: TfliteFile, original: TfliteFile) -> None:
     QUANTIZE but leaves the signature at the float tensor, and LiteRT aborts on such a file.
     """
     before = [int(tensor) for tensor in original.graph.outputs]
-    for entry in quantized.model.signatureDefs[0].outputs:
-        name = entry.name.decode()
-        old = next(t for t in before if original.name(t) == name)
-        tensor = int(quantized.graph.outputs[before.index(old)])
-        if entry.tensorIndex != tensor:
-            quantized.graph.tensors[int(entry.tensorIndex)].name = f"{name};float".encode()
-            quantized.graph.tensors[tensor].name = entry.name
-            entry.tensorIndex = tensor
+    entries = {int(entry.tensorIndex): entry for entry in quantized.model.signatureDefs[0].outputs}
+    for position, old in enumerate(before):
+        tensor, name = int(quantized.graph.outputs[position]), original.name(old)
+        entry = entries.get(tensor) or entries[old]
+        if quantized.name(tensor) != name:
+            quantized.graph.tensors[old].name = f"{name};float".encode()
+            quantized.graph.tensors[tensor].name = name.encode()
+        entry.tensorIndex = tensor
 
 
 def cast_tflite_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
@@ -133,12 +200,15 @@ def _observe(
         for tensor in map(int, operator.inputs):
             if file.is_constant(tensor):
                 fixed.update(file.name(tensor), file.constant(tensor, np.float32))
+    # Logits beyond their range would all be equal, and the best class could not be told.
+    logits = {t for t in map(int, file.graph.outputs) if len(file.shape(t)) == _LOGITS_RANK}
     batch_size = file.shape(int(file.graph.inputs[0]))[0]
     for batch in batches:
         interpreter.set_tensor(int(file.graph.inputs[0]), _padded(batch, batch_size))
         interpreter.invoke()
         for tensor, name in watched.items():
-            collector.update(name, interpreter.get_tensor(tensor))
+            chosen = fixed if tensor in logits else collector
+            chosen.update(name, interpreter.get_tensor(tensor))
     return {**collector.ranges(), **fixed.ranges()}
 
 

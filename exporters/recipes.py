@@ -30,6 +30,16 @@ class TfliteRecipe:
     scale_ratios: tuple[tuple[str, float, float], ...] = ()
 
 
+# Operators that LiteRT computes with 16-bit activations and 8-bit weights. Activation functions
+# are left out: none is where int8 loses accuracy and int16 would not cost more than float.
+INT16_OPS = frozenset(
+    {
+        *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX"),
+        *("ADD", "SUB", "MUL", "MEAN", "AVERAGE_POOL_2D", "LOGISTIC", "TANH"),
+        *("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "CONCATENATION", "SPLIT"),
+    }
+)
+
 RECIPES: dict[str, TfliteRecipe] = {
     # XNNPACK has these operators in float only: an int8 one leaves the delegate and splits the
     # graph, while DEQUANTIZE and QUANTIZE around a float one stay inside.

@@ -1,16 +1,19 @@
 """The TFLite files of an export: float32, float16, int8.
 
-The converter's own file stays in the staging folder until all are made of it: it takes floats,
-0..1 where preprocessing is baked in, and has neither metadata nor labels.
+All are made of the converter's own file: it takes floats, 0..1 where preprocessing is baked in,
+and has neither metadata nor labels.
 """
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
+from mnv4_deploy.errors import DeployError, ToolchainError
+from mnv4_deploy.export_records import Int8Choice
 from mnv4_deploy.exporters import quantize_tflite, tflite_io, tflite_metadata, to_tflite
 from mnv4_deploy.exporters.file_job import FileJob
 from mnv4_deploy.exporters.ranges import check_method
@@ -18,50 +21,57 @@ from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.rewrites.bake_preprocess import BakedPreprocess
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 
+# Two runs of ai-edge-quantizer 0.10 in one process get in each other's way (KeyError).
+_ONE_AT_A_TIME = threading.Lock()
 
-def write_float(module: nn.Module, job: FileJob) -> None:
-    """Write the float32 file of a rewritten ``module`` and, if asked for, the float16 one."""
+
+def convert(module: nn.Module, job: FileJob, path: Path) -> None:
+    """Write a rewritten ``module`` in float32 to ``path``."""
     if job.request.bake_preprocess:
         module = BakedPreprocess(module, job.spec)
-    raw = _raw(job)
-    to_tflite.export_tflite(module, raw, input_shape=job.input_shape)
-    _finish(raw, job, "fp32")
-    if job.request.fp16:
-        half = raw.with_suffix(".fp16")
-        quantize_tflite.cast_tflite_to_fp16(raw, half)
-        _finish(half, job, "fp16")
-        half.unlink()
-    if not job.request.int8:
-        raw.unlink()
+    to_tflite.export_tflite(module, path, input_shape=job.input_shape)
 
 
-def write_int8(job: FileJob) -> None:
-    """Write the int8 file of what ``write_float`` converted."""
+def write_float(source: Path, path: Path, job: FileJob) -> None:
+    """Write the float32 file of ``source``, a file that ``convert`` made, to ``path``."""
+    _finish(source, path, job, "fp32")
+
+
+def write_half(job: FileJob) -> None:
+    """Write the float16 file of the job's source."""
+    source, path = job.source("tflite"), job.path("tflite", "fp16")
+    quantize_tflite.cast_tflite_to_fp16(source, path)
+    _finish(path, path, job, "fp16")
+
+
+def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> None:
+    """Write the int8 form of ``source``, a file that ``convert`` made, to ``path``."""
     baked = job.request.bake_preprocess
-    raw = _raw(job)
-    quantized = raw.with_suffix(".int8")
-    quantize_tflite.quantize_tflite(
-        raw,
-        quantized,
-        (np.float32(1 / 255) * batch for batch in job.calibration_pixels())
-        if baked
-        else job.calibration_inputs(),
-        recipe=recipe(job.request.target),
-        method=check_method(job.request.calibration_method),
-        input_range=(0.0, 1.0) if baked else None,
-    )
-    _finish(quantized, job, "int8")
-    quantized.unlink()
-    raw.unlink()
+    try:
+        with _ONE_AT_A_TIME:
+            quantize_tflite.quantize_tflite(
+                source,
+                path,
+                (np.float32(1 / 255) * batch for batch in job.calibration_pixels())
+                if baked
+                else job.calibration_inputs(),
+                recipe=recipe(job.request.target),
+                method=check_method(choice.method),
+                input_range=(0.0, 1.0) if baked else None,
+                float_layers=choice.float_layers,
+                int16_layers=choice.int16_layers,
+            )
+    except (DeployError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ToolchainError(
+            f"ai-edge-quantizer could not quantize the model ({error!r})."
+        ) from error
+    _finish(path, path, job, "int8")
 
 
-def _raw(job: FileJob) -> Path:
-    return job.folder / ".raw.tflite"
-
-
-def _finish(source: Path, job: FileJob, precision: str) -> None:
-    """Input and output types, metadata and labels."""
-    path = job.path("tflite", precision)
+def _finish(source: Path, path: Path, job: FileJob, precision: str) -> None:
+    """Write ``source`` to ``path`` with input and output types, metadata and labels."""
     file = TfliteFile(source)
     if precision == "int8":
         target = recipe(job.request.target).target

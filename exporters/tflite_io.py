@@ -7,6 +7,8 @@ for it. The integer-only target gets the single integer QUANTIZE instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mnv4_deploy.export_records import Io
 from mnv4_deploy.exporters.recipes import Target
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
@@ -40,13 +42,25 @@ def set_outputs(file: TfliteFile, io: Io, target: Target) -> None:
         file.graph.tensors[inner].name = f"{name};int8".encode()
         scale, zero_point = file.quantization(inner)
         end = len(file.graph.operators)
-        if io == "float":
+        maker = file.producer(inner)
+        if io == "float" and maker is not None and _is_from_float(file, maker):
+            outer = int(maker.inputs[0])  # a float layer's: rounding it would only cost precision
+            file.graph.operators.remove(maker)
+            file.graph.tensors[outer].name = name.encode()
+        elif io == "float":
             outer = file.add_tensor(name, inner, "float32")
             file.insert_unary(end, "DEQUANTIZE", inner, outer)
         else:
             outer = file.add_tensor(name, inner, "uint8", (scale, zero_point + _UINT8_OFFSET))
             _requantize(file, end, inner, outer, target)
         _replace(file, file.graph.outputs, file.model.signatureDefs[0].outputs, inner, outer)
+
+
+def _is_from_float(file: TfliteFile, operator: Any) -> bool:
+    if file.kind(operator) != "QUANTIZE":
+        return False
+    source = file.graph.tensors[int(operator.inputs[0])]
+    return bool(source.type == file.schema.TensorType.FLOAT32)
 
 
 def pixels_in(file: TfliteFile) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from mnv4_deploy.decibels import decibels
 from mnv4_deploy.errors import VerificationError
 from mnv4_deploy.export_records import Deviation, Drift
 from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
@@ -127,16 +128,9 @@ def measure_drift(
         top1=top1(actual),
         top1_fp32=top1(fp32),
         agreement=100 * float((actual.argmax(axis=1) == fp32.argmax(axis=1)).mean()),
-        sqnr_db=_decibels(float(signal.sum()), float(noise.sum())),
+        sqnr_db=decibels(float(signal.sum()), float(noise.sum())),
         median_sqnr_db=float(
-            np.median([_decibels(s, n) for s, n in zip(signal, noise, strict=True)])
+            np.median([decibels(s, n) for s, n in zip(signal, noise, strict=True)])
         ),
         cosine=float(cosine.mean()),
     )
-
-
-def _decibels(signal: float, noise: float) -> float:
-    """10 log10(signal/noise), capped at 200 dB so that equality stays a JSON number."""
-    if noise <= signal * 1e-20:
-        return 200.0
-    return max(-200.0, float(10 * np.log10(max(signal, 1e-300) / noise)))

@@ -9,6 +9,8 @@ The command line has a function for each command here::
     profile = mnv4_deploy.profile("out/hybrid-m/hybrid-m-int8.tflite", threads=2)
     for finding in profile.findings:
         print(finding.title, finding.recoverable_us)
+    drift = mnv4_deploy.measure_drift("m-fp32.onnx", "m-int8.tflite", data="photos")
+    print(drift.output.top1_drop, drift.layers.ranking[0].cause.sentence)
     for model in mnv4_deploy.list_models():
         print(model.name, model.macs)
 
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mnv4_deploy.catalogue import CatalogueEntry
+    from mnv4_deploy.drift_records import DriftResult
     from mnv4_deploy.export_records import ExportResult
     from mnv4_deploy.profile_records import ModelProfile
     from mnv4_deploy.profiles.roofline.comparison import Comparison
@@ -85,6 +88,31 @@ def compare(a: str | Path, b: str | Path, **options: Any) -> Comparison:
 
     first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
     return profile_pipeline.compare(first, second, Progress(show=False))
+
+
+def measure_drift(
+    reference: str | Path,
+    candidate: str | Path,
+    *,
+    out: str | Path | None = None,
+    **options: Any,
+) -> DriftResult:
+    """What ``candidate`` lost against ``reference``; ``options`` are those of ``DriftRequest``.
+
+    Either is a model file or the name of a model. With ``out`` the reports are written there.
+    Raises InputError or ToolchainError; then nothing appears in ``out``.
+    """
+    from mnv4_deploy import drift_pipeline
+    from mnv4_deploy.drift_records import DriftRequest
+    from mnv4_deploy.progress import Progress
+
+    request = DriftRequest(
+        reference=str(reference),
+        candidate=str(candidate),
+        out=None if out is None else Path(out),
+        **options,
+    )
+    return drift_pipeline.drift(request, Progress(show=False))
 
 
 def list_models() -> tuple[CatalogueEntry, ...]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mnv4_deploy import cli_profile
+from mnv4_deploy import cli_drift, cli_profile
 from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import DeployError, UnsupportedError
 
@@ -24,6 +24,7 @@ _LIBRARIES = frozenset(
     {
         "ai_edge_litert",
         "ai_edge_quantizer",
+        "distributed",
         "huggingface_hub",
         "litert_torch",
         "llvmlite",
@@ -103,6 +104,13 @@ def export(
         str, typer.Option("--eval", help="Evaluation images: a folder or bundled.")
     ] = "bundled",
     eval_images: Annotated[int, typer.Option(help="How many of them.")] = 1000,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Points of top-1 that int8 may cost: what buys accuracy back is tried, the "
+            "cheapest first, until it is met; exit code 1 if it is not."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in --out.")
     ] = False,
@@ -131,6 +139,7 @@ def export(
         calibration_method=calib_method,
         evaluation=evaluate,
         evaluation_images=eval_images,
+        max_drop=max_drop,
         overwrite=overwrite,
     )
     from mnv4_deploy import pipeline
@@ -138,10 +147,12 @@ def export(
     result = pipeline.export(request, Progress())
     if as_json:
         print_json(result.manifest)
-        return
-    from mnv4_deploy.report import print_export
+    else:
+        from mnv4_deploy.report import print_export
 
-    print_export(result)
+        print_export(result)
+    if not result.budget_met:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -185,6 +196,7 @@ def inspect(
 
 
 cli_profile.register(app)
+cli_drift.register(app)
 
 
 def _formats(text: str) -> Any:

@@ -12,6 +12,7 @@ from mnv4_deploy.export_records import (
     Deviation,
     Drift,
     ExportRequest,
+    Ladder,
     RewriteSummary,
     TruthCheck,
 )
@@ -57,6 +58,7 @@ def build(
     evaluation: ImageSource | None,
     deviations: tuple[Deviation, ...],
     drifts: tuple[Drift, ...],
+    ladders: tuple[Ladder, ...],
     truths: tuple[TruthCheck, ...],
     seconds_by_stage: dict[str, float],
 ) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def build(
             {**dataclasses.asdict(deviation), "ok": deviation.ok} for deviation in deviations
         ],
         "drift": [dataclasses.asdict(drift) for drift in drifts],
+        "ladders": [dataclasses.asdict(ladder) for ladder in ladders],
         "tools": tool_versions(),
         "seconds_by_stage": {k: round(v, 2) for k, v in seconds_by_stage.items()},
     }

@@ -20,7 +20,12 @@ from mnv4_deploy.errors import OutputError
 
 MANIFEST = "manifest.json"
 _STAGING = ".mnv4-deploy-"
-_CONTENT = {MANIFEST: "an export", "profile.json": "a profile", "sweep.json": "a sweep"}
+_CONTENT = {
+    MANIFEST: "an export",
+    "profile.json": "a profile",
+    "sweep.json": "a sweep",
+    "drift.json": "a drift report",
+}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """An export from end to end: composes the stages and owns no step of its own.
 
-    load weights -> rewrite -> convert -> quantize -> verify -> publish
+    load weights -> rewrite -> convert -> verify -> quantize -> climb the ladder -> publish
 
 Everything is checked that can be checked before the first slow step, and everything is written
 to a staging folder that is published only when all files agree with the PyTorch model.
@@ -9,22 +9,21 @@ to a staging folder that is published only when all files agree with the PyTorch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mnv4_deploy import manifest as manifests
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.export_records import (
     Artifact,
+    Climbed,
     Deviation,
-    Drift,
     ExportRequest,
     ExportResult,
     Format,
+    Int8Choice,
     RewriteSummary,
     TruthCheck,
 )
@@ -39,9 +38,8 @@ if TYPE_CHECKING:
     from mnv4_deploy.models.images import SelectedImages
     from mnv4_deploy.models.weights import ReferenceModel
 
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 _PARITY_IMAGES = 16
+_COMPARED = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     with progress.stage("Load weights and images"):
         inputs = _gather(request)
     with staged(request.out, overwrite=request.overwrite) as folder:
-        result = _Export(request, inputs, folder, progress).run()
+        with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
+            result = _Export(request, inputs, folder, Path(work), progress).run()
         text = json.dumps(result.manifest, indent=1, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return result
@@ -113,6 +112,11 @@ def _gather(request: ExportRequest) -> _Inputs:
     else:
         to_evaluate = images.open_folder(Path(request.evaluation), reference.labels)
     evaluation = images.select(to_evaluate, request.evaluation_images)
+    if request.max_drop is not None and not any(x is not None for x in evaluation.labels):
+        raise ImagesError(
+            f"--max-drop needs evaluation images with known classes, and those of "
+            f"'{evaluation.source.name}' are not: give --eval a folder with one subfolder a class."
+        )
     if calibration is not None and (shared := calibration.source.overlap(evaluation.source)):
         raise ImagesError(
             f"{shared} images are in both the calibration and the evaluation set: keep the two "
@@ -125,27 +129,28 @@ class _Export:
     """The slow part, between a staging folder and a result."""
 
     def __init__(
-        self, request: ExportRequest, inputs: _Inputs, folder: Path, progress: Progress
+        self, request: ExportRequest, inputs: _Inputs, folder: Path, work: Path, progress: Progress
     ) -> None:
         from mnv4_deploy.exporters.file_job import FileJob
 
         self.job = FileJob(
-            request, inputs.reference, inputs.calibration, folder, manifests.tool_versions()
+            request, inputs.reference, inputs.calibration, folder, work, manifests.tool_versions()
         )
         self.request = request
         self.reference = inputs.reference
         self.evaluation = inputs.evaluation
-        self.folder = folder
         self.progress = progress
         self.spec = inputs.reference.preprocessing
         self.size = (self.spec.height, self.spec.width)
         self.rewrites: list[RewriteSummary] = []
         self.deviations: list[Deviation] = []
         self.histograms: dict[str, dict[str, dict[str, int]]] = {}
+        self._modules: dict[Format, nn.Module] = {}
         self._float64_known: dict[int, npt.NDArray[np.float64]] = {}
 
     def run(self) -> ExportResult:
         from mnv4_deploy.exporters import run_artifact, truth, verify
+        from mnv4_deploy.exporters.file_job import in_parallel, maker
         from mnv4_deploy.models.macs import count_macs
 
         shown = run_artifact.pixels(self.evaluation, self.spec)
@@ -155,14 +160,20 @@ class _Export:
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
             with self.progress.stage(f"Convert to {format_}"):
-                self._maker(format_).write_float(module, self.job)
+                make, source = maker(format_), self.job.source(format_)
+                make.convert(module, self.job, source)
+                make.write_float(source, self.job.path(format_, "fp32"), self.job)
+                if self.request.fp16:
+                    make.write_half(self.job)
+            if self.request.max_drop is not None:
+                self._modules[format_] = module
         with self.progress.stage("Verify against PyTorch"):
             for format_ in self.request.formats:
                 for precision in self.request.precisions:
                     if precision == "int8":
                         continue  # is compared with fp32, by drift
                     path = self.job.path(format_, precision)
-                    outputs = self._run(path, parity)
+                    outputs = self.job.run(path, parity)
                     tier = "half" if precision == "fp16" else "close"
                     deviation = verify.compare(path.name, "PyTorch", outputs, expected, tier)
                     if not deviation.ok and tier == "close":
@@ -172,42 +183,45 @@ class _Export:
                         )
                     self.deviations.append(deviation)
         verify.demand(self.deviations)
-        if self.request.int8:
-            with self.progress.stage("Quantize to int8"):
-                self._in_parallel(
-                    lambda format_: self._maker(format_).write_int8(self.job), self.request.formats
-                )
-        drifts: tuple[Drift, ...] = ()
-        if self.request.int8:
-            with self.progress.stage("Compare int8 to fp32"):
-                drifts = self._drifts(shown)
+        int8 = self._int8(shown) if self.request.int8 else Climbed((), (), ())
+        self.deviations += int8.deviations
         with self.progress.stage("Check what the files really are"):
-            truths = self._in_parallel(truth.check, [a.path for a in self._artifacts()])
+            truths = in_parallel(truth.check, [a.path for a in self._artifacts()])
         macs = count_macs(self.request.model, self.size, self.reference.num_classes)
-        return self._result(drifts, truths, macs)
+        return self._result(int8, truths, macs)
 
-    @staticmethod
-    def _in_parallel(task: Callable[[_T], _R], items: Sequence[_T]) -> tuple[_R, ...]:
-        """Two at a time, one core each: native code holds no lock of Python's."""
-        with ThreadPoolExecutor(2) as pool:
-            return tuple(pool.map(task, items))
-
-    def _drifts(self, shown: npt.NDArray[np.uint8]) -> tuple[Drift, ...]:
+    def _int8(self, shown: npt.NDArray[np.uint8]) -> Climbed:
+        """Write the int8 files and, where there is a budget, climb until they meet it."""
         from mnv4_deploy.exporters import verify
+        from mnv4_deploy.exporters.file_job import in_parallel, maker
 
-        paths = [self.job.path(f, p) for f in self.request.formats for p in ("fp32", "int8")]
-        outputs = dict(
-            zip(paths, self._in_parallel(lambda p: self._run(p, shown), paths), strict=True)
-        )
-        return tuple(
-            verify.measure_drift(
-                self.job.path(format_, "int8").name,
-                outputs[self.job.path(format_, "int8")],
-                outputs[self.job.path(format_, "fp32")],
-                self.evaluation.labels,
+        choice = Int8Choice(method=self.request.calibration_method)
+        formats = self.request.formats
+        with self.progress.stage("Quantize to int8"):
+            in_parallel(
+                lambda format_: maker(format_).write_int8(
+                    self.job.source(format_), self.job.path(format_, "int8"), self.job, choice
+                ),
+                formats,
             )
-            for format_ in self.request.formats
-        )
+        with self.progress.stage("Compare int8 to fp32"):
+            paths = [self.job.path(f, precision) for f in formats for precision in _COMPARED]
+            outputs = in_parallel(lambda path: self.job.run(path, shown), paths)
+            by_path = dict(zip(paths, outputs, strict=True))
+            fp32 = {f: by_path[self.job.path(f, "fp32")] for f in formats}
+            drifts = tuple(
+                verify.measure_drift(
+                    path.name, by_path[path], fp32[format_], self.evaluation.labels
+                )
+                for format_ in formats
+                for path in (self.job.path(format_, "int8"),)
+            )
+        if self.request.max_drop is None:
+            return Climbed((), drifts, ())
+        from mnv4_deploy.ladder.run import Held, climb_all
+
+        held = Held(self.evaluation.labels, shown, fp32)
+        return climb_all(self.job, self._modules, choice, held, drifts, self.progress)
 
     def _float64_outputs(self, shown: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """The reference's outputs in float64 for the first images, computed once."""
@@ -221,13 +235,6 @@ class _Export:
                 double, shown, self.spec, double=True
             )
         return self._float64_known[len(shown)]
-
-    @staticmethod
-    def _maker(format_: Format) -> ModuleType:
-        """The module that writes the files of one format."""
-        from mnv4_deploy.exporters import onnx_files, tflite_files
-
-        return {"onnx": onnx_files, "tflite": tflite_files}[format_]
 
     def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
         """The module to convert, proved equal in float64 before it is used."""
@@ -258,12 +265,6 @@ class _Export:
         ]
         return rewritten.module.float()
 
-    def _run(self, path: Path, shown: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        from mnv4_deploy.exporters import run_artifact
-
-        run = run_artifact.run_onnx if path.suffix == ".onnx" else run_artifact.run_tflite
-        return run(path, shown, self.spec)
-
     def _artifacts(self) -> tuple[Artifact, ...]:
         names = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
         paths = [
@@ -276,9 +277,7 @@ class _Export:
             for format_, precision, path in paths
         )
 
-    def _result(
-        self, drifts: tuple[Drift, ...], truths: tuple[TruthCheck, ...], macs: int
-    ) -> ExportResult:
+    def _result(self, int8: Climbed, truths: tuple[TruthCheck, ...], macs: int) -> ExportResult:
         from dataclasses import replace
 
         artifacts = tuple(
@@ -295,7 +294,8 @@ class _Export:
             calibration=None if self.job.calibration is None else self.job.calibration.source,
             evaluation=self.evaluation.source,
             deviations=tuple(self.deviations),
-            drifts=drifts,
+            drifts=int8.drifts,
+            ladders=int8.ladders,
             truths=truths,
             seconds_by_stage=self.progress.seconds_by_stage,
         )
@@ -304,8 +304,9 @@ class _Export:
             artifacts=artifacts,
             rewrites=tuple(self.rewrites),
             deviations=tuple(self.deviations),
-            drifts=drifts,
+            drifts=int8.drifts,
             truths=truths,
             seconds_by_stage=dict(self.progress.seconds_by_stage),
             manifest=manifest,
+            ladders=int8.ladders,
         )

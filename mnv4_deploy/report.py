@@ -12,6 +12,7 @@ from rich.table import Table
 from mnv4_deploy.catalogue import CatalogueEntry
 from mnv4_deploy.export_records import Drift, ExportResult, TruthCheck
 from mnv4_deploy.records import FileFacts
+from mnv4_deploy.report_ladder import print_ladder
 
 _MEGA = 1e6
 
@@ -59,6 +60,8 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     console.print(table)
     for sentence in _export_sentences(result):
         console.print(sentence, soft_wrap=True)
+    for ladder in result.ladders:
+        print_ladder(ladder, console)
 
 
 def _int8_share(facts: FileFacts) -> str:
@@ -115,7 +118,7 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         if calibration["kind"] == "random":
             what = "[bold red]random data[/]: the int8 ranges are arbitrary, use real images"
         yield (
-            f"int8 ranges: {what}, method {escape(result.request.calibration_method)}. Top-1, "
+            f"int8 ranges: {what}, method {escape(_methods(result))}. Top-1, "
             "agreement and the median SQNR of the logits are on "
             f"{evaluation['count']} other images ({escape(evaluation['name'])})."
         )
@@ -131,6 +134,12 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
     total = sum(result.seconds_by_stage.values())
     slowest = ", ".join(f"{name[:1].lower()}{name[1:]} {s:.0f} s" for name, s in stages[:3])
     yield f"[dim]{total:.0f} s, most of it: {slowest}. Details: manifest.json[/]"
+
+
+def _methods(result: ExportResult) -> str:
+    """The calibration methods of the int8 files, which a ladder may have changed."""
+    chosen = [ladder.chosen.choice.method for ladder in result.ladders]
+    return " and ".join(dict.fromkeys(chosen or [result.request.calibration_method]))
 
 
 def _defects(truth: TruthCheck) -> Iterable[str]:

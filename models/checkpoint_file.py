@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import WeightsError
 from mnv4_deploy.models import zoo
+from mnv4_deploy.models.foreign_names import to_timm_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,7 +27,7 @@ _LISTED = 4
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's tensors by name, unwrapped, and its safetensors metadata (else empty)."""
+    """A file's tensors by timm's names, unwrapped, and its safetensors metadata (else empty)."""
 
     path: Path
     sha256: str
@@ -69,7 +70,7 @@ def read(path: Path) -> Checkpoint:
         raise WeightsError(
             f"'{path}' cannot be read ({error.strerror or error}); check the file."
         ) from error
-    return Checkpoint(path, sha256, _strip_prefixes(tensors), metadata)
+    return Checkpoint(path, sha256, to_timm_names(_strip_prefixes(tensors)), metadata)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

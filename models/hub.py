@@ -16,7 +16,7 @@ from typing import Any
 from mnv4_deploy.errors import WeightsError
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.checkpoint_file import file_sha256
-from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 _TABLE = Path(__file__).parent / "timm_checkpoints.toml"
 _FILE = "model.safetensors"
@@ -38,6 +38,7 @@ class TimmCheckpoint:
     test_crop_pct: float | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
 
     def preprocessing(self, size: tuple[int, int] | None = None) -> Preprocessing:
         """timm's evaluation at ``size`` (default: the training resolution, ``input_size``).
@@ -52,7 +53,7 @@ class TimmCheckpoint:
             mean=self.mean,
             std=self.std,
             crop_pct=self.test_crop_pct if at_test_size and self.test_crop_pct else self.crop_pct,
-            interpolation="bicubic",
+            interpolation=self.interpolation,
         )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from mnv4_deploy.models.weights import ReferenceModel
 
 MIN_IMAGES = 16
+EMPTY = "empty file"
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Kind = Literal["bundled", "folder", "random"]
+Split = Literal["calibration", "evaluation"]
 _CC_BY = weights.DATA / "imagenet-cc-by"
 
 
@@ -158,7 +161,7 @@ def open_folder(path: Path, labels: tuple[str, ...] = ()) -> ImageSet:
     if not path.is_dir():
         problem = "is a file, not a folder" if path.exists() else "does not exist"
         raise ImagesError(f"The image folder '{path}' {problem}; give a folder of images.")
-    files = sorted(_walk(path))
+    files = sorted(_walk(path), key=attrgetter("parts"))  # many times faster than whole paths
     if not files:
         raise ImagesError(
             f"The image folder '{path}' has no images; put "
@@ -218,20 +221,21 @@ def bundled_calibration(reference: ReferenceModel) -> ImageSet:
     A head with a bundled data set's classes gets that set's sample, any other head CC BY
     photographs, which carry labels if the head is ImageNet-1k's.
     """
-    return _bundled(reference, "calibration")
+    return bundled("calibration", reference.labels)
 
 
 def bundled_evaluation(reference: ReferenceModel) -> ImageSet:
     """The shipped images to compare and evaluate a model on; see ``bundled_calibration``."""
-    return _bundled(reference, "evaluation")
+    return bundled("evaluation", reference.labels)
 
 
-def _bundled(reference: ReferenceModel, split: str) -> ImageSet:
+def bundled(split: Split, labels: tuple[str, ...]) -> ImageSet:
+    """The shipped images of a split for a head with these labels; see ``bundled_calibration``."""
     for bundle in weights.bundles():
-        if bundle.labels == reference.labels:
+        if bundle.labels == labels:
             found = open_folder(bundle.folder / split, bundle.labels)
             return ImageSet("bundled", f"{bundle.name}/{split}", found.root, found.refs)
-    is_imagenet = reference.labels == weights.imagenet_labels(1000)
+    is_imagenet = labels == weights.imagenet_labels(1000)
     refs = tuple(
         ImageRef(_CC_BY / file, index if is_imagenet else None, str(index))
         for file, index in _cc_by_files()
@@ -262,7 +266,7 @@ def select(
     chosen: list[ImageRef] = []
     hashes: list[str] = []
     skipped: list[SkippedImage] = []
-    for ref in _spread(images.refs, seed):
+    for ref in spread(images.refs, seed):
         if limit is not None and len(chosen) == limit:
             break
         reason = _defect(ref.path)
@@ -292,7 +296,7 @@ def select(
     return SelectedImages(source, tuple(chosen))
 
 
-def _spread(refs: tuple[ImageRef, ...], seed: int) -> Iterator[ImageRef]:
+def spread(refs: tuple[ImageRef, ...], seed: int) -> Iterator[ImageRef]:
     """One image of each class in turn, both in an order that only ``seed`` decides."""
     generator = random.Random(seed)
     by_class: defaultdict[str, list[ImageRef]] = defaultdict(list)
@@ -310,14 +314,19 @@ def _defect(path: Path) -> str:
     """Why an image cannot be used, or ""."""
     try:
         if path.stat().st_size == 0:
-            return "empty file"
+            return EMPTY
         with Image.open(path) as image:
             to_rgb(image)
-    except UnidentifiedImageError:
-        return "not an image"
     except Exception as error:  # PIL's decoders raise nearly anything on damaged files
-        return str(getattr(error, "strerror", None) or error) or type(error).__name__
+        return defect_of(error)
     return ""
+
+
+def defect_of(error: Exception) -> str:
+    """What is wrong with an image file that made PIL raise ``error``, in a few words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def random_images(count: int, seed: int = 0) -> SelectedImages:

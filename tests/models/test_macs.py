@@ -48,7 +48,8 @@ def build_meta(name: str, num_classes: int = 1000) -> nn.Module:
 
 
 def test_every_model_is_covered() -> None:
-    assert set(COUNTS) | set(SCALED_PARAMETERS) == set(zoo.names())
+    elsewhere = {name for name in zoo.names() if zoo.entry(name).family != "mobilenetv4"}
+    assert set(COUNTS) | set(SCALED_PARAMETERS) == set(zoo.names()) - elsewhere
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -102,6 +102,7 @@ def test_models_without_bundled_weights_name_the_choices(name: str) -> None:
 def test_choices() -> None:
     assert weights.choices("hybrid-m")[:2] == ("bundled", "timm:ix_e550_r256_in1k")
     assert weights.choices("conv-s-035") == ("random",)
+    assert weights.choices("mobilenetv2-100") == ("pypi", "timm:ra_in1k", "random")
 
 
 # Random
@@ -122,7 +123,11 @@ def test_random_is_decided_by_the_seed() -> None:
 
 # The narrowest of each table of blocks.
 @pytest.mark.parametrize(
-    "name", ["conv-s-035", "conv-m", "conv-l", "hybrid-m-075", "hybrid-l-075"]
+    "name",
+    [
+        *("conv-s-035", "conv-m", "conv-l", "hybrid-m-075", "hybrid-l-075"),
+        *("efficientnet-lite0", "mobilenetv2-100"),
+    ],
 )
 def test_random_leaves_no_branch_dead(
     name: str, random_module: Callable[[str], nn.Module]
@@ -148,7 +153,7 @@ def test_random_leaves_no_branch_dead(
         logits = module(torch.from_numpy(next(photos.batches(spec, 8))).permute(0, 3, 1, 2))
     for hook in hooks:
         hook.remove()
-    assert len(shares) >= 10
+    assert len(shares) >= 9
     assert all(0.05 < share < 5 for share in shares.values()), shares
     assert 0.3 < float(logits.std()) < 20
     # Different images must give different answers.

@@ -8,7 +8,7 @@ from mnv4_deploy.errors import InputError, UnknownModelError
 from mnv4_deploy.models import zoo
 
 
-def test_names_are_the_nine_variants() -> None:
+def test_names() -> None:
     assert zoo.names() == (
         "conv-s",
         "conv-s-035",
@@ -19,6 +19,12 @@ def test_names_are_the_nine_variants() -> None:
         "hybrid-m-075",
         "hybrid-l",
         "hybrid-l-075",
+        "efficientnet-lite0",
+        "efficientnet-lite1",
+        "efficientnet-lite2",
+        "efficientnet-lite3",
+        "efficientnet-lite4",
+        "mobilenetv2-100",
     )
 
 
@@ -40,6 +46,8 @@ def test_importing_needs_no_torch(module: str) -> None:
         ("Conv-L", "conv-l"),
         ("mobilenetv4_hybrid_large", "hybrid-l"),
         ("mobilenetv4_conv_small_50", "conv-s-050"),
+        ("tf_efficientnet_lite2", "efficientnet-lite2"),
+        ("mobilenet_v2", "mobilenetv2-100"),
     ],
 )
 def test_unknown_name_gets_the_nearest_and_the_list(typo: str, meant: str) -> None:
@@ -61,6 +69,18 @@ def test_build_gives_eval_mode_and_the_classes_asked_for() -> None:
     model = zoo.build("conv-s-035", num_classes=7)
     assert not any(module.training for module in model.modules())
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_preprocessing_is_the_familys() -> None:
+    # What training of each is published with: 0..255 pixels less a mean, over a deviation.
+    lite = zoo.entry("efficientnet-lite2").preprocessing
+    assert (lite.height, lite.width, lite.crop_pct) == (260, 260, 0.875)
+    assert [255 * value for value in lite.mean] == pytest.approx([127.0] * 3)
+    assert [255 * value for value in lite.std] == pytest.approx([128.0] * 3)
+    mobile = zoo.entry("mobilenetv2-100").preprocessing
+    assert (mobile.height, mobile.crop_pct, mobile.interpolation) == (224, 0.875, "bilinear")
+    assert mobile.mean == (0.485, 0.456, 0.406) and mobile.std == (0.229, 0.224, 0.225)
+    assert zoo.entry("conv-s").preprocessing.crop_pct == 1.0
 
 
 @pytest.mark.parametrize("num_classes", [0, -3])

@@ -1,0 +1,161 @@
+"""Does the candidate want other pixels than it gets? Found out by giving them to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.drift.runners import open_runner
+from mnv4_deploy.drift_records import Cause, CauseKind, Subject
+from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+Pixels = npt.NDArray[np.uint8]
+Outputs = npt.NDArray[np.float32]
+_Colours = tuple[float, float, float]
+
+# More images make the figures finer but not the answer another one.
+_IMAGES = 16
+# Above this the outputs agree as quantized ones do, and no input can be to blame.
+_AGREES_DB = 25.0
+# By this much another input must do better, to at least that: no chance does.
+_GAIN_DB = 6.0
+_GOOD_DB = 10.0
+
+
+def _grey(value: float) -> _Colours:
+    return value, value, value
+
+
+# Mean and deviation of pixels scaled to 0..1, by the name that users know.
+NORMALISATIONS: dict[str, tuple[_Colours, _Colours]] = {
+    "pixels of 0..1": (_grey(0.0), _grey(1.0)),
+    "pixels of -1..1": (_grey(0.5), _grey(0.5)),
+    "pixels of 0..255": (_grey(0.0), _grey(1 / 255)),
+    "pixels of -128..127": (_grey(128 / 255), _grey(1 / 255)),
+    "ImageNet's mean and deviation": (IMAGENET_MEAN, IMAGENET_STD),
+    "ImageNet's mean, not divided by a deviation": (IMAGENET_MEAN, _grey(1.0)),
+    "ImageNet's mean on 0..255": (IMAGENET_MEAN, _grey(1 / 255)),
+    "CIFAR-10's mean and deviation": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CLIP's mean and deviation": (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """What else the candidate may want. ``words`` say how it is then fed."""
+
+    kind: CauseKind
+    words: str
+    swapped: bool
+    turned: bool
+    spec: Preprocessing
+
+    def pixels(self, pixels: Pixels) -> Pixels:
+        pixels = pixels[..., ::-1] if self.swapped else pixels
+        return np.ascontiguousarray(pixels.swapaxes(1, 2) if self.turned else pixels)
+
+
+def find_input_fault(reference: Subject, candidate: Subject, pixels: Pixels) -> Cause | None:
+    """Whether the two agree once one of them sees other pixels than it is given.
+
+    ``pixels`` are RGB ``[N, H, W, 3]``, of which the first 16 are used. Tried are swapped
+    channels, the usual normalisations, both together, and swapped axes of square images: on the
+    candidate or, where that takes pixels and normalises them itself, on the reference. The
+    sentence says how much better the outputs agree; which of the two is wrong cannot be told.
+    """
+    pixels = pixels[:_IMAGES]
+    theirs, mine = _Trials(reference), _Trials(candidate)
+    roles = ("candidate", "reference")
+    fixed, probed = theirs, mine
+    if mine.takes_pixels and not theirs.takes_pixels:
+        roles, fixed, probed = roles[::-1], mine, theirs
+    wanted, given = fixed.plain(pixels), probed.plain(pixels)
+    before = _sqnr(wanted, given)
+    if before > _AGREES_DB:
+        return None
+    trials = [(guess, probed.guessed(pixels, guess)) for guess in _guesses(probed, pixels)]
+    best, outputs = max(trials, key=lambda trial: _sqnr(wanted, trial[1]))
+    after = _sqnr(wanted, outputs)
+    if after < max(before + _GAIN_DB, _GOOD_DB):
+        return None
+    return Cause(
+        best.kind,
+        f"Fed {best.words}, the {roles[0]} agrees with the {roles[1]} to {after:.1f} dB "
+        f"({_agreement(wanted, outputs):.0f} % the same class) instead of "
+        f"{before:.1f} dB ({_agreement(wanted, given):.0f} %).",
+        "Give both the input they were made for: check the preprocessing of the one that was "
+        "converted or trained elsewhere.",
+    )
+
+
+def _guesses(probed: _Trials, pixels: Pixels) -> Iterator[_Guess]:
+    own = probed.subject.preprocessing
+    swapped = "red and blue swapped"
+    yield _Guess("channel order", f"with {swapped}", True, False, own)
+    if pixels.shape[1] == pixels.shape[2]:
+        yield _Guess("channel order", "with rows and columns swapped", False, True, own)
+    if probed.takes_pixels:
+        return
+    yield _Guess("channel order", f"with {swapped} after normalising", True, False, _reversed(own))
+    for name, (mean, std) in NORMALISATIONS.items():
+        other = replace(own, mean=mean, std=std)
+        if np.allclose([*mean, *std], [*own.mean, *own.std]):
+            continue
+        yield _Guess("normalisation", f"as {name}", False, False, other)
+        words = f"as {name} with {swapped}"
+        yield _Guess("normalisation", words, True, False, _reversed(other))
+
+
+def _reversed(spec: Preprocessing) -> Preprocessing:
+    """Each colour keeps its own mean and deviation where the order of the channels changes."""
+    return replace(spec, mean=spec.mean[::-1], std=spec.std[::-1])
+
+
+class _Trials:
+    """A subject, loaded once if it is a file, with any input.
+
+    ``takes_pixels``: it normalises by itself, so that no other normalisation can be tried.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        from mnv4_deploy.exporters.run_artifact import OnnxRunner, TfliteRunner
+
+        self.subject = subject
+        self._file: OnnxRunner | TfliteRunner | None = None
+        if subject.kind != "torch":
+            runner = OnnxRunner if subject.kind == "onnx" else TfliteRunner
+            self._file = runner(Path(subject.path), subject.preprocessing)
+        self.takes_pixels = self._file is not None and self._file.takes_pixels
+
+    def plain(self, pixels: Pixels) -> Outputs:
+        """``[N, classes]`` as the subject is said to be fed."""
+        return self._outputs(pixels, self.subject.preprocessing)
+
+    def guessed(self, pixels: Pixels, guess: _Guess) -> Outputs:
+        return self._outputs(guess.pixels(pixels), guess.spec)
+
+    def _outputs(self, pixels: Pixels, spec: Preprocessing) -> Outputs:
+        if self._file is None:
+            return open_runner(replace(self.subject, preprocessing=spec)).outputs(pixels)
+        self._file.spec = spec
+        return self._file.run(pixels)
+
+
+def _sqnr(wanted: Outputs, given: Outputs) -> float:
+    """The median over images in dB: one image with large outputs does not rule it."""
+    signal = np.square(wanted.astype(np.float64)).sum(axis=1)
+    noise = np.square(wanted.astype(np.float64) - given).sum(axis=1)
+    with np.errstate(all="ignore"):
+        ratios = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, signal * 1e-20))
+    return float(np.median(np.nan_to_num(ratios, nan=-200.0, posinf=200.0, neginf=-200.0)))
+
+
+def _agreement(wanted: Outputs, given: Outputs) -> float:
+    return 100 * float((wanted.argmax(axis=1) == given.argmax(axis=1)).mean())

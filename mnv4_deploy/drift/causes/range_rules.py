@@ -1,0 +1,163 @@
+"""Causes that lie in the range of a layer's output, or of what it reads."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mnv4_deploy.drift.causes.suspicion import (
+    DAMAGE,
+    LEVELS,
+    Scene,
+    Suspicion,
+    decibels,
+    live_peaks,
+    noise_alone,
+    rounding,
+    signal_peak,
+    span,
+)
+from mnv4_deploy.drift_records import LayerDrift
+
+# The largest channel over the median one: from here on the median channel has 32 of 256 levels.
+_OUTLIER_RATIO = 8.0
+# Channels this close to the largest one are outliers with it.
+_OUTLIER_SHARE = 1 / 4
+# Less than this wastes a bit or more of the eight.
+_USED_PERCENT = 50.0
+# A padded constant this many times the width of the values leaves them a fifth of the levels.
+_PADDING_RATIO = 4.0
+# What the kernels of TFLite use for a result of 0..1; twice that loses a bit.
+_UNIT_STEP = 1 / 256
+# Half a unit of a logit changes its probability by up to 12 points.
+_LOGIT_STEP = 0.5
+_UNIT_KINDS = frozenset({"softmax", "logsoftmax", "logistic", "sigmoid", "hardsigmoid"})
+
+
+def outlier_channel(scene: Scene) -> Suspicion | None:
+    """One or a few channels set the range, and the others get few levels of it."""
+    layer, output, peaks = scene.layer, scene.layer.output, scene.layer.evidence.channel_peaks
+    live = live_peaks(layer)
+    if output is None or peaks is None or len(live) < 2 or output.used_percent < _USED_PERCENT:
+        return None
+    median = float(np.median(live))
+    if live.max() < _OUTLIER_RATIO * median:
+        return None
+    few = np.flatnonzero(peaks >= _OUTLIER_SHARE * live.max())
+    rest = live[live < _OUTLIER_SHARE * live.max()]
+    share = float(np.mean([rounding(output.scale, peak) for peak in rest]))
+    if scene.readers and all(reader.isolated is not None for reader in scene.readers):
+        # Readers show whether the small channels matter; that is measured, not estimated.
+        own = rounding(output.scale, signal_peak(layer))
+        share = min(share, max([own, *map(noise_alone, scene.readers)]))
+    named = ", ".join(map(str, few[:3])) + (" ..." if len(few) > 3 else "")
+    levels = median / output.scale
+    return Suspicion(
+        "outlier channel",
+        share,
+        f"{len(few)} of {len(peaks)} channels ({named}) set the range: they reach "
+        f"{live.max():.3g}, the median channel {median:.3g}, which leaves it "
+        f"{levels:.1f} of {LEVELS} levels.",
+        "Equalize the channels with the next layer's (a rung of --max-drop), or keep this layer "
+        "in float.",
+        of_range=True,
+    )
+
+
+def clipped_activation(scene: Scene) -> Suspicion | None:
+    """Values outside the range cost more than rounding does."""
+    output, layer = scene.layer.output, scene.layer
+    if output is None or output.clipping_share < 0.5:
+        return None
+    # Of ideal quantization, rounding makes what clipping does not; it is known from the scale.
+    odds = output.clipping_share / max(1 - output.clipping_share, 1e-12)
+    share = min(rounding(output.scale, signal_peak(layer)) * odds, scene.measured)
+    return Suspicion(
+        "clipped activation",
+        share,
+        f"{output.clipped_percent:.2g} % of the values lie outside "
+        f"{output.low:.3g}..{output.high:.3g} (they reach {output.seen_low:.3g}.."
+        f"{output.seen_high:.3g}), and clipping them makes "
+        f"{100 * output.clipping_share:.0f} % of the error.",
+        "Calibrate with --calib-method minmax or with images in which these values occur.",
+        of_range=True,
+    )
+
+
+def unused_range(scene: Scene) -> Suspicion | None:
+    """The range is far wider than the values."""
+    output, layer = scene.layer.output, scene.layer
+    if output is None or output.used_percent >= _USED_PERCENT:
+        return None
+    waste = 1 - (output.used_percent / 100) ** 2
+    share = min(rounding(output.scale, signal_peak(layer)) * waste, max(scene.measured, DAMAGE))
+    return Suspicion(
+        "unused range",
+        share,
+        f"The values use {output.used_percent:.2g} % of the range {output.low:.3g}.."
+        f"{output.high:.3g} (they lie in {output.seen_low:.3g}..{output.seen_high:.3g}): "
+        f"{span(layer) / output.scale:.1f} of {LEVELS} levels.",
+        "Calibrate with --calib-method percentile or mse, or on images like those in use.",
+        of_range=True,
+    )
+
+
+def padding_constant(scene: Scene) -> Suspicion | None:
+    """A constant that stands for minus infinity takes the range."""
+    layer, padding = scene.layer, scene.layer.evidence.padding
+    if padding is None or padding == 0:
+        return None
+    width = max((span(producer) for producer in scene.producers), default=0.0)
+    if not _is_pad(layer):
+        width = width or span(layer)
+    if math.isfinite(padding) and not (0 < _PADDING_RATIO * width < abs(padding)):
+        return None
+    output = layer.output
+    if output is None or not _is_pad(layer):  # the Pad is inside of what is compared here
+        share, levels = scene.measured, ""
+    else:
+        share = rounding(output.scale, width / 2) if width else 1.0
+        levels = f": {width / output.scale:.2g} of {LEVELS} levels are left for them"
+    return Suspicion(
+        "padding constant",
+        share,
+        f"It pads values that span {width:.3g} with {padding:.3g}{levels}.",
+        "Pad with the smallest value that occurs (0 behind a ReLU), or let the pooling layer pad.",
+        of_range=True,
+    )
+
+
+def unit_result(scene: Scene) -> Suspicion | None:
+    """A softmax or sigmoid whose result, or whose argument, has too coarse steps."""
+    layer, output = scene.layer, scene.layer.output
+    if _plain(layer.kind) not in _UNIT_KINDS:
+        return None
+    kind = layer.kind.lower().replace("logistic", "sigmoid")
+    if output is not None and output.scale > 2 * _UNIT_STEP:
+        return Suspicion(
+            "softmax or sigmoid range",
+            scene.measured,
+            f"The {kind}'s result of 0..1 has steps of {output.scale:.3g} (1/256 would do), which "
+            f"alone costs {decibels(scene.measured)}.",
+            "Give its result the scale 1/256 and the zero point of 0.0, or keep it in float.",
+        )
+    for logits in (producer.output for producer in scene.producers):
+        if logits is not None and logits.scale > _LOGIT_STEP:
+            return Suspicion(
+                "softmax or sigmoid range",
+                scene.measured,
+                f"Its logits span {logits.seen_low:.3g}..{logits.seen_high:.3g}, so that int8 has "
+                f"steps of {logits.scale:.2g}, and the {kind} of them is wrong by "
+                f"{decibels(scene.measured)}.",
+                "Keep the layer before it and this one in float, or clip the logits to -16..16.",
+            )
+    return None
+
+
+def _plain(kind: str) -> str:
+    return kind.replace("_", "").lower().removeprefix("qlinear")
+
+
+def _is_pad(layer: LayerDrift) -> bool:
+    return _plain(layer.kind).startswith("pad") or _plain(layer.kind) == "mirrorpad"

@@ -1,0 +1,117 @@
+"""Causes that lie in a layer's weights and bias."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mnv4_deploy.drift.causes.suspicion import (
+    DAMAGE,
+    WEIGHT_CREST,
+    Scene,
+    Suspicion,
+    decibels,
+    rounding,
+)
+
+_INT32_MAX = 2**31 - 1
+# A bias of this size is one product away from the end of int32.
+_NEARLY_INT32 = 2**30
+# Largest over median channel: with one scale for all the median channel has 16 of 128 levels.
+_SPREAD = 8.0
+# Seven bits a channel give about 37 dB.
+_COARSE_DB = 28.0
+# Worse than three bits: then they are other weights, not rounded ones.
+_OTHER_DB = 10.0
+# A channel whose scale is this small beside the median one has no weights to speak of.
+_TINY = 1e-6
+# From here on an error is mostly a constant of each channel, as a wrong bias makes.
+_OFFSET = 0.3
+
+
+def depthwise_spread(scene: Scene) -> Suspicion | None:
+    """One scale for depthwise channels of very different size."""
+    evidence = scene.layer.evidence
+    peaks, scales = evidence.weight_peaks, evidence.weight_scales
+    if not evidence.depthwise or peaks is None or not _per_tensor(scales):
+        return None
+    live = peaks[peaks > 0]
+    if not len(live) or live.max() < _SPREAD * np.median(live):
+        return None
+    share = float(np.mean([rounding(scales[0], peak, WEIGHT_CREST) for peak in live]))
+    return Suspicion(
+        "depthwise weight spread",
+        share,
+        f"One scale serves {len(peaks)} depthwise channels whose largest weights go from "
+        f"{live.min():.3g} to {live.max():.3g}: the median channel has "
+        f"{np.median(live) / scales[0]:.1f} of 127 levels.",
+        "Quantize the weights per channel, or equalize the channels (a rung of --max-drop).",
+    )
+
+
+def coarse_weights(scene: Scene) -> Suspicion | None:
+    """Weights that lost much in rounding, or that never were the reference's."""
+    sqnr, scales = scene.layer.evidence.weight_sqnr_db, scene.layer.evidence.weight_scales
+    if sqnr is None or sqnr >= _COARSE_DB or not scales:
+        return None
+    if sqnr < _OTHER_DB:
+        what = "which is no rounding: they are other weights"
+        advice = "Compare files that were made from the same weights and for the same input."
+    else:
+        shared = "one scale for all channels" if _per_tensor(scales) else "a scale a channel"
+        what = f"with {shared}"
+        advice = "Quantize the weights per channel in 8 bits, or keep this layer in float."
+    return Suspicion(
+        "coarse weights",
+        min(1.0, 10 ** (-sqnr / 10)),
+        f"Its weights are within {sqnr:.1f} dB of the reference's, {what}.",
+        advice,
+    )
+
+
+def bias_overflow(scene: Scene) -> Suspicion | None:
+    """The bias does not fit into int32 in units of input scale times weight scale."""
+    evidence = scene.layer.evidence
+    codes = evidence.bias_codes_max
+    if codes is None or scene.measured < DAMAGE:
+        return None
+    nearly = codes >= _NEARLY_INT32 and evidence.bias_error_share >= _OFFSET
+    if codes < _INT32_MAX and not nearly:
+        return None
+    end = "is at the end of" if codes >= _INT32_MAX else "nearly fills"
+    return Suspicion(
+        "bias overflow",
+        scene.measured,
+        f"A bias of {codes} steps {end} int32: {100 * evidence.bias_error_share:.0f} % of the "
+        f"layer's error ({decibels(scene.measured)}) is a constant per channel.",
+        "Remove channels with next to no weights or fold their constant into the next layer's "
+        "bias, or keep this layer in float.",
+    )
+
+
+def tiny_scale(scene: Scene) -> Suspicion | None:
+    """A channel, or the whole output, has a scale too small to compute with."""
+    evidence, output = scene.layer.evidence, scene.layer.output
+    scales = np.array([s for s in evidence.weight_scales if s > 0])
+    if output is not None and 0 < output.scale < np.finfo(np.float32).tiny:
+        what, share = f"Its output has a scale of {output.scale:.3g}", scene.measured
+    elif len(scales) > 1 and scales.min() < _TINY * np.median(scales):
+        if evidence.bias_error_share < _OFFSET:
+            return None
+        what = (
+            f"A channel has a weight scale of {scales.min():.3g}, the median one "
+            f"{np.median(scales):.3g}"
+        )
+        share = scene.measured * evidence.bias_error_share
+    else:
+        return None
+    return Suspicion(
+        "tiny scale",
+        share,
+        f"{what}: {100 * evidence.bias_error_share:.0f} % of the layer's error "
+        f"({decibels(scene.measured)}) is a constant per channel.",
+        "Remove the channels that have next to no weights, or keep this layer in float.",
+    )
+
+
+def _per_tensor(scales: tuple[float, ...]) -> bool:
+    return len(scales) > 0 and len(set(scales)) == 1

@@ -1,0 +1,57 @@
+"""What decides a run's numbers besides its files: installed versions and the processor."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from mnv4_deploy.drift_records import SubjectKind
+from mnv4_deploy.profiles.machine.cpu import read_cpu
+
+_RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"}
+_SOURCES = ("drift/*.py", "models/*.py", "exporters/run_artifact.py")
+
+
+def versions(kinds: Iterable[SubjectKind] = ()) -> dict[str, str]:
+    """What must be the same wherever ``kinds`` are compared; "missing" where it is absent."""
+    packages = ("numpy", "pillow", *sorted({_RUNTIMES[kind] for kind in kinds}))
+    return {
+        "mnv4-deploy": f"{_version('mnv4-deploy')} (source {_source_hash()})",
+        # Not 3.11.4: what travels between processes depends on the minor version alone.
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{package: _version(package) for package in packages},
+    }
+
+
+def processor() -> str:
+    """The kind of processor: runtimes choose their kernels, and so their rounding, by it."""
+    cpu = read_cpu()
+    return f"{platform.machine()} {cpu.model} {' '.join(cpu.isa)}".strip()
+
+
+def differences(here: dict[str, str], there: dict[str, str]) -> str:
+    """ "numpy 2.1 (here 2.4)" for each that differs; "" if none does."""
+    return ", ".join(
+        f"{name} {there.get(name, 'missing')} (here {version})"
+        for name, version in here.items()
+        if there.get(name) != version
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _source_hash() -> str:
+    """Of what runs images: two checkouts can have the same version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]

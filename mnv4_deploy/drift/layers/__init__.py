@@ -1,0 +1,1 @@
+"""Drift layer by layer: capture, join, accumulated and isolated comparison, evidence."""

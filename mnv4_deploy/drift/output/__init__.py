@@ -1,0 +1,1 @@
+"""What a drift run leaves behind: JSON, HTML report, Model Explorer overlay."""

@@ -1,0 +1,55 @@
+"""Every file form of a drift, all of them or none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mnv4_deploy.drift.output.drift_json import drift_to_dict
+from mnv4_deploy.drift.output.html_report import report_page
+from mnv4_deploy.drift.output.layer_rows import write_csv
+from mnv4_deploy.drift.output.model_explorer import Figure, node_data
+from mnv4_deploy.drift_records import DriftResult, LayersDrift
+from mnv4_deploy.outputs import staged
+
+MANIFEST = "drift.json"
+REPORT = "drift-report.html"
+LAYERS = "drift-layers.csv"
+OVERLAYS: dict[Figure, str] = {
+    "isolated": "drift-model-explorer.json",
+    "accumulated": "drift-model-explorer-accumulated.json",
+}
+NAMES = (MANIFEST, LAYERS, REPORT, *OVERLAYS.values())
+
+
+def write_outputs(result: DriftResult, out: Path, *, overwrite: bool) -> tuple[Path, ...]:
+    """Write what there is of ``NAMES`` into the folder ``out``, and say which files these are.
+
+    Without layers there is no table of them, and without a model file as candidate nothing to
+    overlay. Raises OutputError where ``out`` cannot take the files.
+    """
+    with staged(out, overwrite=overwrite, manifest=MANIFEST) as folder:
+        (folder / REPORT).write_text(report_page(result), encoding="utf-8")
+        if result.layers is not None:
+            with (folder / LAYERS).open("w", encoding="utf-8", newline="") as stream:
+                write_csv(result.layers, stream)
+            if result.candidate.path:
+                _write_overlays(result.layers, result.candidate.path, folder)
+        names = [name for name in NAMES if name == MANIFEST or (folder / name).exists()]
+        _write_json(
+            {**drift_to_dict(result), "files": [{"file": name} for name in names]},
+            folder / MANIFEST,
+        )
+    return tuple(out / name for name in names)
+
+
+def _write_overlays(layers: LayersDrift, candidate: str, folder: Path) -> None:
+    from mnv4_deploy.profiles.graph.read import read_graph_of
+
+    graph = read_graph_of(candidate)
+    for figure, name in OVERLAYS.items():
+        _write_json(node_data(layers, graph, figure), folder / name)
+
+
+def _write_json(content: object, path: Path) -> None:
+    path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")

@@ -1,0 +1,218 @@
+"""One shard: read, decode and run its images through both subjects, and keep what is needed.
+
+Of every image a few numbers stay; pixels and outputs go. All statistics are float64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.drift.runners import Pixels, Runner, open_runner
+from mnv4_deploy.drift_records import (
+    TOP,
+    DatasetImage,
+    ImageResults,
+    Shard,
+    ShardJob,
+    ShardResult,
+    SkippedImage,
+    Subject,
+)
+from mnv4_deploy.errors import ImagesError, InputError
+from mnv4_deploy.records import Preprocessing
+
+_Floats = npt.NDArray[np.float64]
+_MAX_SKIPPED_SHARE, _MAX_SKIPPED = 0.05, 3
+_NAMED = 4
+# The least a probability counts as: 8-bit outputs round most of them to zero.
+_LEAST_PROBABILITY = 1e-7
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image as the reference and the candidate take it: ``[height, width, 3]`` uint8."""
+
+    index: int
+    image: DatasetImage
+    sha256: bytes
+    reference: Pixels
+    candidate: Pixels
+
+
+class ShardRunner:
+    """Both subjects of ``job``, loaded once for all shards that a process runs."""
+
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._reference = open_runner(job.reference)
+        self._candidate = open_runner(job.candidate)
+        # Images go in at the place in the batch that their index gives, whatever shard they
+        # are in: so not even the order of summation depends on how the data set was cut.
+        self._window = math.lcm(self._reference.batch, self._candidate.batch)
+
+    def run(self, shard: Shard) -> ShardResult:
+        """Results of the images that decode; the others are named with the reason.
+
+        Raises ImagesError for an image that a subject was calibrated on, InputError where a
+        subject gives outputs that are not finite.
+        """
+        skipped: list[SkippedImage] = []
+        parts = []
+        decoded = self._decoded(shard, skipped)
+        for _, group in itertools.groupby(decoded, key=lambda item: item.index // self._window):
+            parts.append(self._compared(list(group)))
+        return ShardResult(shard.index, _joined(parts, self._top), tuple(skipped))
+
+    @property
+    def _top(self) -> int:
+        return min(TOP, self._job.reference.num_classes)
+
+    def _decoded(self, shard: Shard, skipped: list[SkippedImage]) -> Iterator[_Decoded]:
+        from mnv4_deploy.models.images import defect_of
+
+        for index, image in enumerate(shard.images, shard.start):
+            try:
+                data = Path(image.path).read_bytes()
+            except OSError as error:
+                skipped.append(SkippedImage(index, image.name, defect_of(error)))
+                continue
+            digest = hashlib.sha256(data)
+            self._check_unseen(image, digest.hexdigest())
+            specs = (self._job.reference.preprocessing, self._job.candidate.preprocessing)
+            try:
+                pixels = _decode(data, specs)
+            except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+                skipped.append(SkippedImage(index, image.name, defect_of(error)))
+                continue
+            yield _Decoded(index, image, digest.digest(), *pixels)
+
+    def _check_unseen(self, image: DatasetImage, sha256: str) -> None:
+        for subject in (self._job.reference, self._job.candidate):
+            if sha256 in subject.calibration_sha256:
+                raise ImagesError(
+                    f"{image.name!r} is among the images {subject.name} was calibrated on: a "
+                    "result on them means nothing, so give other images."
+                )
+
+    def _compared(self, group: list[_Decoded]) -> ImageResults:
+        """Images of one window; places of the batch that none of them takes are filled up."""
+        places = [item.index % self._window for item in group]
+        reference = [item.reference for item in group]
+        candidate = [item.candidate for item in group]
+        r = _outputs(self._reference, reference, places, self._window)
+        c = _outputs(self._candidate, candidate, places, self._window)
+        for subject, outputs in ((self._job.reference, r), (self._job.candidate, c)):
+            _check_finite(subject, outputs, group)
+        lengths = np.sqrt((r * r).sum(axis=1) * (c * c).sum(axis=1))
+        log_r = _log_probabilities(r, self._job.reference.probabilities)
+        log_c = _log_probabilities(c, self._job.candidate.probabilities)
+        labels = [-1 if item.image.label is None else item.image.label for item in group]
+        digests = np.frombuffer(b"".join(item.sha256 for item in group), np.uint8)
+        return ImageResults(
+            index=np.array([item.index for item in group], np.int64),
+            label=np.array(labels, np.int32),
+            reference_top=_best(r, self._top),
+            candidate_top=_best(c, self._top),
+            signal=(r * r).sum(axis=1),
+            noise=((r - c) ** 2).sum(axis=1),
+            cosine=(r * c).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny),
+            kl=np.maximum((np.exp(log_r) * (log_r - log_c)).sum(axis=1), 0.0),
+            sha256=digests.reshape(len(group), -1),
+        )
+
+
+def _decode(data: bytes, specs: tuple[Preprocessing, Preprocessing]) -> tuple[Pixels, Pixels]:
+    """One image's pixels for both, resized twice only where the two differ in that."""
+    from PIL import Image
+
+    from mnv4_deploy.models.images import EMPTY
+    from mnv4_deploy.models.preprocessing import to_uint8
+
+    if not data:
+        raise ValueError(EMPTY)
+    mine, theirs = specs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd EXIF data, thousands of times
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = to_uint8(image, mine)
+        if _geometry(mine) == _geometry(theirs):
+            return pixels, pixels
+        with Image.open(io.BytesIO(data)) as image:
+            return pixels, to_uint8(image, theirs)
+
+
+def _geometry(spec: Preprocessing) -> tuple[object, ...]:
+    return spec.height, spec.width, spec.crop_pct, spec.interpolation
+
+
+def _outputs(runner: Runner, images: list[Pixels], places: list[int], window: int) -> _Floats:
+    filled = np.stack([images[0]] * window)
+    filled[places] = images
+    return runner.outputs(filled)[places].astype(np.float64)
+
+
+def _check_finite(subject: Subject, outputs: _Floats, group: list[_Decoded]) -> None:
+    for item, row in zip(group, outputs, strict=True):
+        if not np.isfinite(row).all():
+            raise InputError(
+                f"{subject.name} gives outputs that are not finite for {item.image.name!r}: check "
+                "its weights, and --mean and --std."
+            )
+
+
+def _log_probabilities(outputs: _Floats, probabilities: bool) -> _Floats:
+    if probabilities:
+        logs: _Floats = np.log(np.maximum(outputs, _LEAST_PROBABILITY))
+    else:
+        logs = outputs
+    shifted = logs - logs.max(axis=1, keepdims=True)
+    normalised: _Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normalised
+
+
+def _best(outputs: _Floats, count: int) -> npt.NDArray[np.int32]:
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :count].astype(np.int32)
+
+
+def _joined(parts: list[ImageResults], top: int) -> ImageResults:
+    """All parts in one record; of the right shapes where every image was skipped."""
+    none = np.zeros(0)
+    empty = ImageResults(
+        index=none.astype(np.int64),
+        label=none.astype(np.int32),
+        reference_top=np.zeros((0, top), np.int32),
+        candidate_top=np.zeros((0, top), np.int32),
+        signal=none,
+        noise=none,
+        cosine=none,
+        kl=none,
+        sha256=np.zeros((0, hashlib.sha256().digest_size), np.uint8),
+    )
+    names = vars(empty)
+    return ImageResults(
+        **{
+            name: np.concatenate([getattr(part, name) for part in (empty, *parts)])
+            for name in names
+        }
+    )
+
+
+def too_many_skipped(skipped: Sequence[SkippedImage], total: int) -> None:
+    """Raise ImagesError if more than 5 % (and more than 3) of ``total`` images were skipped."""
+    if len(skipped) <= max(_MAX_SKIPPED, _MAX_SKIPPED_SHARE * total):
+        return
+    named = ", ".join(f"{image.name!r}: {image.reason}" for image in skipped[:_NAMED])
+    more = f", and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    raise ImagesError(
+        f"{len(skipped)} of {total} images cannot be used ({named}{more}): mend or remove them."
+    )

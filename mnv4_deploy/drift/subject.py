@@ -1,0 +1,220 @@
+"""What is compared: a model file or a PyTorch model, with what its images must look like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from mnv4_deploy.drift.classifier_file import (
+    check_types,
+    declared_classes,
+    ends_in_softmax,
+    image_size,
+)
+from mnv4_deploy.drift.head import names_of
+from mnv4_deploy.drift.options import PreprocessingOptions, parse_options
+from mnv4_deploy.drift.provenance import what_is_said
+from mnv4_deploy.drift_records import Subject
+from mnv4_deploy.errors import InputError, UnknownModelError
+from mnv4_deploy.records import Preprocessing
+
+_FILE_SUFFIXES = (".onnx", ".tflite")
+# A mean of 127.5 and one of 0.5 x 255 that went through float32 are the same.
+_SAME = 1e-4
+_SHOWN_DIFFERENCES = 4
+
+
+def open_subject(
+    text: str,
+    *,
+    weights: str = "bundled",
+    overrides: Mapping[str, str] = MappingProxyType({}),
+) -> Subject:
+    """Look at ``text``: the path of a .onnx or .tflite file, or a model name (PyTorch).
+
+    ``weights`` is PyTorch's, as ``models.weights.load_reference`` takes it. A file's
+    preprocessing comes from ``overrides`` (see ``options.parse_options``), the manifest.json
+    beside it if that lists this very file, or its metadata, in that order of preference. Its
+    size is that of its input; ``size`` counts where that is free, and for PyTorch.
+    Where only mean and std are known the whole image is shown, interpolated bicubically; for
+    TFLite Metadata bilinearly, as its libraries do.
+
+    Raises ModelFileError for a file that is damaged or crashes its runtime, UnsupportedError for
+    one that is no image classifier, UnknownModelError, WeightsError, and InputError where the
+    preprocessing is not known, saying which options to give.
+    """
+    options = parse_options(overrides)
+    if _is_file(text):
+        return _file_subject(text, options)
+    return _torch_subject(text, weights, options)
+
+
+def _is_file(text: str) -> bool:
+    """A model's name counts before a file of that name, which is written ./name."""
+    from mnv4_deploy.models import zoo
+
+    if text.lower().endswith(_FILE_SUFFIXES):
+        return True
+    try:
+        zoo.entry(text)
+    except UnknownModelError as error:
+        try:
+            is_path = "/" in text or Path(text).exists()
+        except (OSError, ValueError):
+            is_path = False
+        if not is_path:
+            raise UnknownModelError(f"{error} A model file is given by its path.") from error
+        return True
+    return False
+
+
+def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> Subject:
+    from mnv4_deploy.models.weights import load_reference
+
+    reference = load_reference(name, weights, size=options.size)
+    return Subject(
+        kind="torch",
+        name=name,
+        path="",
+        model=name,
+        weights=weights,
+        preprocessing=options.over(reference.preprocessing),
+        preprocessing_from="options" if options.given else "model",
+        labels=reference.labels,
+        num_classes=reference.num_classes,
+        sha256=reference.source.sha256 or "",
+        size_bytes=sum(p.numel() * p.element_size() for p in reference.module.parameters()),
+        notes=(reference.source.note,) if reference.source.kind == "file" else (),
+    )
+
+
+def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
+    from mnv4_deploy.profiles.inspect import inspect_file
+    from mnv4_deploy.profiles.isolated import run_isolated
+
+    path = Path(text).absolute()
+    facts = inspect_file(path)
+    size = image_size(facts, options)
+    classes = declared_classes(facts)
+    check_types(facts)
+    said = what_is_said(facts, classes or 0, size)
+    base = said.preprocessing
+    if base is None and not options.complete:
+        raise InputError(
+            f"{text} does not say how images are prepared for it: give --mean and --std of its "
+            "training (of pixels scaled to 0..1), and --crop-pct and --interpolation if they are "
+            "not 1 and bicubic."
+        )
+    if base is None:
+        if size is None:
+            raise InputError(f"{text} takes images of any size: give --size.")
+        base = Preprocessing(*size)
+    subject = Subject(
+        kind=facts.format,
+        name=path.name,
+        path=str(path),
+        model="",
+        weights="",
+        preprocessing=options.over(base),
+        preprocessing_from="options" if options.given else said.preprocessing_from,
+        labels=said.labels,
+        num_classes=classes or 0,
+        sha256=facts.sha256,
+        size_bytes=facts.size_bytes,
+        calibration_sha256=said.calibration_sha256,
+        probabilities=ends_in_softmax(facts),
+        notes=said.notes,
+    )
+    tried = "mnv4_deploy.drift.runners:try_out"
+    found: int = run_isolated(tried, subject, subject=str(path))
+    if classes is None:  # labels could not be checked against a number that was not known
+        said = what_is_said(facts, found, size)
+    return dataclasses.replace(subject, num_classes=found, labels=said.labels)
+
+
+def check_pair(
+    reference: Subject, candidate: Subject, *, allow_preprocessing: bool = False
+) -> None:
+    """Refuse two subjects whose outputs cannot be compared image by image.
+
+    ``allow_preprocessing``: they may differ in mean, std, crop and interpolation, and each then
+    sees its own. Their sizes may not. Labels are compared where both are known, and are the
+    same if they have a name in common ("tench" and "tench, Tinca tinca").
+
+    Raises InputError that shows every difference.
+    """
+    if {reference.num_classes, candidate.num_classes} == {1000, 1001}:
+        larger = max(reference, candidate, key=lambda subject: subject.num_classes)
+        raise InputError(
+            f"{reference.name} has {reference.num_classes} classes and {candidate.name} has "
+            f"{candidate.num_classes}: in {larger.name} TensorFlow's background class comes first "
+            "and shifts every other by one, so give two models with it or two without."
+        )
+    differences = _head_differences(reference, candidate)
+    advice = "give two models of the same classes"
+    if not differences:
+        differences = _image_differences(reference, candidate, sizes_only=allow_preprocessing)
+        advice = (
+            "give two models of one preprocessing, or say what is true of both with --mean, "
+            "--std, --crop-pct, --interpolation and --size"
+        )
+    if differences:
+        raise InputError(
+            f"{reference.name} and {candidate.name} cannot be compared ("
+            + "; ".join(
+                f"reference {what} {mine}, candidate {what} {theirs}"
+                for what, mine, theirs in differences
+            )
+            + f"): {advice}."
+        )
+
+
+def _head_differences(reference: Subject, candidate: Subject) -> list[tuple[str, str, str]]:
+    """What, the reference's and the candidate's."""
+    if reference.num_classes != candidate.num_classes:
+        return [("classes", str(reference.num_classes), str(candidate.num_classes))]
+    differences = [
+        (f"class {index}", repr(mine), repr(theirs))
+        for index, (mine, theirs) in enumerate(
+            zip(reference.labels, candidate.labels, strict=False)
+        )
+        if not names_of(mine) & names_of(theirs)
+    ]
+    kinds = {False: "logits", True: "probabilities (softmax)"}
+    if reference.probabilities != candidate.probabilities:
+        outputs = (kinds[reference.probabilities], kinds[candidate.probabilities])
+        differences.insert(0, ("output", *outputs))
+    return differences[:_SHOWN_DIFFERENCES]
+
+
+def _image_differences(
+    reference: Subject, candidate: Subject, *, sizes_only: bool
+) -> list[tuple[str, str, str]]:
+    mine, theirs = (_fields(subject.preprocessing) for subject in (reference, candidate))
+    return [
+        (what, _shown(mine[what]), _shown(theirs[what]))
+        for what in mine
+        if not _alike(mine[what], theirs[what]) and (what == "size" or not sizes_only)
+    ]
+
+
+def _fields(spec: Preprocessing) -> dict[str, tuple[float, ...] | str]:
+    return {
+        "size": f"{spec.height}x{spec.width}",
+        "mean": spec.mean,
+        "std": spec.std,
+        "crop_pct": (spec.crop_pct,),
+        "interpolation": spec.interpolation,
+    }
+
+
+def _alike(mine: tuple[float, ...] | str, theirs: tuple[float, ...] | str) -> bool:
+    if isinstance(mine, str) or isinstance(theirs, str):
+        return mine == theirs
+    return all(abs(a - b) <= _SAME for a, b in zip(mine, theirs, strict=True))
+
+
+def _shown(value: tuple[float, ...] | str) -> str:
+    return value if isinstance(value, str) else ",".join(f"{number:.6g}" for number in value)

@@ -1,0 +1,152 @@
+"""The stages of ``drift``: subjects, images, both at the output, both layer by layer, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv4_deploy.drift_records import (
+    Dataset,
+    DriftRequest,
+    DriftResult,
+    LayersDrift,
+    ShardJob,
+    SkippedImage,
+)
+from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mnv4_deploy.drift.run import ImageRun
+
+MIN_LAYER_IMAGES = 4
+MAX_LAYER_IMAGES = 1024
+
+
+def drift(request: DriftRequest, progress: Progress) -> DriftResult:
+    """Compare two classifiers on images; with ``request.out`` also write every output there.
+
+    Raises InputError for subjects, images, options or a cluster that cannot be used,
+    ToolchainError for a runtime that fails; then nothing is written. A limit that is exceeded
+    is no error: see ``DriftResult.failed``.
+    """
+    from mnv4_deploy.drift import limits
+    from mnv4_deploy.drift.dataset import open_dataset
+    from mnv4_deploy.drift.run import open_run
+    from mnv4_deploy.drift.subject import check_pair, open_subject
+
+    _check(request)
+    limits.parse(request.fail_if)
+    with progress.stage("Look at both models"):
+        reference, candidate = (
+            open_subject(text, weights=request.weights, overrides=request.preprocessing)
+            for text in (request.reference, request.candidate)
+        )
+        check_pair(reference, candidate, allow_preprocessing=request.allow_preprocessing)
+    with progress.stage("List the images"):
+        dataset = open_dataset(
+            request.data, reference, limit=request.images, labels_file=request.labels_file
+        )
+    limits.check_labels(
+        request.fail_if,
+        labelled=dataset.labelled,
+        layers=request.layer_images > 0,
+        classes=reference.num_classes,
+    )
+    job = ShardJob(reference, candidate)
+    # Finished images stay on disk until the report is written: a run killed here loses none.
+    with open_run(
+        job,
+        dataset,
+        workers=request.workers,
+        cluster=request.cluster,
+        store=request.out,
+        progress=progress,
+    ) as run:
+        result = _result(request, job, dataset, run, progress)
+        if request.out is not None:
+            from mnv4_deploy.drift.output.write import write_outputs
+
+            with progress.stage("Write the report"):
+                write_outputs(result, request.out, overwrite=request.overwrite)
+    return result
+
+
+def _result(
+    request: DriftRequest, job: ShardJob, dataset: Dataset, run: ImageRun, progress: Progress
+) -> DriftResult:
+    from mnv4_deploy.drift import limits
+    from mnv4_deploy.drift.statistics import summarise
+
+    output = summarise(run.results, dataset, job.reference.labels or job.candidate.labels)
+    layers = None
+    if request.layer_images:
+        layers = _layers(job, dataset, run.skipped, request, progress)
+    return DriftResult(
+        reference=job.reference,
+        candidate=job.candidate,
+        data=dataset.name,
+        output=output,
+        layers=layers,
+        skipped=run.skipped,
+        limits=limits.check(request.fail_if, limits.metrics(output, layers, len(run.skipped))),
+        seconds=run.seconds,
+        images_per_second=run.images_per_second,
+        resumed_images=run.resumed_images,
+        workers=run.workers,
+    )
+
+
+def _check(request: DriftRequest) -> None:
+    from mnv4_deploy.outputs import check_free
+
+    if request.layer_images and not (MIN_LAYER_IMAGES <= request.layer_images <= MAX_LAYER_IMAGES):
+        raise UnsupportedError(
+            f"--layer-images {request.layer_images} makes no sense: give {MIN_LAYER_IMAGES} to "
+            f"{MAX_LAYER_IMAGES}, or 0 to leave the layers out."
+        )
+    if request.workers is not None and not 1 <= request.workers <= 1024:
+        raise UnsupportedError(f"--workers {request.workers} makes no sense: give 1 or more.")
+    if request.cluster and request.workers is not None:
+        raise UnsupportedError("--workers is for this machine: leave it out with --cluster.")
+    if request.out is not None:
+        from mnv4_deploy.drift.output.write import MANIFEST, NAMES
+
+        check_free(request.out, overwrite=request.overwrite, names=NAMES, manifest=MANIFEST)
+
+
+def _layers(
+    job: ShardJob,
+    dataset: Dataset,
+    skipped: tuple[SkippedImage, ...],
+    request: DriftRequest,
+    progress: Progress,
+) -> LayersDrift:
+    from mnv4_deploy.drift.causes.diagnose import diagnose
+    from mnv4_deploy.drift.causes.input_faults import find_input_fault
+    from mnv4_deploy.drift.layers.compare import compare_layers
+
+    reference, candidate = job.reference, job.candidate
+    with progress.stage("Compare layer by layer"):
+        pixels = _pixels(job, dataset, skipped, request.layer_images)
+        layers = compare_layers(reference, candidate, pixels)
+    with progress.stage("Look for causes"):
+        return diagnose(layers, find_input_fault(reference, candidate, pixels))
+
+
+def _pixels(
+    job: ShardJob, dataset: Dataset, skipped: tuple[SkippedImage, ...], count: int
+) -> npt.NDArray[np.uint8]:
+    """``count`` images spread evenly over the data set, as the candidate sees them."""
+    import numpy as np
+
+    from mnv4_deploy.models.images import ImageRef
+
+    bad = {image.index for image in skipped}
+    usable = [image for i, image in enumerate(dataset.images) if i not in bad]
+    places = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)
+    spec = job.candidate.preprocessing
+    return np.stack([ImageRef(Path(usable[i].path)).pixels(spec) for i in places])

@@ -1,0 +1,133 @@
+"""A runner without models, whose images are small text files that say what they do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mnv4_deploy.drift_records import (
+    Dataset,
+    DatasetImage,
+    ImageResults,
+    Shard,
+    ShardJob,
+    ShardResult,
+    SkippedImage,
+    Subject,
+)
+from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.records import Preprocessing
+
+RUNNER = "tests.drift.fake_shards:FakeRunner"
+
+
+def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> ShardJob:
+    """Both subjects are files in ``folder``; shards that run are appended to ``folder/log``."""
+    subjects = []
+    for name in ("reference", "candidate"):
+        path = folder / f"{name}.onnx"
+        path.write_text(name)
+        subjects.append(
+            Subject(
+                kind="onnx",
+                name=name,
+                path=str(path),
+                model=str(folder / log),
+                weights=str(milliseconds),
+                preprocessing=Preprocessing(8, 8),
+                preprocessing_from="options",
+                labels=(),
+                num_classes=5,
+                sha256=hashlib.sha256(name.encode()).hexdigest(),
+                size_bytes=len(name),
+            )
+        )
+    return ShardJob(*subjects)
+
+
+def make_dataset(folder: Path, count: int, special: dict[int, str] | None = None) -> Dataset:
+    """``special`` has the content of images that do something else than to be read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for number in range(count):
+        path = folder / f"{number:05}.txt"
+        path.write_text((special or {}).get(number, f"image {number}"))
+        images.append(DatasetImage(str(path), path.name, number % 5))
+    return Dataset("made", str(folder), tuple(images))
+
+
+def ran(job: ShardJob) -> list[int]:
+    """The shards that were run, in the order they began, from the log."""
+    log = Path(job.reference.model)
+    return [int(line.split()[0]) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def pids(job: ShardJob) -> list[int]:
+    """The processes that ran them."""
+    return pids_in(Path(job.reference.model))
+
+
+def pids_in(log: Path) -> list[int]:
+    return [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+class FakeRunner:
+    def __init__(self, job: ShardJob) -> None:
+        for subject in (job.reference, job.candidate):
+            if Path(subject.path).read_text() != subject.name:
+                raise WeightsError(f"{subject.path} is not {subject.name}.")
+        self.log = Path(job.reference.model)
+        self.seconds = float(job.reference.weights) / 1000
+
+    def run(self, shard: Shard) -> ShardResult:
+        with self.log.open("a") as file:
+            file.write(f"{shard.index} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\n")
+        rows, skipped = [], []
+        for index, image in enumerate(shard.images, shard.start):
+            time.sleep(self.seconds)
+            try:
+                content = Path(image.path).read_bytes()
+            except OSError as error:
+                skipped.append(SkippedImage(index, image.name, str(error.strerror)))
+                continue
+            match content:
+                case b"kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case b"abort":
+                    os.abort()
+                case b"abort once":
+                    Path(image.path).write_bytes(b"meanwhile")
+                    os.abort()
+                case b"deploy error":
+                    raise WeightsError("the weights are wrong.")
+                case b"bug":
+                    raise ZeroDivisionError("a bug")
+                case b"wait":
+                    while len(set(pids_in(self.log))) < 2:
+                        time.sleep(0.02)
+                case b"bad":
+                    skipped.append(SkippedImage(index, image.name, "it is bad"))
+                    continue
+            rows.append((index, image.label, hashlib.sha256(content).digest()))
+        return ShardResult(shard.index, _results(rows), tuple(skipped))
+
+
+def _results(rows: list[tuple[int, int, bytes]]) -> ImageResults:
+    hashes = np.array([list(row[2]) for row in rows], np.uint8).reshape(-1, 32)
+    numbers = hashes.astype(np.float64)
+    return ImageResults(
+        index=np.array([row[0] for row in rows], np.int64),
+        label=np.array([row[1] for row in rows], np.int32),
+        reference_top=hashes[:, :5].astype(np.int32),
+        candidate_top=hashes[:, 5:10].astype(np.int32),
+        signal=numbers.sum(1),
+        noise=np.sqrt(numbers.sum(1)),
+        cosine=np.cos(numbers[:, 0]),
+        kl=np.log1p(numbers[:, 1]),
+        sha256=hashes,
+    )

@@ -1,0 +1,108 @@
+"""Float and int8 files of the planted network, one converted float file a format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.drift_records import Subject
+from mnv4_deploy.export_records import Format
+from mnv4_deploy.exporters import tflite_io
+from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
+from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
+from mnv4_deploy.exporters.ranges import RangeMethod
+from mnv4_deploy.exporters.recipes import recipe
+from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_onnx import export_onnx
+from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.models.images import open_folder, select
+from mnv4_deploy.models.preprocessing import normalize
+from mnv4_deploy.models.randomize import randomize
+from mnv4_deploy.models.weights import DATA
+from mnv4_deploy.records import Preprocessing
+from tests.drift.planted.edit_onnx import OnnxEdit
+from tests.drift.planted.edit_tflite import TfliteEdit
+from tests.drift.planted.network import CLASSES, SIZE, PlantedNet
+
+SPEC = Preprocessing(SIZE, SIZE)
+# Clips nothing that calibration sees, so that no layer but the planted one is clipped much.
+_METHOD: RangeMethod = "minmax"
+Edit = OnnxEdit | TfliteEdit
+Pixels = npt.NDArray[np.uint8]
+Inputs = npt.NDArray[np.float32]
+
+
+def photographs(split: Literal["calibration", "evaluation"], count: int) -> Pixels:
+    """``[count, 64, 64, 3]`` of the bundled photographs."""
+    chosen = select(open_folder(DATA / "imagenet-cc-by" / split), count)
+    return np.stack(list(chosen.uint8_arrays(SPEC)))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the files of one format are made. ``base`` is the float file without a defect."""
+
+    format: Format
+    folder: Path
+    base: Path
+    calibration: Inputs
+
+    def edit(self, path: Path) -> Edit:
+        return OnnxEdit(path) if self.format == "onnx" else TfliteEdit(path)
+
+    def path(self, name: str, precision: str) -> Path:
+        return self.folder / f"{name}-{precision}.{self.format}"
+
+    def save(self, edited: Edit, name: str, precision: str) -> Path:
+        path = self.path(name, precision)
+        edited.write(path)
+        return path
+
+    def quantize(self, source: Path, name: str, inputs: Inputs | None = None) -> Path:
+        """The int8 file of ``source``, calibrated on ``inputs``; it takes floats.
+
+        ``inputs`` are what the network is fed, ``[N, H, W, 3]``; None: the usual photographs.
+        """
+        path = self.path(name, "int8")
+        images = self.calibration if inputs is None else inputs
+        if self.format == "onnx":
+            batches = (image.transpose(2, 0, 1)[None] for image in images)
+            quantize_onnx(source, path, batches, method=_METHOD)
+            return path
+        target = recipe("xnnpack")
+        batches = (image[None] for image in images)
+        quantize_tflite(source, path, batches, recipe=target, method=_METHOD)
+        file = TfliteFile(path)
+        tflite_io.set_input(file, "float", target.target)
+        tflite_io.set_outputs(file, "float", target.target)
+        file.write(path)
+        return path
+
+    def subject(self, path: Path) -> Subject:
+        return Subject(
+            kind=self.format,
+            name=path.name,
+            path=str(path),
+            model="",
+            weights="",
+            preprocessing=SPEC,
+            preprocessing_from="options",
+            labels=(),
+            num_classes=CLASSES,
+            sha256="",
+            size_bytes=path.stat().st_size,
+        )
+
+
+def make_bench(format_: Format, folder: Path) -> Bench:
+    """Build the network with random weights and convert it once."""
+    network = PlantedNet()
+    randomize(network, 0, size=(SIZE, SIZE))
+    base = folder / f"base.{format_}"
+    export = export_onnx if format_ == "onnx" else export_tflite
+    export(network, base, input_shape=(1, SIZE, SIZE))
+    return Bench(format_, folder, base, normalize(photographs("calibration", 24), SPEC))

@@ -1,0 +1,103 @@
+"""One known defect a network: drift must rank it first and name its cause, in both formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.drift.causes.input_faults import find_input_fault
+from mnv4_deploy.export_records import FORMATS, Format
+from mnv4_deploy.exporters.run_artifact import run_onnx, run_tflite
+from tests.drift.planted.bench import SPEC, Bench, make_bench, photographs
+from tests.drift.planted.faults import FAULTS, Fault, sound
+from tests.drift.planted.suite import examine, judge
+
+CASES = [
+    pytest.param(fault, format_, id=f"{fault.name}-{format_}")
+    for format_ in FORMATS
+    for fault in FAULTS
+    if format_ in fault.formats
+]
+Benches = Callable[[Format], Bench]
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Benches:
+    made: dict[Format, Bench] = {}
+
+    def bench(format_: Format) -> Bench:
+        if format_ not in made:
+            made[format_] = make_bench(format_, tmp_path_factory.mktemp(format_))
+        return made[format_]
+
+    return bench
+
+
+def outputs(bench: Bench, path):
+    run = run_onnx if bench.format == "onnx" else run_tflite
+    return run(path, photographs("evaluation", 16), SPEC)
+
+
+def sqnr(reference, candidate) -> float:
+    noise = np.square(reference - candidate).sum()
+    return float(10 * np.log10(np.square(reference).sum() / max(noise, 1e-20)))
+
+
+@pytest.mark.parametrize(("fault", "format_"), CASES)
+def test_a_planted_fault_is_ranked_first(benches: Benches, fault: Fault, format_: Format) -> None:
+    verdict = judge(benches(format_), fault)
+    assert verdict.first[1] == fault.cause, verdict.found.ranking
+    assert fault.found_at(verdict.first[0]), verdict.found.ranking
+    # The sentence has figures and the advice is for this project.
+    first = verdict.found.ranking[0].cause
+    assert any(character.isdigit() for character in first.sentence)
+    assert first.advice.endswith(".")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_sound_file_gets_no_diagnosis_of_the_whole(benches: Benches, format_: Format) -> None:
+    bench = benches(format_)
+    reference, candidate = (bench.subject(path) for path in sound(bench))
+    found = examine(reference, candidate)
+    assert [d for d in found.ranking if d.layer is None] == []
+    assert len(found.layers) >= 17
+    # Nothing is planted, so what is ranked at all costs little: nothing below 20 dB.
+    ranked = [found.layers[d.layer] for d in found.ranking if d.layer is not None]
+    assert all(layer.damage < 0.01 for layer in ranked)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_faults_do_what_they_are_planted_for(benches: Benches, format_: Format) -> None:
+    """Or a hit would mean nothing: the sound file agrees, and every faulty one worse."""
+    bench = benches(format_)
+    reference, candidate = sound(bench)
+    good = sqnr(outputs(bench, reference), outputs(bench, candidate))
+    assert good > 22
+    for fault in FAULTS:
+        if format_ in fault.formats:
+            reference, candidate = fault.plant(bench)
+            bad = sqnr(outputs(bench, reference), outputs(bench, candidate))
+            assert bad < good - 1, fault.name
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("name", ["an outlier channel", "depthwise weights of one scale"])
+def test_moved_scales_keep_the_float_function(benches: Benches, format_: Format, name) -> None:
+    """The defect is one of quantization only: the float file computes what it did before."""
+    bench = benches(format_)
+    reference, _ = next(f for f in FAULTS if f.name == name).plant(bench)
+    np.testing.assert_allclose(
+        outputs(bench, reference), outputs(bench, bench.base), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_other_faults_are_not_taken_for_an_input(benches: Benches, format_: Format) -> None:
+    """The layer is wrong, and no other pixels would help."""
+    bench = benches(format_)
+    pixels = photographs("evaluation", 16)
+    for name in ("a clipped layer", "padded with minus infinity", "calibrated on noise"):
+        fault = next(f for f in FAULTS if f.name == name)
+        assert find_input_fault(*fault.build(bench), pixels) is None, name

@@ -1,0 +1,182 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mnv4_deploy.drift.shards import cut, joined
+from mnv4_deploy.drift.workers import available_cpus, completed, local_place
+from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
+from tests.drift.fake_shards import RUNNER, FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.test_shards import equal
+
+
+def run(job, shards, workers, runner=RUNNER):
+    with (
+        local_place(job, workers=workers, runner=runner) as place,
+        closing(place.run(shards, "")) as results,
+    ):
+        return list(results)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_results_are_those_of_this_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    dataset = make_dataset(tmp_path / "images", 30, {4: "bad"})
+    job = make_job(tmp_path)
+    expected = FakeRunner(make_job(tmp_path, log="here")).run(cut(dataset, 30)[0])
+    for workers, size in ((1, 30), (3, 4)):
+        results, skipped = joined(run(job, cut(dataset, size), workers))
+        assert equal(results, expected.results)
+        assert skipped == expected.skipped
+    # One thread in every runtime, whatever the user's environment says.
+    threads = {line.split()[2] for line in Path(job.reference.model).read_text().splitlines()}
+    assert threads == {"1"}
+
+
+def test_processes_are_kept_shared_out_and_ended(tmp_path):
+    job = make_job(tmp_path, milliseconds=20)
+    run(job, cut(make_dataset(tmp_path / "images", 24), 2), 3)
+    assert len(set(pids(job))) == 3
+    assert os.getpid() not in pids(job)
+    assert not any(map(alive, pids(job)))
+
+
+def test_no_more_than_two_shards_a_worker_are_taken_ahead(tmp_path):
+    shards = cut(make_dataset(tmp_path / "images", 40), 1)
+    taken = []
+
+    def watched():
+        for shard in shards:
+            taken.append(shard.index)
+            yield shard
+
+    with (
+        local_place(make_job(tmp_path), workers=2, runner=RUNNER) as place,
+        closing(place.run(watched(), "")) as results,
+    ):
+        for done, _ in enumerate(results, 1):
+            assert len(taken) <= done + 4
+    assert taken == list(range(40))
+
+
+def test_crash_by_chance_is_tried_again_in_a_fresh_process(tmp_path):
+    dataset = make_dataset(tmp_path / "images", 9, {4: "abort once"})
+    job = make_job(tmp_path)
+    results, _ = joined(run(job, cut(dataset, 3), 1))
+    assert results.index.tolist() == list(range(9))
+    assert ran(job) == [0, 1, 1, 2]
+    assert len(set(pids(job))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        ("abort", ModelFileError, "reference or candidate made its runtime crash .SIGABRT."),
+        ("kill", ToolchainError, "lack of memory: give fewer --workers"),
+    ],
+)
+def test_poison_names_its_images(tmp_path, content, error, words):
+    job = make_job(tmp_path)
+    dataset = make_dataset(tmp_path / "images", 12, {7: content})
+    with pytest.raises(error, match=words) as caught:
+        run(job, cut(dataset, 3), 2)
+    assert "images 6 to 8 ('00006.txt' … '00008.txt')" in str(caught.value)
+    assert ran(job).count(2) == 2
+    assert not any(map(alive, pids(job)))
+
+
+def test_errors_for_the_user_come_out_as_themselves(tmp_path):
+    dataset = make_dataset(tmp_path / "images", 6, {2: "deploy error"})
+    with pytest.raises(WeightsError, match=r"^the weights are wrong\.$"):
+        run(make_job(tmp_path), cut(dataset, 3), 2)
+
+
+def test_error_while_the_runner_is_built(tmp_path):
+    job = make_job(tmp_path)
+    Path(job.candidate.path).write_text("damaged")
+    with pytest.raises(WeightsError, match="is not candidate"):
+        run(job, cut(make_dataset(tmp_path / "images", 3), 3), 1)
+
+
+def test_bug_shows_its_traceback(tmp_path):
+    dataset = make_dataset(tmp_path / "images", 6, {2: "bug"})
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        run(make_job(tmp_path), cut(dataset, 3), 2)
+
+
+def test_less_than_one_worker(tmp_path):
+    with (
+        pytest.raises(InputError, match="--workers 0"),
+        local_place(make_job(tmp_path), workers=0, runner=RUNNER),
+    ):
+        pass
+
+
+def test_one_worker_a_usable_cpu(tmp_path):
+    with local_place(make_job(tmp_path), runner=RUNNER) as place:
+        assert place.workers == available_cpus() == len(os.sched_getaffinity(0))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from mnv4_deploy.drift.shards import cut
+from mnv4_deploy.drift.workers import local_place
+from tests.drift.fake_shards import RUNNER, make_dataset, make_job
+folder = Path(sys.argv[1])
+job = make_job(folder, milliseconds=60_000)
+dataset = make_dataset(folder / "images", 2)
+with local_place(job, workers=2, runner=RUNNER) as place:
+    list(place.run(cut(dataset, 1), ""))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_workers_end_with_their_parent_in_the_middle_of_a_shard(tmp_path, how):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+    )
+    job = make_job(tmp_path)
+    wait_until(lambda: len(pids(job)) == 2)
+    parent.send_signal(how)
+    assert parent.wait(timeout=5) in (-how, 130)
+    wait_until(lambda: not any(map(alive, pids(job))), 5)
+
+
+def test_completed_says_when_nothing_happens(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mnv4_deploy.drift import workers
+
+    monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
+    idle = []
+
+    def nap(seconds):
+        time.sleep(seconds)
+        return seconds
+
+    with ThreadPoolExecutor(1) as threads:
+        done = completed(threads, nap, [0.05], lambda: 1, lambda: idle.append(1))
+        assert [(task, future.result()) for task, future in done] == [(0.05, 0.05)]
+    assert len(idle) >= 2

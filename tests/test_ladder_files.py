@@ -1,0 +1,267 @@
+"""The ladder on real files of a small network with a planted fault, in both formats."""
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+from mnv4_deploy.errors import UnsupportedError, VerificationError
+from mnv4_deploy.export_records import ExportRequest, Int8Choice, NotTried
+from mnv4_deploy.exporters import run_artifact, verify
+from mnv4_deploy.exporters.file_job import FileJob, maker
+from mnv4_deploy.exporters.recovery.equalize import equalize
+from mnv4_deploy.ladder import workshop as workshops
+from mnv4_deploy.ladder.build import Builder
+from mnv4_deploy.ladder.climb import Step
+from mnv4_deploy.ladder.measure import latencies
+from mnv4_deploy.ladder.run import Held, climb_all
+from mnv4_deploy.ladder.workshop import FileWorkshop
+from mnv4_deploy.models.images import ImageSource, SelectedImages
+from mnv4_deploy.models.weights import ReferenceModel
+from mnv4_deploy.outputs import sha256
+from mnv4_deploy.progress import Progress
+from mnv4_deploy.records import Preprocessing, WeightsSource
+
+SIDE, CLASSES, CHANNELS = 16, 8, 16
+SPEC = Preprocessing(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+FORMATS = ("onnx", "tflite")
+
+
+class Net(nn.Module):
+    """A depthwise network whose channels differ in size by ``spread``, and compute the same.
+
+    In int8 the small channels of ``wide`` get next to no levels of the tensor's one scale.
+    """
+
+    def __init__(self, spread):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, CHANNELS, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS)
+        self.mix = nn.Conv2d(CHANNELS, CHANNELS, 1)
+        self.head = nn.Linear(CHANNELS, CLASSES)
+        factor = torch.logspace(0, np.log10(spread), CHANNELS)
+        with torch.no_grad():
+            self.wide.weight *= factor.view(-1, 1, 1, 1)
+            self.wide.bias *= factor
+            self.mix.weight /= factor.view(1, -1, 1, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.wide(x))
+        x = torch.relu(self.mix(x))
+        return self.head(x.mean((2, 3)))
+
+
+def _job(folder, net, max_drop):
+    request = ExportRequest("net", folder, int8=True, max_drop=max_drop)
+    source = WeightsSource("random", "planted")
+    reference = ReferenceModel("net", net, SPEC, (), source, 1, CLASSES)
+    out, work = folder / "out", folder / "work"
+    out.mkdir(parents=True)
+    work.mkdir()
+    return FileJob(request, reference, _images(0, 64), out, work, {})
+
+
+class Blot:
+    """An image of one colour and some noise, as different from others as photographs are."""
+
+    label = None
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def pixels(self, spec):
+        generator = np.random.default_rng(self.seed)
+        colour = generator.integers(0, 256, 3)
+        noise = generator.normal(0, 40, (spec.height, spec.width, 3))
+        return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+def _images(first, count):
+    source = ImageSource("folder", "blots", count, "")
+    blots: Any = tuple(Blot(seed) for seed in range(first, first + count))
+    return SelectedImages(source, blots)
+
+
+class World:
+    """A job whose float32 and int8 files are there, and images labelled by the float32 file."""
+
+    def __init__(self, folder, spread=300.0, max_drop=0.0, formats=FORMATS):
+        self.module = Net(spread).eval()
+        self.job = _job(folder, self.module, max_drop)
+        outputs = verify.run_module(self.module, self.job.calibration_sample(64), SPEC)
+        with torch.no_grad():  # or every image would be of one class
+            self.module.head.bias.sub_(torch.from_numpy(outputs.mean(0)))
+        self.shown = run_artifact.pixels(_images(1000, 400), SPEC)
+        self.choice = Int8Choice()
+        self.fp32, drifts = {}, []
+        for format_ in formats:
+            make, source = maker(format_), self.job.source(format_)
+            paths = [self.job.path(format_, precision) for precision in ("fp32", "int8")]
+            make.convert(self.module, self.job, source)
+            make.write_float(source, paths[0], self.job)
+            make.write_int8(source, paths[1], self.job, self.choice)
+            self.fp32[format_] = self.job.run(paths[0], self.shown)
+            self.labels = tuple(int(i) for i in self.fp32[format_].argmax(1))
+            drifts.append(self.drift(format_, paths[1]))
+        self.drifts = tuple(drifts)
+
+    def drift(self, format_, path):
+        outputs = self.job.run(path, self.shown)
+        return verify.measure_drift(path.name, outputs, self.fp32[format_], self.labels)
+
+    def climb(self):
+        held = Held(self.labels, self.shown, self.fp32)
+        modules = dict.fromkeys(self.fp32, self.module)
+        quiet = Progress(show=False)
+        return climb_all(self.job, modules, self.choice, held, self.drifts, quiet)
+
+    def workshop(self, format_):
+        builder = Builder(self.job, format_, self.module)
+        first = self.job.path(format_, "int8")
+        quiet = Progress(show=False)
+        arguments = self.labels, self.shown, self.fp32[format_], quiet
+        return FileWorkshop(builder, first, *arguments)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def climbed(world):
+    """Both ladders to the top: no int8 file of this network answers as the float32 file does."""
+    before = [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workshops, "_LAYERS", 1)
+        result = world.climb()
+    assert [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS] == before
+    return result
+
+
+class TestClimb:
+    def test_equalization_is_adopted_and_buys_the_planted_loss_back(self, climbed):
+        for ladder in climbed.ladders:
+            by_name = {rung.name: rung for rung in ladder.rungs}
+            first, equalized = by_name["calibration average"], by_name["equalization"]
+            assert first.top1_drop > 30
+            assert equalized.adopted
+            assert equalized.top1_drop < first.top1_drop - 20
+            assert equalized.median_sqnr_db > first.median_sqnr_db + 6
+            assert ladder.chosen.choice.equalize
+
+    def test_all_rungs_were_tried_in_order(self, climbed):
+        for format_, ladder in zip(FORMATS, climbed.ladders, strict=True):
+            assert ladder.format == format_
+            names = [rung.name for rung in ladder.rungs]
+            assert names[:8] == [
+                *("calibration average", "calibration minmax", "calibration percentile"),
+                *("calibration mse", "calibration entropy"),
+                *("equalization", "bias correction", "rounding"),
+            ]
+            assert all(rung.reason for rung in ladder.rungs if not rung.adopted)
+            assert ladder.rungs[0].latency_ratio == ladder.rungs[0].size_ratio == 1
+            precisions = {layer.precision for layer in ladder.sensitivities}
+            assert precisions == ({"float"} if format_ == "onnx" else {"float", "int16x8"})
+            assert ladder.not_tried == ()
+
+    def test_the_file_in_place_is_the_chosen_one(self, world, climbed):
+        for format_, ladder, drift in zip(FORMATS, climbed.ladders, climbed.drifts, strict=True):
+            path = world.job.path(format_, "int8")
+            again = world.drift(format_, path)
+            assert again == drift
+            assert ladder.chosen.top1_drop == pytest.approx(100 - again.top1)
+            assert ladder.chosen.size_bytes == path.stat().st_size
+            adopted = [rung for rung in ladder.rungs if rung.adopted]
+            assert ladder.chosen.top1_drop == min(rung.top1_drop for rung in adopted)
+
+    def test_equalized_models_are_proved_and_all_conversions_checked(self, climbed):
+        proofs = {proof.subject: proof for proof in climbed.deviations}
+        assert all(proof.ok for proof in climbed.deviations)
+        for format_ in FORMATS:
+            assert proofs[f"the equalized model for {format_}"].tier == "exact"
+            assert proofs[f"equalized net-fp32.{format_}"].tier == "close"
+            corrected = f"equalized, bias-corrected net-fp32.{format_}"
+            assert proofs[corrected].against == "its PyTorch model"
+
+    def test_a_file_is_the_same_each_time(self, world, climbed):
+        choice = climbed.ladders[0].chosen.choice
+        builder = Builder(world.job, "onnx", world.module)
+        builder.prepare(choice)
+        again = builder.int8_file(choice).read_bytes()
+        assert again == world.job.path("onnx", "int8").read_bytes()
+
+
+def test_a_file_that_cannot_be_made_is_told_in_its_place(world):
+    steps = [
+        Step("no such layer", Int8Choice(float_layers=("nonsense",))),
+        Step("plain", Int8Choice("minmax")),
+    ]
+    missing, plain = world.workshop("onnx").measure("both", steps)
+    assert isinstance(missing, NotTried)
+    assert missing.name == "no such layer"
+    assert "nonsense" in missing.reason
+    assert plain.name == "plain"
+    assert plain.choice.method == "minmax"
+
+
+def test_a_network_without_pairs_has_nothing_to_equalize(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3)).eval()
+    builder = Builder(_job(tmp_path, net, 1.0), "onnx", net)
+    with pytest.raises(UnsupportedError, match="no layers that it applies to"):
+        builder.prepare(Int8Choice(equalize=True))
+
+
+def test_a_wrong_equalization_is_not_believed(tmp_path, monkeypatch):
+    net = Net(30.0).eval()
+
+    def wrong(module, *arguments):
+        report = equalize(module, *arguments)
+        with torch.no_grad():
+            next(module.parameters())[0] *= 1 + 1e-6
+        return report
+
+    monkeypatch.setattr("mnv4_deploy.ladder.build.equalize", wrong)
+    builder = Builder(_job(tmp_path, net, 1.0), "onnx", net)
+    with pytest.raises(VerificationError, match="the equalized model for onnx"):
+        builder.prepare(Int8Choice(equalize=True))
+
+
+def test_choices_that_change_weights_alike_share_one_conversion():
+    equalized = Int8Choice(equalize=True)
+    assert Int8Choice("mse", float_layers=("a",)).float_model == Int8Choice().float_model
+    assert replace(equalized, method="mse").float_model == equalized.float_model
+    assert equalized.float_model != Int8Choice().float_model
+    # A correction depends on the ranges, and so on the method.
+    corrected = Int8Choice(correct_bias=True)
+    assert replace(corrected, method="mse").float_model != corrected.float_model
+
+
+def test_latencies_are_over_the_first_file(tmp_path):
+    def products(count):
+        names = [f"y{i}" for i in range(count + 1)]
+        nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in itertools.pairwise(names)]
+        value = partial(helper.make_tensor_value_info, elem_type=1, shape=[128, 128])
+        weights = numpy_helper.from_array(np.eye(128, dtype=np.float32), "w")
+        graph = helper.make_graph(nodes, "g", [value("y0")], [value(names[-1])], [weights])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        model.ir_version = 9
+        path = tmp_path / f"{count}.onnx"
+        onnx.save(model, path)
+        return path
+
+    measured = latencies([products(4), products(32), products(4)])
+    assert measured.ratios[0] == 1
+    assert 4 < measured.ratios[1] < 16
+    assert 0.5 < measured.ratios[2] < 2
+    assert measured.median_us > 1

@@ -1,0 +1,169 @@
+"""What people read of a ladder, what the manifest keeps, and the exit code."""
+
+import dataclasses
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mnv4_deploy import cli, pipeline
+from mnv4_deploy.export_records import (
+    ExportRequest,
+    ExportResult,
+    Int8Choice,
+    Ladder,
+    NotTried,
+    Rung,
+    Sensitivity,
+)
+from mnv4_deploy.report_ladder import print_ladder
+
+
+def _rung(name, choice, drop, ratio, adopted, reason=""):
+    return Rung(
+        format="tflite",
+        name=name,
+        choice=choice,
+        top1_drop=drop,
+        agreement=97.25,
+        median_sqnr_db=21.04,
+        latency_us=10_000 * ratio,
+        latency_ratio=ratio,
+        size_bytes=int(5_000_000 * ratio),
+        size_ratio=ratio,
+        images=400,
+        adopted=adopted,
+        reason=reason,
+    )
+
+
+FIRST = _rung("calibration minmax", Int8Choice("minmax"), 2.25, 1.0, True)
+REFUSED = _rung("equalization", Int8Choice("minmax", equalize=True), 2.5, 1.01, False, "[b]no[/b]")
+LAST = _rung(
+    "blocks.0 in float",
+    Int8Choice("minmax", correct_bias=True, float_layers=("blocks.0",)),
+    0.25,
+    1.12,
+    True,
+)
+
+
+def _ladder(met=True):
+    hopeless = Sensitivity(
+        "[red]x",
+        ("[red]x",),
+        "int16x8",
+        0.1,
+        0.01,
+        0.009,
+        9e4,
+        9.5,
+        0.0,
+        "takes 9.50 times as long",
+    )
+    return Ladder(
+        format="tflite",
+        max_drop=0.5 if met else 0.1,
+        rungs=(FIRST, REFUSED, LAST),
+        chosen=LAST,
+        met=met,
+        not_tried=(NotTried("rounding", "nothing [i]to[/i] round."),),
+        sensitivities=(hopeless,),
+        latency_limit=1.5,
+    )
+
+
+def _printed(ladder):
+    stream = StringIO()
+    print_ladder(ladder, Console(file=stream, width=120))
+    return stream.getvalue()
+
+
+def test_the_path_with_its_price():
+    text = _printed(_ladder())
+    lines = [line.split() for line in text.splitlines()]
+    row = next(line for line in lines if line[:2] == ["blocks.0", "in"])
+    assert row[3:] == ["+0.25", "97.2", "%", "21.0", "dB", "x1.12", "x1.12", "adopted"]
+    assert "refused: [b]no[/b]" in text
+    assert "not tried: rounding (nothing [i]to[/i] round)" in text
+    assert "[red]x in int16x8 (takes 9.50 times as long)" in text
+    assert "Recovered 2.00 points for +1.20 ms (x1.12) and +0.60 MB." in text
+    assert "Budget met by blocks.0 in float: +0.25 points on 400 images (0.25 each)." in text
+    assert "biases" in text
+
+
+def test_a_budget_that_is_not_met_is_said_last():
+    last = _printed(_ladder(met=False)).strip().splitlines()[-1]
+    assert last.startswith("Budget not met: the best file is blocks.0 in float, +0.25 points")
+
+
+def test_nothing_is_said_to_be_bought_where_the_first_file_stays():
+    ladder = dataclasses.replace(_ladder(), chosen=FIRST, rungs=(FIRST,), max_drop=3.0)
+    assert "Recovered" not in _printed(ladder)
+
+
+@pytest.mark.parametrize(("met", "code"), [(True, 0), (False, 1)])
+def test_the_exit_code_tells_whether_the_budget_was_met(monkeypatch, capsys, met, code):
+    def export(request: ExportRequest, _progress):
+        assert request.max_drop == 0.5
+        return ExportResult(request, (), (), (), (), (), {}, {"here": True}, (_ladder(met),))
+
+    monkeypatch.setattr(pipeline, "export", export)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["export", "--model", "hybrid-m", "--int8", "--max-drop", "0.5", "--json"])
+    assert (exit_.value.code or 0) == code
+    assert json.loads(capsys.readouterr().out) == {"here": True}
+
+
+class TestRefusals:
+    """One sentence, before any slow work."""
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--max-drop", "0.5"], "add --int8"),
+            (["--int8", "--max-drop=-0.1"], "0 to 100 points"),
+            (["--int8", "--max-drop", "101"], "0 to 100 points"),
+            (["--int8", "--max-drop", "nan"], "0 to 100 points"),
+            (["--int8", "--max-drop", "1", "--calib", "random"], "give real images"),
+        ],
+    )
+    def test_options(self, refusal, options, says):
+        assert says in refusal("--model", "hybrid-m", *options)
+
+    def test_images_without_classes(self, refusal):
+        """Random weights have no class names, so nobody knows what the bundled images show."""
+        message = refusal(
+            *("--model", "conv-s-035", "--weights", "random", "--num-classes", "7"),
+            *("--int8", "--max-drop", "1"),
+        )
+        assert "known classes" in message
+        assert "imagenet-cc-by/evaluation" in message
+
+    def test_calibration_images_among_the_held_out(self, refusal):
+        from mnv4_deploy.models.weights import DATA
+
+        folder = DATA / "hybrid-m-cifar10" / "evaluation"
+        message = refusal(
+            *("--model", "hybrid-m", "--int8", "--max-drop", "1", "--calib", folder),
+            *("--calib-images", 500),
+        )
+        assert "both the calibration and the evaluation set" in message
+
+    @pytest.fixture
+    def refusal(self, monkeypatch, capsys, tmp_path):
+        monkeypatch.setattr(pipeline._Export, "run", lambda _: pytest.fail("the export began"))
+
+        def run(*options):
+            with pytest.raises(SystemExit) as exit_:
+                cli.main(["export", "--out", str(tmp_path / "out"), *map(str, options)])
+            assert exit_.value.code == 2
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            (line,) = captured.err.splitlines()
+            assert not Path(tmp_path / "out").exists()
+            return line
+
+        return run
