@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.drift_records import (
-    Dataset,
-    DriftRequest,
-    DriftResult,
-    LayersDrift,
-    ShardJob,
-    SkippedImage,
-)
+from mnv4_deploy.drift_records import Dataset, DriftRequest, DriftResult, ShardJob, SkippedImage
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.layer_drift_records import LayersDrift
 from mnv4_deploy.progress import Progress
 
 if TYPE_CHECKING:

@@ -10,15 +10,13 @@ from rich.table import Table
 
 from mnv4_deploy.drift_records import (
     Accuracy,
-    Agreement,
     DriftResult,
     Flips,
-    LayerDrift,
-    LayersDrift,
     OutputDrift,
     Proportion,
     Subject,
 )
+from mnv4_deploy.layer_drift_records import Agreement, LayerDrift, LayersDrift
 from mnv4_deploy.profiles.output.text import plural
 from mnv4_deploy.report_profile import console_for, short
 

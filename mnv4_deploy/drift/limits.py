@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from mnv4_deploy.drift_records import TOP, LayersDrift, Limit, OutputDrift
+from mnv4_deploy.drift_records import TOP, Limit, OutputDrift
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.layer_drift_records import LayersDrift
 
 
 @dataclass(frozen=True)

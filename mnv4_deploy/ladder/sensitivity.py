@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift_records import LayersDrift, Subject
+from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.exporters.file_job import FileJob
 from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
+from mnv4_deploy.layer_drift_records import LayersDrift
 from mnv4_deploy.outputs import sha256
 from mnv4_deploy.profiles.join.modules import block_of
 

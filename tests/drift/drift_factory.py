@@ -11,20 +11,22 @@ from PIL import Image
 from mnv4_deploy.drift.limits import check, metrics
 from mnv4_deploy.drift.statistics import summarise
 from mnv4_deploy.drift_records import (
-    Agreement,
-    Cause,
     Dataset,
     DatasetImage,
-    Diagnosis,
     DriftResult,
     ImageResults,
+    OutputDrift,
+    SkippedImage,
+    Subject,
+)
+from mnv4_deploy.layer_drift_records import (
+    Agreement,
+    Cause,
+    Diagnosis,
     LayerDrift,
     LayerEvidence,
     LayersDrift,
-    OutputDrift,
     RangeUse,
-    SkippedImage,
-    Subject,
 )
 from mnv4_deploy.records import Preprocessing
 

@@ -13,7 +13,7 @@ import torch
 
 from mnv4_deploy.drift.layers.compare import compare_layers
 from mnv4_deploy.drift.layers.open_network import open_network
-from mnv4_deploy.drift_records import LayersDrift, Subject
+from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16, quantize_tflite
@@ -21,6 +21,7 @@ from mnv4_deploy.exporters.recipes import RECIPES
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.to_onnx import export_onnx
 from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.layer_drift_records import LayersDrift
 from mnv4_deploy.models import weights
 from mnv4_deploy.models.mobilenetv4 import MobileNetV4
 from mnv4_deploy.models.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant

@@ -25,7 +25,8 @@ from mnv4_deploy.drift.output.words import (
     number_text,
     p_text,
 )
-from mnv4_deploy.drift_records import Agreement, Flips, LayerEvidence
+from mnv4_deploy.drift_records import Flips
+from mnv4_deploy.layer_drift_records import Agreement, LayerEvidence
 from mnv4_deploy.profiles.output.text import clean
 from tests.drift.drift_factory import HOSTILE, make_layers, make_output, make_result, with_names
 

@@ -13,9 +13,10 @@ from mnv4_deploy.drift.output.drift_json import SCHEMA_VERSION, drift_to_dict
 from mnv4_deploy.drift.output.layer_rows import COLUMNS, rows_of, write_csv
 from mnv4_deploy.drift.output.model_explorer import node_data
 from mnv4_deploy.drift.output.write import MANIFEST, NAMES, write_outputs
-from mnv4_deploy.drift_records import Agreement, ImageChange, LayerDrift, OutputDrift
+from mnv4_deploy.drift_records import ImageChange, OutputDrift
 from mnv4_deploy.errors import OutputError
 from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
+from mnv4_deploy.layer_drift_records import Agreement, LayerDrift
 from tests.drift.drift_factory import (
     HOSTILE,
     make_layers,

@@ -51,7 +51,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mnv4_deploy.drift.run import run_images
-from mnv4_deploy.drift_records import Dataset, DatasetImage
+from mnv4_deploy.drift_records import (Dataset, DatasetImage)
 from tests.drift.fake_shards import RUNNER, make_job
 folder = Path(sys.argv[1])
 images = tuple(

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.drift.runners import open_runner
-from mnv4_deploy.drift_records import Cause, CauseKind, Subject
+from mnv4_deploy.drift_records import Subject
+from mnv4_deploy.layer_drift_records import Cause, CauseKind
 from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 Pixels = npt.NDArray[np.uint8]

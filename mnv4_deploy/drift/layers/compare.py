@@ -15,8 +15,9 @@ from mnv4_deploy.drift.layers.layer import Array, Isolated, Layer, Network
 from mnv4_deploy.drift.layers.layout import channel_axis
 from mnv4_deploy.drift.layers.open_network import open_network
 from mnv4_deploy.drift.layers.tally import AgreementTally, ChannelTally, RangeTally, differing
-from mnv4_deploy.drift_records import LayerDrift, LayersDrift, Subject
+from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.layer_drift_records import LayerDrift, LayersDrift
 from mnv4_deploy.profiles.inspect import inspect_file
 
 # Called with how many images are done, and of how many.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from mnv4_deploy.drift.layers.join import Match
 from mnv4_deploy.drift.layers.layer import Layer, Network, Weights
 from mnv4_deploy.drift.layers.tally import ChannelTally, decibels
-from mnv4_deploy.drift_records import LayerEvidence
+from mnv4_deploy.layer_drift_records import LayerEvidence
 
 
 def gather_evidence(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.drift.layers.layer import Array, Quantization
-from mnv4_deploy.drift_records import Agreement, RangeUse
+from mnv4_deploy.layer_drift_records import Agreement, RangeUse
 
 _CAP_DB = 200.0
 _ROUNDING = 1e-4  # of the largest output

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mnv4_deploy.drift.output.markup import Markup, tag
 from mnv4_deploy.drift.output.words import number_text
-from mnv4_deploy.drift_records import LayerDrift
+from mnv4_deploy.layer_drift_records import LayerDrift
 
 _WIDTH, _HEIGHT, _BARS = 360.0, 90.0, 180
 _Peaks = npt.NDArray[np.float64]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mnv4_deploy.drift.limits import metrics
-from mnv4_deploy.drift_records import DriftResult, LayerDrift, Subject
+from mnv4_deploy.drift_records import DriftResult, Subject
+from mnv4_deploy.layer_drift_records import LayerDrift
 from mnv4_deploy.manifest import tool_versions
 
 SCHEMA_VERSION = 1

@@ -16,13 +16,7 @@ from mnv4_deploy.drift.output.words import (
     verdict,
     with_interval,
 )
-from mnv4_deploy.drift_records import (
-    DriftResult,
-    Flips,
-    OutputDrift,
-    Proportion,
-    Subject,
-)
+from mnv4_deploy.drift_records import DriftResult, Flips, OutputDrift, Proportion, Subject
 from mnv4_deploy.profiles.output.text import plural
 
 _WIDTH, _ROW, _LEFT = 760.0, 30.0, 96.0

@@ -10,7 +10,8 @@ from mnv4_deploy.drift.output.layer_rows import Row, rows_of
 from mnv4_deploy.drift.output.markup import Markup, brief, joined, tag
 from mnv4_deploy.drift.output.network_chart import network_chart
 from mnv4_deploy.drift.output.words import decibels_text, in_db, number_text
-from mnv4_deploy.drift_records import Diagnosis, DriftResult, LayerDrift, LayersDrift
+from mnv4_deploy.drift_records import DriftResult
+from mnv4_deploy.layer_drift_records import Diagnosis, LayerDrift, LayersDrift
 from mnv4_deploy.profiles.output.text import plural
 
 _CAUSES = 10

@@ -6,7 +6,7 @@ import csv
 import math
 from typing import TextIO
 
-from mnv4_deploy.drift_records import LayerDrift, LayersDrift
+from mnv4_deploy.layer_drift_records import LayerDrift, LayersDrift
 from mnv4_deploy.profiles.output.text import cell_text
 
 Cell = int | float | str | None

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, Literal
 
-from mnv4_deploy.drift_records import LayerDrift, LayersDrift
 from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.layer_drift_records import LayerDrift, LayersDrift
 from mnv4_deploy.profiles.output.model_explorer import node_id
 
 Figure = Literal["isolated", "accumulated"]

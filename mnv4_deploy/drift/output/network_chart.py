@@ -8,7 +8,7 @@ from itertools import groupby
 
 from mnv4_deploy.drift.output.markup import Markup, brief, tag
 from mnv4_deploy.drift.output.words import in_db, number_text
-from mnv4_deploy.drift_records import LayerDrift, LayersDrift
+from mnv4_deploy.layer_drift_records import LayerDrift, LayersDrift
 from mnv4_deploy.profiles.join.modules import block_of
 
 WIDTH, HEIGHT = 1160.0, 340.0

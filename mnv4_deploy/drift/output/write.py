@@ -9,7 +9,8 @@ from mnv4_deploy.drift.output.drift_json import drift_to_dict
 from mnv4_deploy.drift.output.html_report import report_page
 from mnv4_deploy.drift.output.layer_rows import write_csv
 from mnv4_deploy.drift.output.model_explorer import Figure, node_data
-from mnv4_deploy.drift_records import DriftResult, LayersDrift
+from mnv4_deploy.drift_records import DriftResult
+from mnv4_deploy.layer_drift_records import LayersDrift
 from mnv4_deploy.outputs import staged
 
 MANIFEST = "drift.json"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift_records import CauseKind, Subject
+from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.export_records import FORMATS, Format
+from mnv4_deploy.layer_drift_records import CauseKind
 from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.drift.planted.bench import SPEC, Bench, photographs

@@ -1,0 +1,165 @@
+"""Frozen records of ``drift`` layer by layer: figures, evidence, causes and their ranking.
+
+No torch and no runtime: a device can load this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a tensor of the candidate is from the reference's. SQNR is capped at 200 dB."""
+
+    sqnr_db: float
+    cosine: float
+
+    @property
+    def noise_share(self) -> float:
+        """Noise power over signal power."""
+        return float(10 ** (-self.sqnr_db / 10))
+
+
+@dataclass(frozen=True)
+class RangeUse:
+    """An integer tensor's range and how the reference's values fit it.
+
+    ``low`` and ``high`` are the smallest and the largest number it can hold, ``seen_*`` the
+    reference's extremes. ``used_percent``: the part of the range that the reference's values
+    span. ``clipped_percent`` of the reference's values lie outside, and ``clipping_share`` (0..1)
+    is the part of the squared error of ideal quantization that they cause.
+    """
+
+    scale: float
+    zero_point: int
+    low: float
+    high: float
+    seen_low: float
+    seen_high: float
+    used_percent: float
+    clipped_percent: float
+    clipping_share: float
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """What a cause can be told from; None and 0 where it does not apply.
+
+    Channels are those of the layer's output. ``channel_peaks`` are max |reference| of each
+    channel, ``weight_peaks`` max |weight| of each output channel of the *float* weights (the
+    reference's where they are known, the candidate's dequantized ones otherwise),
+    ``weight_scales`` the candidate's (one value: per-tensor). ``weight_sqnr_db`` is of the
+    candidate's weights against the reference's. ``bias_codes_max`` is max |int32 bias|,
+    ``bias_error_share`` the part of the isolated squared error that is a constant offset per
+    channel. ``padding`` is the constant of a Pad, in real numbers.
+    """
+
+    channel_peaks: npt.NDArray[np.float64] | None = None
+    weight_peaks: npt.NDArray[np.float64] | None = None
+    weight_scales: tuple[float, ...] = ()
+    weight_sqnr_db: float | None = None
+    bias_codes_max: int | None = None
+    bias_error_share: float = 0.0
+    padding: float | None = None
+    depthwise: bool = False
+
+
+CauseKind = Literal[
+    "outlier channel",
+    "depthwise weight spread",
+    "clipped activation",
+    "unused range",
+    "tiny scale",
+    "bias overflow",
+    "padding constant",
+    "softmax or sigmoid range",
+    "coarse weights",
+    "accumulated noise",
+    "channel order",
+    "normalisation",
+    "calibration data",
+]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a layer (or the whole model) lost precision, in one sentence with its figures."""
+
+    kind: CauseKind
+    sentence: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """One layer of the candidate against the reference.
+
+    ``module`` is its path in the PyTorch model ("" where the file does not tell), ``tensor`` and
+    ``reference_tensor`` the compared outputs. ``accumulated``: both networks ran from the image.
+    ``isolated``: this layer alone ran as the candidate has it, on the reference's inputs; None
+    where those inputs have no counterpart. ``output`` is the range of the output tensor, None
+    where it is float. ``compute`` as in ``OperatorFacts``. ``inputs`` are the ``index`` of
+    the layers whose outputs this one reads (through conversions and operators that only move
+    data): what a producer's range cut off shows in the isolated figure of its readers too, and
+    causes need to know whom to blame.
+    """
+
+    index: int
+    module: str
+    kind: str
+    compute: str
+    tensor: str
+    reference_tensor: str
+    shape: tuple[int, ...]
+    accumulated: Agreement
+    isolated: Agreement | None
+    output: RangeUse | None
+    evidence: LayerEvidence
+    cause: Cause | None = None
+    inputs: tuple[int, ...] = ()
+
+    @property
+    def damage(self) -> float:
+        """What layers are sorted by: the noise this layer alone adds, over its signal.
+
+        Without an isolated figure that of the accumulated one, which counts the noise of the
+        layers before too.
+        """
+        return (self.isolated or self.accumulated).noise_share
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One entry of the ranking of what went wrong, worst first.
+
+    ``layer`` indexes ``LayersDrift.layers``; None where the cause is not one layer's: then
+    ``module`` is "input" (the two see different pixels) or "all layers".
+    """
+
+    module: str
+    layer: int | None
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class LayersDrift:
+    """All layers in the order they run. ``ranking`` has the worst first.
+
+    ``unmatched`` are outputs of the candidate's operators that have no counterpart.
+    """
+
+    images: int
+    layers: tuple[LayerDrift, ...]
+    ranking: tuple[Diagnosis, ...]
+    unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def most_damaged(self, count: int) -> tuple[LayerDrift, ...]:
+        """By :attr:`LayerDrift.damage`; layers that did not run alone come last."""
+        ranked = sorted(self.layers, key=lambda layer: (layer.isolated is None, -layer.damage))
+        return tuple(ranked[:count])
