@@ -13,6 +13,7 @@ SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name
 demo: $(VENV)/.installed-export
 	HF_HUB_OFFLINE=1 $(BIN)/mnv4-deploy export --model hybrid-m --int8 --out out/hybrid-m --overwrite
 	$(BIN)/mnv4-deploy profile out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-profile --overwrite
+	$(BIN)/mnv4-deploy drift --reference out/hybrid-m/hybrid-m-fp32.tflite --candidate out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-drift --overwrite
 
 # The installed package is tested, so Python must not find the checkout first.
 test: $(VENV)/.installed-dev

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -195,12 +194,12 @@ class Network:
             calibration_images=self.calibration_images,
             evaluation=evaluation,
             evaluation_images=self.evaluation_images,
+            crop_pct=1.0,  # the photographs are square crops already
             max_drop=max_drop,
         )
         kept = folder / "rung.txt"
         if not kept.exists():
-            with patch.object(weights, "load_reference", _load_uncropped):
-                result = pipeline.export(replace(request, overwrite=folder.exists()))
+            result = pipeline.export(replace(request, overwrite=folder.exists()))
             chosen = [ladder.chosen.name for ladder in result.ladders]
             kept.write_text("".join(chosen), encoding="utf-8")
         return folder / request.file_name(format_, "fp32"), kept.read_text(encoding="utf-8")

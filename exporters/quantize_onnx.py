@@ -1,13 +1,21 @@
 """int8 form of a float32 ONNX file: QDQ, built on onnxruntime.quantization.
 
-What is ours: the ranges (``ranges``), which operators stay in float, and the removal of every
-QuantizeLinear/DequantizeLinear pair that serves no int8 kernel.
+What is ours: the ranges (``ranges``), the codes of weights and biases (``onnx_weights``), which
+operators stay in float, and the removal of every QuantizeLinear/DequantizeLinear pair that serves
+no int8 kernel.
 
 Activations are uint8: with int8 ones onnxruntime (x86) left 46 of Hybrid-M's 120 convolutions and
 every addition in float, and the run took 1.37 times as long. Weights are symmetric, per channel,
-in 7 bits: x86 without VNNI adds pairs of 8-bit products in saturating int16. On such a processor
-(AVX2), minmax ranges, 1000 bundled images: 8 bits 76.4 % top-1, 8 bits without saturation 77.6 %,
-7 bits 78.3 %.
+with scales so wide that x86 without VNNI, which adds pairs of products in saturating int16, adds
+them exactly ("pairs", ``pair_scales``). Top-1 and median SQNR on such a processor (AVX2):
+
+    model, images, ranges                   float32  8 bits          7 bits          pairs
+    Hybrid-M@96, 1000 bundled, average       78.8 %  78.3 %, 24.2    79.2 %, 28.4    78.8 %, 29.1 dB
+    Hybrid-M@96, 1000 bundled, minmax        78.8 %  76.4 %, 16.7    78.0 %, 18.1    78.0 %, 18.6 dB
+    MobileNetV2, 800 photographs, average    89.9 %                  86.5 %, 15.8    88.1 %, 19.4 dB
+    EfficientNet-Lite0, the same             91.8 %                  91.1 %, 13.6    92.5 %, 18.6 dB
+
+(8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %.)
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +32,8 @@ import numpy.typing as npt
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.export_records import Io
 from mnv4_deploy.exporters.onnx_io import round_edges, set_io
+from mnv4_deploy.exporters.onnx_weights import set_weights
+from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators
@@ -61,7 +71,7 @@ class OnnxQuantization:
     saturated_biases: tuple[str, ...]
     calibration_batches: int
     method: RangeMethod
-    weight_bits: Literal[7, 8]
+    weights: WeightGrid
 
 
 def quantize_onnx(
@@ -70,7 +80,7 @@ def quantize_onnx(
     batches: Iterable[npt.NDArray[Any]],
     *,
     method: RangeMethod = "average",
-    weight_bits: Literal[7, 8] = 7,
+    weights: WeightGrid = "pairs",
     io: Io = "float",
     float_layers: Collection[str] = (),
 ) -> OnnxQuantization:
@@ -79,9 +89,9 @@ def quantize_onnx(
     ``batches`` are inputs as the file takes them (``[B, 3, H, W]`` float32, or uint8
     ``[B, H, W, 3]`` where the preprocessing is baked in). ``io`` is the type of inputs and
     outputs; for int8 and uint8 their scale and zero point are in ``metadata_props``.
-    ``weight_bits=8`` is for CPUs that are known to have VNNI, or ARM. ``float_layers`` are
-    module paths whose operators stay in float; what they read from int8 operators and hand on to
-    them is still rounded to 8 bits.
+    ``weights="full"`` is for CPUs that are known to have VNNI, or ARM; "pairs" is for all
+    (``pair_scales``). ``float_layers`` are module paths whose operators stay in float; what they
+    read from int8 operators and hand on to them is still rounded to 8 bits.
 
     Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
     layer that the file does not have, InputError for non-finite activations, ToolchainError where
@@ -102,7 +112,8 @@ def quantize_onnx(
     try:
         with quiet():
             shaped = onnx.shape_inference.infer_shapes(model)
-            quantized = _quantized(shaped, ranges, weight_bits, kept)
+            quantized = _quantized(shaped, ranges, kept)
+            set_weights(quantized, model, weights)
             removed = _remove_idle_pairs(quantized, kept, float_outputs=io == "float")
             if io != "float":
                 round_edges(quantized, ranges)
@@ -121,7 +132,7 @@ def quantize_onnx(
     onnx.save(quantized, int8_path)
     int8_ops, float_ops = _arithmetic(quantized, kept)
     return OnnxQuantization(
-        int8_ops, float_ops, removed, _saturated(quantized), count, method, weight_bits
+        int8_ops, float_ops, removed, _saturated(quantized), count, method, weights
     )
 
 
@@ -198,7 +209,7 @@ def _spread(model: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range
 
 
 def _quantized(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], weight_bits: int, kept: frozenset[str]
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept: frozenset[str]
 ) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import TensorData
@@ -211,7 +222,7 @@ def _quantized(
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
-        reduce_range=weight_bits == 7,
+        reduce_range=False,  # ``set_weights`` sees to the saturation
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=data,

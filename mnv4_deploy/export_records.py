@@ -24,6 +24,7 @@ class ExportRequest:
     files' inputs and outputs, None for the target's default. ``calibration`` and
     ``evaluation`` are ``bundled`` or a folder; ``calibration`` may be ``random``. ``max_drop`` is
     what int8 may cost, in points of top-1 below the float32 file of the same format.
+    ``crop_pct`` replaces that of the weights' preprocessing.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ExportRequest:
     calibration_method: str = "average"
     evaluation: str = "bundled"
     evaluation_images: int = 1000
+    crop_pct: float | None = None
     max_drop: float | None = None
     overwrite: bool = False
 
@@ -61,6 +63,10 @@ class ExportRequest:
             )
         if self.io is not None and not self.int8:
             raise UnsupportedError("--io is about the int8 files: add --int8.")
+        if self.crop_pct is not None and not 0.01 <= self.crop_pct <= 1:
+            raise UnsupportedError(
+                f"A --crop-pct of {self.crop_pct:g} is not possible: give 0.01 to 1."
+            )
         if self.max_drop is not None:
             self._check_max_drop(self.max_drop)
         if self.target == "integer-only":
@@ -192,7 +198,7 @@ class Int8Choice:
         """Only what changes the float model: choices with the same one share its conversion."""
         return replace(
             self,
-            method=self.method if self.correct_bias else Int8Choice.method,
+            method=Int8Choice.method,
             float_layers=(),
             int16_layers=(),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,9 @@ def _gather(request: ExportRequest) -> _Inputs:
     reference = load_reference(
         request.model, request.weights, size=request.size, num_classes=request.num_classes
     )
+    if request.crop_pct is not None:
+        spec = replace(reference.preprocessing, crop_pct=request.crop_pct)
+        reference = replace(reference, preprocessing=spec)
     calibration = None
     if request.int8:
         if request.calibration == "random":
@@ -278,8 +281,6 @@ class _Export:
         )
 
     def _result(self, int8: Climbed, truths: tuple[TruthCheck, ...], macs: int) -> ExportResult:
-        from dataclasses import replace
-
         artifacts = tuple(
             replace(artifact, path=self.request.out / artifact.path.name)
             for artifact in self._artifacts()

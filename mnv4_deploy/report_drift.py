@@ -17,7 +17,7 @@ from mnv4_deploy.drift_records import (
     Subject,
 )
 from mnv4_deploy.layer_drift_records import Agreement, LayerDrift, LayersDrift
-from mnv4_deploy.profiles.output.text import plural
+from mnv4_deploy.profiles.output.text import clean, plural
 from mnv4_deploy.report_profile import console_for, short
 
 _SKIPPED = 5
@@ -33,7 +33,7 @@ def print_drift(result: DriftResult, *, top: int = 10, console: Console | None =
     console = console or console_for()
     console.print()
     for role, subject in (("reference", result.reference), ("candidate", result.candidate)):
-        console.print(f"{role}  [bold]{escape(subject.name)}[/]  {_about(subject)}")
+        console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}")
     console.print(f"images     {_images(result)}\n", soft_wrap=True)
     console.print(_accuracy_table(result.output))
     for line in _outputs(result.output):
@@ -44,13 +44,18 @@ def print_drift(result: DriftResult, *, top: int = 10, console: Console | None =
         console.print(line, soft_wrap=True)
 
 
+def _text(name: str) -> str:
+    """A name from a file as it is to be read: no markup, and nothing that is not seen."""
+    return escape(clean(name))
+
+
 def _about(subject: Subject) -> str:
     spec = subject.preprocessing
-    weights = f", weights {escape(subject.weights)}" if subject.weights else ""
+    weights = f", weights {_text(subject.weights)}" if subject.weights else ""
     return (
         f"{subject.size_bytes / _MEGA:.1f} MB, {spec.height}x{spec.width}, "
         f"{plural(subject.num_classes, 'output')}, preprocessing from "
-        f"{escape(subject.preprocessing_from)}{weights}"
+        f"{_text(subject.preprocessing_from)}{weights}"
     )
 
 
@@ -59,7 +64,7 @@ def _images(result: DriftResult) -> str:
     labels = "labelled" if output.labelled == output.images else f"{output.labelled:,} labelled"
     resumed = f", {result.resumed_images:,} from an earlier run" if result.resumed_images else ""
     return (
-        f"{output.images:,} ({escape(result.data)}, {labels}), "
+        f"{output.images:,} ({_text(result.data)}, {labels}), "
         f"{plural(result.workers, 'worker')}, {result.images_per_second:.0f} images/s{resumed}"
     )
 
@@ -127,9 +132,9 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
     table.add_column("cause", no_wrap=True)
     for layer in rows:
         table.add_row(
-            escape(short(layer.module or layer.tensor, _NAME_WIDTH)),
-            escape(short(layer.kind, 18)),
-            escape(short(layer.compute, 8)),
+            _text(short(layer.module or layer.tensor, _NAME_WIDTH)),
+            _text(short(layer.kind, 18)),
+            _text(short(layer.compute, 8)),
             _decibels(layer.isolated),
             _decibels(layer.accumulated),
             *_range(layer),
@@ -145,8 +150,8 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
         console.print("\n[bold]What it comes from, worst first[/]")
     for place, entry in enumerate(layers.ranking[:_CAUSES], 1):
         console.print(
-            f"{place}. [bold]{escape(entry.module)}[/]: {escape(entry.cause.kind)}. "
-            f"{escape(entry.cause.sentence)} {escape(entry.cause.advice)}",
+            f"{place}. [bold]{_text(entry.module)}[/]: {_text(entry.cause.kind)}. "
+            f"{_text(entry.cause.sentence)} {_text(entry.cause.advice)}",
             soft_wrap=True,
         )
 
@@ -164,14 +169,15 @@ def _range(layer: LayerDrift) -> tuple[str, str]:
 def _remarks(result: DriftResult) -> Iterable[str]:
     layers = result.layers
     if layers is not None and layers.unmatched:
-        few = ", ".join(escape(short(name)) for name in layers.unmatched[:3])
+        few = ", ".join(_text(short(name)) for name in layers.unmatched[:3])
         yield f"{plural(len(layers.unmatched), 'layer')} without a counterpart: {few}."
-    for note in (*result.notes, *(layers.notes if layers is not None else ())):
-        yield f"note: {escape(note)}"
+    notes = (*result.reference.notes, *result.candidate.notes, *result.notes)
+    for note in (*notes, *(layers.notes if layers is not None else ())):
+        yield f"note: {_text(note)}"
     for image in result.skipped[:_SKIPPED]:
-        yield f"[yellow]skipped[/] {escape(image.name)}: {escape(image.reason)}"
+        yield f"[yellow]skipped[/] {_text(image.name)}: {_text(image.reason)}"
     if len(result.skipped) > _SKIPPED:
         yield f"[yellow]skipped[/] {len(result.skipped) - _SKIPPED} more images"
     for limit in result.limits:
         colour, word = ("red", "exceeded") if limit.exceeded else ("green", "kept")
-        yield f"[{colour}]{word}[/]  {escape(limit.text)}  ({limit.metric} is {limit.value:g})"
+        yield f"[{colour}]{word}[/]  {_text(limit.text)}  ({limit.metric} is {limit.value:g})"

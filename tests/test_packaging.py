@@ -70,9 +70,11 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_every_package_on_disk_is_packaged() -> None:
     on_disk = {"mnv4_deploy"}
-    for top in ("exporters", "models", "profiles"):
-        for init in (ROOT / top).rglob("__init__.py"):
-            on_disk.add(".".join(("mnv4_deploy", *init.parent.relative_to(ROOT).parts)))
+    own = [p for p in (ROOT / "mnv4_deploy").iterdir() if p.is_dir() and not p.is_symlink()]
+    for top in (*own, *(ROOT / name for name in ("exporters", "models", "profiles"))):
+        for init in top.rglob("__init__.py"):
+            parts = init.parent.relative_to(ROOT).parts
+            on_disk.add(".".join(parts if top in own else ("mnv4_deploy", *parts)))
     assert set(SETUPTOOLS["packages"]) == set(FOLDERS) == on_disk
     assert all((folder / "__init__.py").is_file() for folder in FOLDERS.values())
 

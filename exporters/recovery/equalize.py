@@ -7,7 +7,7 @@ together, so that what shares one factor is not a pair of layers but a group: al
 that read the tensors of a chain of residuals.
 
 The paper's factors (eq. 11) make two *per-tensor* weights equally wide. With weights per channel
-that is beside the point (MobileNetV2, 7-bit weights: median SQNR 15.5 dB before, 14.3 after); what
+that is beside the point (MobileNetV2, simulated 7-bit weights: 15.5 dB before, 14.3 after); what
 is left to gain is that channels of one activation share a range. Equal peaks in every pair lose
 more in the readers' weights than they gain (11.2 dB). So s_i = (peak_i / largest peak)^a, and a is
 the one with the least rounding noise predicted at the readers' results: that of the activations,

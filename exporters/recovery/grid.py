@@ -1,37 +1,36 @@
-"""The int8 grids that both quantizers choose, in their own float32 arithmetic."""
+"""The int8 grids that both quantizers choose: ``pair_scales`` for weights of PyTorch modules."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-WeightBits = Literal[7, 8]
-# ai-edge-quantizer's 8 bits and onnxruntime's leave out -128; onnxruntime's ``reduce_range``
-# ("7 bits") is -64..64.
-LARGEST_CODE: dict[int, int] = {7: 64, 8: 127}
+from mnv4_deploy.exporters import pair_scales
+from mnv4_deploy.exporters.pair_scales import WeightGrid
+
+LARGEST_CODE = {8: pair_scales.LARGEST_CODE}
+# float32 has 24 bits and a code 7: with so few, code times scale and sums of two are exact.
+_SCALE_BITS = 17
 
 
-def channel_scales(weight: Tensor, bits: WeightBits) -> Tensor:
-    """``[C_out]`` float32: max |w| of each output channel over the largest code; 1 for zeros."""
-    peaks = weight.detach().flatten(1).abs().amax(dim=1).float()
-    return torch.where(peaks > 0, peaks / LARGEST_CODE[bits], torch.ones_like(peaks))
+def channel_scales(weight: Tensor, grid: WeightGrid) -> Tensor:
+    """``[C_out]`` float32: the scale of each output channel; 1 for zeros."""
+    found = pair_scales.channel_scales(weight.detach().float().numpy(), grid)
+    scales = torch.from_numpy(found)
+    return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
-def lasting_scales(scales: Tensor, bits: WeightBits) -> Tensor:
-    """``scales`` changed in their last place so that the quantizers find the same ones again.
+def lasting_scales(scales: Tensor) -> Tensor:
+    """``scales``, at most 2^-16 wider, so that the quantizers find the same ones again.
 
-    They divide the largest weight, which is code times scale and so rounded itself.
+    They divide the largest weight (or sum of two), which is a code times the scale, by the code.
     """
-    largest = LARGEST_CODE[bits]
-    for _ in range(8):
-        scales = scales * largest / largest
-    return scales
+    mantissas, exponents = torch.frexp(scales)
+    return torch.ldexp(torch.ceil(mantissas * 2**_SCALE_BITS), exponents - _SCALE_BITS)
 
 
-def rounded_weight(weight: Tensor, bits: WeightBits) -> Tensor:
+def rounded_weight(weight: Tensor, grid: WeightGrid) -> Tensor:
     """``weight`` as int8 holds it: the nearest code of each output channel's scale."""
-    scale = channel_scales(weight, bits).view(-1, *[1] * (weight.ndim - 1))
+    scale = channel_scales(weight, grid).view(-1, *[1] * (weight.ndim - 1))
     codes = torch.round(weight.detach().float() / scale)
     return (codes * scale).to(weight.dtype)

@@ -8,9 +8,9 @@ the inverse of the inputs' second moments H. Closed form, in float64, without a 
 Three things differ from the paper. The inputs' mean is taken off H and the mean of the error goes
 into the bias, where it is gone for good. In place of a fixed damping H is drawn towards its
 diagonal by n / (n + samples), so that a classifier with 1280 inputs is not fitted to the few
-directions in which 64 images differ. And the weights end on the grid that onnxruntime and
-ai-edge-quantizer will choose by themselves: the largest weight of a channel, which sets its
-scale, keeps its value, and no other exceeds it.
+directions in which 64 images differ. And the weights end on the grid that the quantizers will
+choose by themselves: what sets a channel's scale, the largest weight or sum of a pair
+(``pair_scales``), stays the largest, and keeps its value.
 
 AdaRound (arXiv 2004.10568) answers the same question by gradient descent; the only
 implementation for ONNX at hand (onnxsim's) rounds 4-bit MatMul weights, and none serves TFLite.
@@ -25,12 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mnv4_deploy.exporters.recovery.grid import (
-    LARGEST_CODE,
-    WeightBits,
-    channel_scales,
-    lasting_scales,
-)
+from mnv4_deploy.exporters.pair_scales import LARGEST_CODE, WeightGrid, k_order, partners
+from mnv4_deploy.exporters.recovery.grid import channel_scales, lasting_scales
 from mnv4_deploy.exporters.recovery.network import (
     Weighted,
     demand_images,
@@ -62,13 +58,13 @@ class RoundingReport:
 
 
 def optimise_rounding(
-    module: nn.Module, inputs: Iterable[Tensor], *, weight_bits: WeightBits
+    module: nn.Module, inputs: Iterable[Tensor], *, weights: WeightGrid
 ) -> RoundingReport:
     """Put the weights of ``module`` on their int8 grid, in place.
 
     ``inputs`` are normalised calibration images ``[B, 3, H, W]``, taken one batch at a time.
-    ``weight_bits`` is 7 for onnxruntime's ``reduce_range``, else 8. Norms are folded first.
-    ``module`` no longer computes what it did, so convert it for int8 only.
+    ``weights`` is "pairs" for ONNX and "full" for TFLite. Norms are folded first. ``module`` no
+    longer computes what it did, so convert it for int8 only.
 
     Raises UnsupportedError without inputs.
     """
@@ -86,7 +82,7 @@ def optimise_rounding(
     with torch.no_grad():
         return RoundingReport(
             tuple(
-                RoundedLayer(str(node.target), *_round(layer, moments[node], weight_bits))
+                RoundedLayer(str(node.target), *_round(layer, moments[node], weights))
                 for node, layer in own.items()
             )
         )
@@ -180,23 +176,24 @@ def _spread(total: int, wanted: int) -> Tensor:
     return torch.arange(wanted) * total // wanted
 
 
-def _round(layer: Weighted, moments: _Moments, bits: WeightBits) -> tuple[float, float]:
+def _round(layer: Weighted, moments: _Moments, weights: WeightGrid) -> tuple[float, float]:
     """Round the weights of ``layer``; the errors of nearest and of these codes."""
     shape = layer.weight.shape
-    weight = layer.weight.detach().float().flatten(1)
-    scale = lasting_scales(channel_scales(weight, bits), bits)
-    real = weight.double().reshape(moments.groups, -1, weight.shape[1])
+    scale = lasting_scales(channel_scales(layer.weight, weights))
+    real = layer.weight.detach().double().reshape(moments.groups, -1, shape[1:].numel())
     scale_G = scale.double().reshape(moments.groups, -1, 1)
     covariance, shrunk = moments.covariance, moments.shrunk_covariance
-    nearest = torch.round(real / scale_G).clamp(-LARGEST_CODE[bits], LARGEST_CODE[bits])
-    codes = _sequential(real, scale_G, shrunk, LARGEST_CODE[bits])
+    nearest = torch.round(real / scale_G)
+    limits = _Limits.of(real / scale_G, shape, weights)
+    plain = limits.keep(nearest)
+    codes = _sequential(real, scale_G, shrunk, limits)
 
     def error(candidate: Tensor, moment: Tensor) -> Tensor:
         change = candidate * scale_G - real
         return ((change @ moment) * change).sum(dim=-1)
 
-    better = error(codes, shrunk) < error(nearest, shrunk)
-    codes = torch.where(better[..., None], codes, nearest)
+    better = error(codes, shrunk) < error(plain, shrunk)
+    codes = torch.where(better[..., None], codes, plain)
     chosen = (codes.flatten(0, 1).float() * scale[:, None]).double()
     mean_error = ((chosen.view_as(real) - real) @ moments.mean[..., None]).flatten()
     layer.weight = nn.Parameter(chosen.reshape(shape).to(layer.weight.dtype))
@@ -205,29 +202,80 @@ def _round(layer: Weighted, moments: _Moments, bits: WeightBits) -> tuple[float,
     return float(error(nearest, covariance).sum()), float(error(codes, covariance).sum())
 
 
-def _sequential(real: Tensor, scale: Tensor, covariance: Tensor, largest: int) -> Tensor:
+@dataclass(frozen=True)
+class _Limits:
+    """What codes ``[G, O, n]`` must keep to, so that the quantizer finds their scale again.
+
+    ``pinned`` has the codes of what sets the scale, and NaN elsewhere. ``partners`` is the place
+    of the code that each is added to, ``[n]``, n for none.
+    """
+
+    pinned: Tensor
+    partners: Tensor
+
+    @classmethod
+    def of(cls, steps: Tensor, shape: torch.Size, weights: WeightGrid) -> _Limits:
+        """Of the weights ``steps``, in units of their scales, of a layer's ``shape``."""
+        count = steps.shape[2]
+        pinned = torch.full_like(steps, torch.nan)
+        largest = steps.abs().argmax(dim=2, keepdim=True)
+        single = steps.gather(2, largest)
+        pinned.scatter_(2, largest, torch.round(single))
+        if weights == "full" or count == 1:
+            return cls(pinned, torch.full((count,), count))
+        order = torch.from_numpy(k_order(shape))
+        first, second = order[: count // 2 * 2].view(-1, 2).unbind(dim=1)
+        sums = steps[..., first] + steps[..., second]
+        pair = sums.abs().argmax(dim=2, keepdim=True)
+        total = sums.gather(2, pair)
+        first, second = first[pair], second[pair]
+        code = torch.round(steps.gather(2, first))
+        paired = torch.full_like(steps, torch.nan).scatter_(2, first, code)
+        paired.scatter_(2, second, torch.round(total) - code)
+        pinned = torch.where(total.abs() > single.abs(), paired, pinned)
+        return cls(pinned, torch.from_numpy(partners(shape)))
+
+    def keep(self, codes: Tensor) -> Tensor:
+        """``codes`` of nearest rounding, changed where a pair of them is beyond the limits."""
+        codes = torch.where(self.pinned.isnan(), codes, self.pinned)
+        others = functional.pad(codes, (0, 1))[..., self.partners]
+        least, most = _range(others)
+        # One of the two gives way: the one that comes later.
+        later = self.partners < torch.arange(len(self.partners))
+        return torch.where(later, codes.clamp(least, most), codes)
+
+
+def _range(others: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and largest code beside a partner's, 0 for none."""
+    return (-LARGEST_CODE - others).clamp(min=-LARGEST_CODE), (LARGEST_CODE - others).clamp(
+        max=LARGEST_CODE
+    )
+
+
+def _sequential(real: Tensor, scale: Tensor, covariance: Tensor, limits: _Limits) -> Tensor:
     """Codes ``[G, O, n]`` of the weights ``real``, rounded one input after another.
 
     The inputs with the most power come first: most inputs are then left to make up for them.
     """
     order = covariance.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
-    per_row = order[:, None, :].expand_as(real)
-    rest = real.gather(2, per_row)
-    pinned = rest.abs().argmax(dim=2, keepdim=True)
-    pinned_codes = torch.round(rest.gather(2, pinned) / scale)
+    rest = real.gather(2, order[:, None, :].expand_as(real))
     factor = _inverse_factor(
         covariance.gather(1, order[:, :, None].expand_as(covariance)).gather(
             2, order[:, None, :].expand_as(covariance)
         )
     )
-    codes = torch.empty_like(rest)
+    # Codes that are not known yet limit no other, nor does the one at the end.
+    codes = functional.pad(limits.pinned.nan_to_num(0.0), (0, 1))
     for column in range(rest.shape[2]):
-        code = torch.round(rest[:, :, column, None] / scale).clamp(-largest, largest)
-        code = torch.where(pinned == column, pinned_codes, code)
-        codes[:, :, column, None] = code
+        place = order[:, None, column, None].expand(*real.shape[:2], 1)
+        least, most = _range(codes.gather(2, limits.partners[place]))
+        pinned = limits.pinned.gather(2, place)
+        code = torch.round(rest[:, :, column, None] / scale).clamp(least, most)
+        code = torch.where(pinned.isnan(), code, pinned)
+        codes.scatter_(2, place, code)
         miss = (rest[:, :, column, None] - code * scale) / factor[:, column, column, None, None]
         rest[:, :, column + 1 :] -= miss * factor[:, None, column, column + 1 :]
-    return torch.empty_like(codes).scatter_(2, per_row, codes)
+    return codes[..., :-1]
 
 
 def _inverse_factor(covariance: Tensor) -> Tensor:

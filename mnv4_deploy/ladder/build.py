@@ -13,15 +13,14 @@ from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.export_records import Deviation, Format, Int8Choice
 from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.file_job import FileJob, maker
-from mnv4_deploy.exporters.ranges import check_method
+from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.recovery.correct_bias import correct_bias
 from mnv4_deploy.exporters.recovery.equalize import equalize
-from mnv4_deploy.exporters.recovery.grid import WeightBits
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
 from mnv4_deploy.models.preprocessing import normalize
 
 # What the quantizer of each format makes of weights.
-_WEIGHT_BITS: dict[Format, WeightBits] = {"onnx": 7, "tflite": 8}
+_WEIGHTS: dict[Format, WeightGrid] = {"onnx": "pairs", "tflite": "full"}
 # All of these are held in memory, with one layer's results for them.
 _MAX_IMAGES = 128
 _BATCH = 16
@@ -86,12 +85,12 @@ class Builder:
         ]
         if choice.equalize:
             module = self._equalized(module, batches)
-        bits = _WEIGHT_BITS[self.format]
+        weights = _WEIGHTS[self.format]
         if choice.optimise_rounding:
-            optimise_rounding(module, batches, weight_bits=bits)
+            optimise_rounding(module, batches, weights=weights)
         if choice.correct_bias:
             # After rounding, whose weights it finds on the grid already.
-            correct_bias(module, batches, weight_bits=bits, method=check_method(choice.method))
+            correct_bias(module, batches, weights=weights)
         return module
 
     def _equalized(self, module: nn.Module, batches: list[Tensor]) -> nn.Module:

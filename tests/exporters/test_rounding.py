@@ -62,9 +62,9 @@ def original():
 @pytest.fixture(scope="module")
 def rounded(original):
     made = {}
-    for bits in (7, 8):
+    for weights in ("pairs", "full"):
         module = copy.deepcopy(original)
-        made[bits] = module, optimise_rounding(module, images().split(8), weight_bits=bits)
+        made[weights] = module, optimise_rounding(module, images().split(8), weights=weights)
     return made
 
 
@@ -78,21 +78,42 @@ def folded(original):
     return net.eval()
 
 
-@pytest.mark.parametrize(("bits", "largest"), [(7, 64), (8, 127)])
-def test_weights_are_codes_and_the_largest_stays(original, rounded, bits, largest):
-    before, after = folded(original), rounded[bits][0]
-    moved = 0
+def pair_sums(rows):
+    """``[O, I, kh, kw]`` or ``[O, I]``: sums of neighbours in the order kh, kw, I."""
+    rows = rows.movedim(1, -1).flatten(1)
+    return functional.pad(rows, (0, rows.shape[1] % 2)).unflatten(1, (-1, 2)).sum(dim=2)
+
+
+def peaks(rows, weights):
+    """What sets the scale of each channel, times 127."""
+    largest = rows.flatten(1).abs().amax(dim=1)
+    if weights == "pairs":
+        largest = torch.maximum(largest, pair_sums(rows).abs().amax(dim=1))
+    return largest.view(-1, *[1] * (rows.ndim - 1))
+
+
+@pytest.mark.parametrize("weights", ["pairs", "full"])
+def test_weights_are_codes_and_what_sets_the_scale_stays(original, rounded, weights):
+    before, after = folded(original), rounded[weights][0]
+    moved = bound_by_pairs = 0
     for name in LAYERS:
-        old = before.get_submodule(name).weight.detach().flatten(1)
-        new = after.get_submodule(name).weight.detach().flatten(1)
-        peak = old.abs().amax(dim=1, keepdim=True)
-        torch.testing.assert_close(new.abs().amax(dim=1, keepdim=True), peak)
-        at = old.abs().argmax(dim=1, keepdim=True)
-        torch.testing.assert_close(new.gather(1, at), old.gather(1, at))
-        codes = new / (peak / largest)
-        assert (codes - codes.round()).abs().max() < 1e-3
-        moved += int((codes.round() != (old / (peak / largest)).round()).sum())
+        old = before.get_submodule(name).weight.detach()
+        new = after.get_submodule(name).weight.detach()
+        peak = peaks(old, weights)
+        torch.testing.assert_close(peaks(new, weights), peak, rtol=2**-16, atol=0)
+        codes = new / (peaks(new, weights) / 127)
+        assert (codes - codes.round()).abs().max() < 1e-4
+        assert codes.round().abs().max() <= 127
+        singles = codes.round().flatten(1).abs().amax(dim=1)
+        if weights == "pairs":
+            sums = pair_sums(codes.round()).abs().amax(dim=1)
+            assert (torch.maximum(singles, sums) == 127).all()
+            bound_by_pairs += int((singles < 127).sum())
+        else:
+            assert (singles == 127).all()
+        moved += int((codes.round() != (old / (peak / 127)).round()).sum())
     assert moved > 50  # this is not nearest rounding
+    assert (bound_by_pairs > 5) == (weights == "pairs")
 
 
 def layer_inputs(net, x):
@@ -109,16 +130,14 @@ def layer_inputs(net, x):
     return seen
 
 
-@pytest.mark.parametrize("bits", [7, 8])
-def test_each_layers_output_is_closer_than_with_nearest_rounding(original, rounded, bits):
-    net, (module, report) = folded(original), rounded[bits]
-    largest = {7: 64, 8: 127}[bits]
+@pytest.mark.parametrize("weights", ["pairs", "full"])
+def test_each_layers_output_is_closer_than_with_nearest_rounding(original, rounded, weights):
+    net, (module, report) = folded(original), rounded[weights]
     assert [layer.path for layer in report.layers] == list(LAYERS)
     with torch.no_grad():
         for name, x in layer_inputs(net, images()).items():
             layer, nearest = net.get_submodule(name), copy.deepcopy(net.get_submodule(name))
-            peak = layer.weight.flatten(1).abs().amax(dim=1)
-            scale = (peak / largest).view(-1, *[1] * (layer.weight.ndim - 1))
+            scale = peaks(layer.weight, weights) / 127
             nearest.weight = nn.Parameter(torch.round(layer.weight / scale) * scale)
             true = layer(x)
             stock = (nearest(x) - true).square().mean()
@@ -135,13 +154,13 @@ def test_no_codes_of_a_small_layer_are_much_better():
     mixing = torch.randn(6, 6)
     x = torch.randn(4000, 6) @ mixing
     old = layer.weight.detach().double().clone()
-    report = optimise_rounding(nn.Sequential(layer), [x], weight_bits=7)
+    report = optimise_rounding(nn.Sequential(layer), [x], weights="full")
     covariance = torch.cov(x.double().T, correction=0)
-    base = torch.floor(old * 64)[0, 1:]
+    base = torch.floor(old * 127)[0, 1:]
     best = np.inf
     for steps in itertools.product((0, 1), repeat=5):
         change = torch.zeros(6, dtype=torch.float64)
-        change[1:] = (base + torch.tensor(steps)) / 64 - old[0, 1:]
+        change[1:] = (base + torch.tensor(steps)) / 127 - old[0, 1:]
         best = min(best, float(change @ covariance @ change))
     change = layer.weight.detach().double()[0] - old[0]
     ours = float(change @ covariance @ change)
@@ -151,7 +170,7 @@ def test_no_codes_of_a_small_layer_are_much_better():
 
 
 def test_onnx_int8_holds_exactly_these_weights(rounded, tmp_path):
-    module = rounded[7][0]
+    module = rounded["pairs"][0]
     export_onnx(module, tmp_path / "fp32.onnx", input_shape=(1, *SIZE))
     quantize_onnx(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", [images(4).numpy()])
     graph = onnx.load(tmp_path / "int8.onnx").graph
@@ -175,7 +194,7 @@ def test_onnx_int8_holds_exactly_these_weights(rounded, tmp_path):
 
 
 def test_tflite_int8_holds_exactly_these_weights(rounded, tmp_path):
-    module = rounded[8][0]
+    module = rounded["full"][0]
     export_tflite(module, tmp_path / "fp32", input_shape=(1, *SIZE))
     batches = [image[None].permute(0, 2, 3, 1).numpy() for image in images(4)]
     quantize_tflite(tmp_path / "fp32", tmp_path / "int8", batches, recipe=recipe("xnnpack"))
@@ -195,16 +214,16 @@ def test_tflite_int8_holds_exactly_these_weights(rounded, tmp_path):
 
 def test_the_same_twice_and_in_other_batches(original, rounded):
     again = copy.deepcopy(original)
-    optimise_rounding(again, images().split(32), weight_bits=7)
+    optimise_rounding(again, images().split(32), weights="pairs")
     for name in LAYERS:
-        first = rounded[7][0].get_submodule(name).weight
+        first = rounded["pairs"][0].get_submodule(name).weight
         assert torch.equal(first, again.get_submodule(name).weight)
 
 
 def test_inputs_that_never_vary_and_weights_of_zero():
     conv = nn.Conv2d(3, 4, 1)
     conv.weight.data[1] = 0
-    report = optimise_rounding(nn.Sequential(conv), [torch.ones(2, 3, 4, 4)], weight_bits=8)
+    report = optimise_rounding(nn.Sequential(conv), [torch.ones(2, 3, 4, 4)], weights="full")
     assert torch.isfinite(conv.weight).all() and torch.isfinite(conv.bias).all()
     assert not conv.weight[1].any()
     assert report.layers[0].chosen == pytest.approx(0, abs=1e-12)
@@ -212,4 +231,4 @@ def test_inputs_that_never_vary_and_weights_of_zero():
 
 def test_no_images():
     with pytest.raises(UnsupportedError, match="there were none"):
-        optimise_rounding(Net(), [], weight_bits=8)
+        optimise_rounding(Net(), [], weights="full")
