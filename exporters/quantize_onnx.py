@@ -9,11 +9,11 @@ every addition in float, and the run took 1.37 times as long. Weights are symmet
 with scales so wide that x86 without VNNI, which adds pairs of products in saturating int16, adds
 them exactly ("pairs", ``pair_scales``). Top-1 and median SQNR on such a processor (AVX2):
 
-    model, images, ranges                   float32  8 bits          7 bits          pairs
-    Hybrid-M@96, 1000 bundled, average       78.8 %  78.3 %, 24.2    79.2 %, 28.4    78.8 %, 29.1 dB
-    Hybrid-M@96, 1000 bundled, minmax        78.8 %  76.4 %, 16.7    78.0 %, 18.1    78.0 %, 18.6 dB
-    MobileNetV2, 800 photographs, average    89.9 %                  86.5 %, 15.8    88.1 %, 19.4 dB
-    EfficientNet-Lite0, the same             91.8 %                  91.1 %, 13.6    92.5 %, 18.6 dB
+    model, images, ranges                  float32  8 bits        7 bits        pairs
+    Hybrid-M@96, 1000 bundled, average     78.8 %   78.3 %, 24.2  79.2 %, 28.4  78.8 %, 29.1 dB
+    Hybrid-M@96, 1000 bundled, minmax      78.8 %   76.4 %, 16.7  78.0 %, 18.1  78.0 %, 18.6 dB
+    MobileNetV2, 800 photographs, average  89.9 %                 86.5 %, 15.8  88.1 %, 19.4 dB
+    EfficientNet-Lite0, the same           91.8 %                 91.1 %, 13.6  92.5 %, 18.6 dB
 
 (8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %.)
 """

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mnv4_deploy.exporters.pair_scales import LARGEST_CODE, WeightGrid, k_order, partners
+from mnv4_deploy.exporters.pair_scales import WeightGrid
+from mnv4_deploy.exporters.recovery.code_limits import CodeLimits, codes_beside
 from mnv4_deploy.exporters.recovery.grid import channel_scales, lasting_scales
 from mnv4_deploy.exporters.recovery.network import (
     Weighted,
@@ -184,7 +185,7 @@ def _round(layer: Weighted, moments: _Moments, weights: WeightGrid) -> tuple[flo
     scale_G = scale.double().reshape(moments.groups, -1, 1)
     covariance, shrunk = moments.covariance, moments.shrunk_covariance
     nearest = torch.round(real / scale_G)
-    limits = _Limits.of(real / scale_G, shape, weights)
+    limits = CodeLimits.of(real / scale_G, shape, weights)
     plain = limits.keep(nearest)
     codes = _sequential(real, scale_G, shrunk, limits)
 
@@ -202,57 +203,7 @@ def _round(layer: Weighted, moments: _Moments, weights: WeightGrid) -> tuple[flo
     return float(error(nearest, covariance).sum()), float(error(codes, covariance).sum())
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """What codes ``[G, O, n]`` must keep to, so that the quantizer finds their scale again.
-
-    ``pinned`` has the codes of what sets the scale, and NaN elsewhere. ``partners`` is the place
-    of the code that each is added to, ``[n]``, n for none.
-    """
-
-    pinned: Tensor
-    partners: Tensor
-
-    @classmethod
-    def of(cls, steps: Tensor, shape: torch.Size, weights: WeightGrid) -> _Limits:
-        """Of the weights ``steps``, in units of their scales, of a layer's ``shape``."""
-        count = steps.shape[2]
-        pinned = torch.full_like(steps, torch.nan)
-        largest = steps.abs().argmax(dim=2, keepdim=True)
-        single = steps.gather(2, largest)
-        pinned.scatter_(2, largest, torch.round(single))
-        if weights == "full" or count == 1:
-            return cls(pinned, torch.full((count,), count))
-        order = torch.from_numpy(k_order(shape))
-        first, second = order[: count // 2 * 2].view(-1, 2).unbind(dim=1)
-        sums = steps[..., first] + steps[..., second]
-        pair = sums.abs().argmax(dim=2, keepdim=True)
-        total = sums.gather(2, pair)
-        first, second = first[pair], second[pair]
-        code = torch.round(steps.gather(2, first))
-        paired = torch.full_like(steps, torch.nan).scatter_(2, first, code)
-        paired.scatter_(2, second, torch.round(total) - code)
-        pinned = torch.where(total.abs() > single.abs(), paired, pinned)
-        return cls(pinned, torch.from_numpy(partners(shape)))
-
-    def keep(self, codes: Tensor) -> Tensor:
-        """``codes`` of nearest rounding, changed where a pair of them is beyond the limits."""
-        codes = torch.where(self.pinned.isnan(), codes, self.pinned)
-        others = functional.pad(codes, (0, 1))[..., self.partners]
-        least, most = _range(others)
-        # One of the two gives way: the one that comes later.
-        later = self.partners < torch.arange(len(self.partners))
-        return torch.where(later, codes.clamp(least, most), codes)
-
-
-def _range(others: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and largest code beside a partner's, 0 for none."""
-    return (-LARGEST_CODE - others).clamp(min=-LARGEST_CODE), (LARGEST_CODE - others).clamp(
-        max=LARGEST_CODE
-    )
-
-
-def _sequential(real: Tensor, scale: Tensor, covariance: Tensor, limits: _Limits) -> Tensor:
+def _sequential(real: Tensor, scale: Tensor, covariance: Tensor, limits: CodeLimits) -> Tensor:
     """Codes ``[G, O, n]`` of the weights ``real``, rounded one input after another.
 
     The inputs with the most power come first: most inputs are then left to make up for them.
@@ -268,7 +219,7 @@ def _sequential(real: Tensor, scale: Tensor, covariance: Tensor, limits: _Limits
     codes = functional.pad(limits.pinned.nan_to_num(0.0), (0, 1))
     for column in range(rest.shape[2]):
         place = order[:, None, column, None].expand(*real.shape[:2], 1)
-        least, most = _range(codes.gather(2, limits.partners[place]))
+        least, most = codes_beside(codes.gather(2, limits.partners[place]))
         pinned = limits.pinned.gather(2, place)
         code = torch.round(rest[:, :, column, None] / scale).clamp(least, most)
         code = torch.where(pinned.isnan(), code, pinned)

@@ -223,18 +223,19 @@ def test_full_codes_saturate_without_vnni(name, tmp_path):
     assert (layer.run(x) < layer.exact(x)).all()
 
 
-def test_a_weight_that_two_layers_share(tmp_path):
+@pytest.mark.parametrize("biases", [("b0", "b1"), ("b1", "b1")])
+def test_a_weight_that_two_layers_share(biases, tmp_path):
     """Both biases fit, and both layers stay next to float32."""
     weight = random((8, 8, 1, 1))
     weight[0] *= 1e-9  # its biases need a wider scale
     names = ["x", "a", "y"]
-    biases = [np.full(8, value, np.float32) for value in (0.5, 40.0)]
+    values = {"b0": np.full(8, 0.5, np.float32), "b1": np.full(8, 40, np.float32)}
     nodes = [
-        helper.make_node("Conv", [source, "w", f"b{i}"], [result], name=f"layer{i}")
-        for i, (source, result) in enumerate(itertools.pairwise(names))
+        helper.make_node("Conv", [source, "w", bias], [result], name=f"to {result}")
+        for bias, (source, result) in zip(biases, itertools.pairwise(names), strict=True)
     ]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8, 4, 4]) for n in "xy"]
-    constants = [numpy_helper.from_array(b, f"b{i}") for i, b in enumerate(biases)]
+    constants = [numpy_helper.from_array(values[name], name) for name in sorted({*biases})]
     constants.append(numpy_helper.from_array(weight, "w"))
     graph = helper.make_graph(nodes, "shared", ends[:1], ends[1:], constants)
     opset = [helper.make_opsetid("", 17)]
