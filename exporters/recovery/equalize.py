@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from mnv4_deploy.exporters.pair_scales import LARGEST_CODE
 from mnv4_deploy.exporters.recovery.channel_groups import ChannelGroup, find_groups
-from mnv4_deploy.exporters.recovery.grid import LARGEST_CODE
 from mnv4_deploy.exporters.recovery.network import (
     Weighted,
     demand_images,
@@ -216,7 +216,7 @@ def _weight_noise(layer: Weighted, factor: Tensor, power: Tensor) -> Tensor:
     """
     weight = _by_group(layer)
     groups, _, inputs, taps = weight.shape
-    steps = (weight * factor.view(groups, 1, inputs, 1)).abs().amax(dim=(2, 3)) / LARGEST_CODE[8]
+    steps = (weight * factor.view(groups, 1, inputs, 1)).abs().amax(dim=(2, 3)) / LARGEST_CODE
     inputs_power = taps * (power / factor.square()).view(groups, inputs).sum(dim=1)
     return (steps.square() * inputs_power[:, None]).sum()
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from mnv4_deploy.exporters import pair_scales
 from mnv4_deploy.exporters.pair_scales import WeightGrid
 
-LARGEST_CODE = {8: pair_scales.LARGEST_CODE}
 # float32 has 24 bits and a code 7: with so few, code times scale and sums of two are exact.
 _SCALE_BITS = 17
 

@@ -130,9 +130,7 @@ def test_csv_has_every_layer_and_the_records_own_figures() -> None:
     assert worst["shape"] == "x".join(map(str, layers.layers[13].shape))
     ranks = sorted(range(len(rows)), key=lambda at: int(rows[at]["rank"]))
     # Layers that did not run alone come last: their figure has others' noise in it.
-    keys = [
-        (not rows[at]["isolated_sqnr_db"], -float(rows[at]["damage_percent"])) for at in ranks
-    ]
+    keys = [(not rows[at]["isolated_sqnr_db"], -float(rows[at]["damage_percent"])) for at in ranks]
     assert keys == sorted(keys)
     softmax = next(row for row in rows if row["kind"] == "SOFTMAX")
     assert softmax["range_used_percent"] == softmax["weight_sqnr_db"] == ""
