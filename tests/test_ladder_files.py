@@ -261,6 +261,7 @@ def test_latencies_are_over_the_first_file(tmp_path):
 
     measured = latencies([products(4), products(32), products(4)])
     assert measured.ratios[0] == 1
-    assert 4 < measured.ratios[1] < 16
-    assert 0.5 < measured.ratios[2] < 2
+    # Eight times the work, on a machine that may be busy with other tests.
+    assert measured.ratios[1] > 3
+    assert 1 / 3 < measured.ratios[2] < 3
     assert measured.median_us > 1
