@@ -105,9 +105,9 @@ def _set(
     file: TfliteFile, tensor: int, codes: npt.NDArray[Any], scales: npt.NDArray[np.floating]
 ) -> None:
     entry = file.graph.tensors[tensor]
-    # Equal constants share a buffer: this one is no longer equal.
-    buffer = file.schema.BufferT()
-    buffer.data = np.frombuffer(codes.tobytes(), np.uint8)
-    file.model.buffers.append(buffer)
-    entry.buffer = len(file.model.buffers) - 1
+    if sum(int(other.buffer) == int(entry.buffer) for other in file.graph.tensors) > 1:
+        # Equal constants share a buffer: this one is no longer equal.
+        file.model.buffers.append(file.schema.BufferT())
+        entry.buffer = len(file.model.buffers) - 1
+    file.model.buffers[entry.buffer].data = np.frombuffer(codes.tobytes(), np.uint8)
     entry.quantization.scale = scales.astype(np.float32)
