@@ -59,8 +59,8 @@ def rows(network: Network, format_: Format, rounds: int) -> Iterator[list[str]]:
 
 
 def recovered(drop: float, stock_drops: list[float]) -> str:
-    """The share of each stock file's loss that is regained, where there is a loss."""
-    shares = (f"{100 * (s - drop) / s:.0f} %" if s > 0 else NONE for s in stock_drops)
+    """The share of each stock file's loss that is regained, where there is one worth it."""
+    shares = (f"{100 * (s - drop) / s:.0f} %" if s >= 0.5 else NONE for s in stock_drops)
     return " / ".join(shares)
 
 

@@ -68,8 +68,10 @@ class Workshop(Protocol):
 def climb(first: Rung, max_drop: float, workshop: Workshop) -> Ladder:
     """Go up from ``first`` until a file is at most ``max_drop`` points below float32.
 
-    A rung is adopted if its file makes fewer errors, or as many with clearly less noise in the
-    logits; later rungs build on what was adopted.
+    A rung is adopted if it meets the budget, if its file makes fewer errors than chance explains,
+    or about as many with clearly less noise in the logits; later rungs build on what was adopted.
+    A few images more or less are chance: following them leads away from the quieter file, which
+    is the one that the next rungs need.
     """
     return _Climb(first, max_drop, workshop).run()
 
@@ -94,7 +96,7 @@ class _Climb:
 
     @property
     def met(self) -> bool:
-        return self.base.top1_drop <= self.max_drop + _SAME
+        return meets(self.base, self.max_drop)
 
     def run(self) -> Ladder:
         if not self.met:
@@ -140,22 +142,19 @@ class _Climb:
             if self.met or layer.reason or choice == self.base.choice:
                 continue
             name = layer_name(layer.module, layer.precision)
-            step = Step(name, choice)
-            # Calibration images have shown that the layer helps. A few images that go the other
-            # way are chance, and must not keep it from adding up with the next.
-            fewest = min(rung.top1_drop for rung in self.rungs if rung.adopted)
-            slack = max(0.0, fewest + _chance(self.base) - self.base.top1_drop)
-            self._try(name, [step], slack)
+            self._try(name, [Step(name, choice)])
 
-    def _try(self, title: str, steps: Sequence[Step], slack: float = 0.0) -> None:
+    def _try(self, title: str, steps: Sequence[Step]) -> None:
         """Measure ``steps``, adopt the best of them if it helps, and refuse the others."""
         assert self.limit is not None
         results = self.workshop.measure(title, steps)
         self.not_tried += [result for result in results if isinstance(result, NotTried)]
         tried = [result for result in results if isinstance(result, Rung)]
-        reasons = [objection(rung, self.base, self.limit, slack) for rung in tried]
+        # Against the best so far: small losses, each by chance, must not add up.
+        fewest = min(rung.top1_drop for rung in self.rungs if rung.adopted)
+        reasons = [objection(rung, self.base, fewest, self.max_drop, self.limit) for rung in tried]
         good = [rung for rung, reason in zip(tried, reasons, strict=True) if not reason]
-        best = min(good, key=_rank, default=None)
+        best = min(good, key=self._bargain, default=None)
         for rung, reason in zip(tried, reasons, strict=True):
             if best is None or rung is not best:
                 why = reason or f"{best.name} is better" if best else reason
@@ -164,24 +163,35 @@ class _Climb:
                 self.rungs.append(replace(rung, adopted=True))
                 self.base = self.rungs[-1]
 
+    def _bargain(self, rung: Rung) -> tuple[bool, int, float]:
+        """Within the budget first, then fewer errors as far as that is no chance, then SQNR."""
+        errors = round(rung.top1_drop / chance_points(self.base))
+        return not meets(rung, self.max_drop), errors, -rung.median_sqnr_db
 
-def objection(rung: Rung, base: Rung, limit: float, slack: float = 0.0) -> str:
+
+def meets(rung: Rung, max_drop: float) -> bool:
+    return rung.top1_drop <= max_drop + _SAME
+
+
+def objection(rung: Rung, base: Rung, fewest: float, max_drop: float, limit: float) -> str:
     """Why ``rung`` does not improve on ``base``, "" if it does.
 
-    ``slack`` are points of top-1 that it may lose if its logits have clearly less noise.
+    ``fewest`` is the smallest drop of any rung that was adopted.
     """
     if rung.latency_ratio > limit:
         return (
             f"takes {rung.latency_ratio:.2f} times as long as the first file, and more than "
             f"{limit:.2f} leaves too little of what int8 saves"
         )
-    lost = rung.top1_drop - base.top1_drop
+    lost, chance = rung.top1_drop - fewest, chance_points(base)
     quieter_db = rung.median_sqnr_db - base.median_sqnr_db
-    if lost < -_SAME or (lost <= slack + _SAME and quieter_db >= CLEARLY_DB):
+    if meets(rung, max_drop) or lost < -chance - _SAME:
         return ""
-    if lost > _SAME:
-        return f"drops {lost:.2f} points more than {base.name}"
-    return f"as many errors as {base.name}, and {quieter_db:+.2f} dB"
+    if lost > chance + _SAME:
+        return f"drops {lost:.2f} points more than the best so far, and {chance:.2f} are chance"
+    if quieter_db < CLEARLY_DB:
+        return f"errors within chance ({lost:+.2f} points), and {quieter_db:+.2f} dB"
+    return ""
 
 
 def layer_name(module: str, precision: LayerPrecision) -> str:
@@ -205,7 +215,7 @@ def _rank(rung: Rung) -> tuple[float, float]:
     return round(rung.top1_drop, 6), -rung.median_sqnr_db
 
 
-def _chance(rung: Rung) -> float:
+def chance_points(rung: Rung) -> float:
     """One standard error of a top-1 drop, in points: of images that changed, each at random."""
     changed = max(1.0, rung.images * (1 - rung.agreement / 100))
     return 100 * math.sqrt(changed) / rung.images
