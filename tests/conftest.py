@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable
 from functools import cache
 
@@ -14,6 +15,9 @@ def pytest_configure() -> None:
     # for the processes that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So shells start what runs in the background; what tests interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @cache
