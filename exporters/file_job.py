@@ -69,8 +69,7 @@ class FileJob:
 
     def run(self, path: Path, shown: run_artifact.Pixels) -> run_artifact.Outputs:
         """Outputs of one of the files for 0..255 RGB images ``[N, H, W, 3]``."""
-        run = run_artifact.run_onnx if path.suffix == ".onnx" else run_artifact.run_tflite
-        return run(path, shown, self.spec)
+        return run_artifact.RUNNERS[path.suffix[1:]](path, self.spec).run(shown)
 
     def calibration_sample(self, count: int) -> run_artifact.Pixels:
         """The first ``count`` calibration images (all, if fewer): 0..255 RGB ``[N, H, W, 3]``."""

@@ -162,6 +162,12 @@ class OnnxRunner(ArtifactRunner):
         return _dequantized(output, *self._result_quantization)
 
 
+RUNNERS: Mapping[str, type[OnnxRunner] | type[TfliteRunner]] = {
+    "onnx": OnnxRunner,
+    "tflite": TfliteRunner,
+}
+
+
 def onnx_quantization(metadata: Mapping[str, str], name: str) -> tuple[float, int]:
     """Scale and zero point of an input or output by name; scale 0 where none is given.
 

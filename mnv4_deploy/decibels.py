@@ -10,8 +10,10 @@ CAP_DB = 200.0
 def decibels(signal: float, noise: float) -> float:
     """10 log10(signal / noise) of two powers (sums of squares), within +-200 dB.
 
-    The cap keeps equality (no noise) a JSON number; noise that is not a number counts as -200.
+    The cap keeps equality (no noise) a JSON number; powers that are not finite count as -200.
     """
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return -CAP_DB
     if noise <= signal * 1e-20:
         return CAP_DB
     # The quotient itself could underflow.

@@ -5,7 +5,7 @@ No torch and no runtime: these travel to worker processes and to other machines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -123,6 +123,12 @@ class ImageResults:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @classmethod
+    def joined(cls, parts: Iterable[ImageResults]) -> ImageResults:
+        """The rows of all ``parts`` in that order. Raises ValueError without a part."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True)

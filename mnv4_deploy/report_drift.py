@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mnv4_deploy.drift.output.words import SIGNIFICANT
 from mnv4_deploy.drift_records import (
     Accuracy,
     DriftResult,
@@ -24,8 +25,6 @@ _SKIPPED = 5
 _CAUSES = 5
 _NAME_WIDTH = 34
 _MEGA = 1e6
-# Below this a split of right and wrong answers is called more than chance.
-_SIGNIFICANT = 0.05
 
 
 def print_drift(result: DriftResult, *, top: int = 10, console: Console | None = None) -> None:
@@ -109,7 +108,7 @@ def _outputs(output: OutputDrift) -> Iterable[str]:
 
 
 def _flips(flips: Flips) -> str:
-    sure = flips.p_value < _SIGNIFICANT
+    sure = flips.p_value < SIGNIFICANT
     verdict = "more than chance" if sure else "could be chance"
     return (
         f"{flips.lost} answers became wrong, {flips.gained} became right: {verdict} (McNemar's "

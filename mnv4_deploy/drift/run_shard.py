@@ -198,13 +198,7 @@ def _joined(parts: list[ImageResults], top: int) -> ImageResults:
         kl=none,
         sha256=np.zeros((0, hashlib.sha256().digest_size), np.uint8),
     )
-    names = vars(empty)
-    return ImageResults(
-        **{
-            name: np.concatenate([getattr(part, name) for part in (empty, *parts)])
-            for name in names
-        }
-    )
+    return ImageResults.joined((empty, *parts))
 
 
 def too_many_skipped(skipped: Sequence[SkippedImage], total: int) -> None:

@@ -52,9 +52,9 @@ class FileRunner:
     """A model file on its own runtime."""
 
     def __init__(self, subject: Subject) -> None:
-        from mnv4_deploy.exporters.run_artifact import OnnxRunner, TfliteRunner
+        from mnv4_deploy.exporters.run_artifact import RUNNERS
 
-        runner = {"onnx": OnnxRunner, "tflite": TfliteRunner}[subject.kind]
+        runner = RUNNERS[subject.kind]
         self._artifact = runner(Path(subject.path), subject.preprocessing, threads=1)
         self.batch = self._artifact.batch
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from mnv4_deploy.drift.environment import versions
 from mnv4_deploy.drift_records import (
@@ -90,12 +88,8 @@ def joined(
     ordered = sorted(results, key=lambda result: result.index)
     if not ordered:
         raise ValueError("there are no shards to join")
-    arrays = {
-        field.name: np.concatenate([getattr(result.results, field.name) for result in ordered])
-        for field in fields(ImageResults)
-    }
     skipped = tuple(image for result in ordered for image in result.skipped)
-    return ImageResults(**arrays), skipped
+    return ImageResults.joined(result.results for result in ordered), skipped
 
 
 def describe(shard: Shard) -> str:

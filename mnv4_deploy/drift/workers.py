@@ -24,6 +24,7 @@ from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.worker_process import Outcome, Setup
 from mnv4_deploy.drift_records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import DeployError, InputError, ModelFileError, ToolchainError
+from mnv4_deploy.profiles.measure.checks import available_cpus
 
 RUNNER = "mnv4_deploy.drift.run_shard:ShardRunner"
 _ONE_THREAD = {
@@ -54,13 +55,6 @@ class Place(Protocol):
         Raises the DeployErrors of a shard, ModelFileError for one that crashes its process
         twice and ToolchainError where there is not enough memory or the place is lost.
         """
-
-
-def available_cpus() -> int:
-    """The CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Crew:
@@ -160,7 +154,7 @@ def local_place(
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not possible: give 1 or more.")
-    place = LocalPlace(job, workers or available_cpus(), runner)
+    place = LocalPlace(job, workers or len(available_cpus()), runner)
     try:
         yield place
     finally:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.drift.shards import cut, joined
-from mnv4_deploy.drift.workers import available_cpus, completed, local_place
+from mnv4_deploy.drift.workers import completed, local_place
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
+from mnv4_deploy.profiles.measure.checks import available_cpus
 from tests.drift.fake_shards import RUNNER, FakeRunner, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
 
@@ -133,7 +134,7 @@ def test_less_than_one_worker(tmp_path):
 
 def test_one_worker_a_usable_cpu(tmp_path):
     with local_place(make_job(tmp_path), runner=RUNNER) as place:
-        assert place.workers == available_cpus() == len(os.sched_getaffinity(0))
+        assert place.workers == len(available_cpus()) == len(os.sched_getaffinity(0))
 
 
 SCRIPT = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.decibels import decibels
 from mnv4_deploy.drift.runners import open_runner
 from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.layer_drift_records import Cause, CauseKind
@@ -126,13 +127,12 @@ class _Trials:
     """
 
     def __init__(self, subject: Subject) -> None:
-        from mnv4_deploy.exporters.run_artifact import OnnxRunner, TfliteRunner
+        from mnv4_deploy.exporters.run_artifact import RUNNERS, ArtifactRunner
 
         self.subject = subject
-        self._file: OnnxRunner | TfliteRunner | None = None
+        self._file: ArtifactRunner | None = None
         if subject.kind != "torch":
-            runner = OnnxRunner if subject.kind == "onnx" else TfliteRunner
-            self._file = runner(Path(subject.path), subject.preprocessing)
+            self._file = RUNNERS[subject.kind](Path(subject.path), subject.preprocessing)
         self.takes_pixels = self._file is not None and self._file.takes_pixels
 
     def plain(self, pixels: Pixels) -> Outputs:
@@ -153,9 +153,7 @@ def _sqnr(wanted: Outputs, given: Outputs) -> float:
     """The median over images in dB: one image with large outputs does not rule it."""
     signal = np.square(wanted.astype(np.float64)).sum(axis=1)
     noise = np.square(wanted.astype(np.float64) - given).sum(axis=1)
-    with np.errstate(all="ignore"):
-        ratios = 10 * np.log10(np.maximum(signal, 1e-300) / np.maximum(noise, signal * 1e-20))
-    return float(np.median(np.nan_to_num(ratios, nan=-200.0, posinf=200.0, neginf=-200.0)))
+    return float(np.median([decibels(s, n) for s, n in zip(signal, noise, strict=True)]))
 
 
 def _agreement(wanted: Outputs, given: Outputs) -> float:

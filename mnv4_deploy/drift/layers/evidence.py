@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.decibels import decibels
 from mnv4_deploy.drift.layers.join import Match
 from mnv4_deploy.drift.layers.layer import Layer, Network, Weights
-from mnv4_deploy.drift.layers.tally import ChannelTally, decibels
+from mnv4_deploy.drift.layers.tally import ChannelTally
 from mnv4_deploy.layer_drift_records import LayerEvidence
 
 

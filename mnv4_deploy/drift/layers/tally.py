@@ -8,20 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.decibels import decibels
 from mnv4_deploy.drift.layers.layer import Array, Quantization
 from mnv4_deploy.layer_drift_records import Agreement, RangeUse
 
-_CAP_DB = 200.0
 _ROUNDING = 1e-4  # of the largest output
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise), within +-200 dB so that equality stays a JSON number."""
-    if not (math.isfinite(signal) and math.isfinite(noise)):
-        return -_CAP_DB
-    if noise <= signal * 1e-20:
-        return _CAP_DB
-    return max(-_CAP_DB, 10 * math.log10(max(signal, 1e-300) / noise))
 
 
 def differing(name: str, plain: Array, kept: Array) -> list[str]:
