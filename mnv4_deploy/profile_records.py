@@ -11,6 +11,7 @@ from functools import cached_property
 from statistics import median, quantiles
 from typing import Literal
 
+from mnv4_deploy.device_records import DeviceRun
 from mnv4_deploy.graph_records import ModelFormat, ModelGraph, OpCost
 from mnv4_deploy.machine_records import Ceilings, Machine
 from mnv4_deploy.records import OpKind, OpProfile
@@ -142,12 +143,30 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class TimedFile:
+    """The times of one file, wherever it ran, before they are joined with its graph.
+
+    ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
+    those with it; both of the latter and ``profile.ops`` are empty where the runtime there gives
+    no times of operators, which ``notes`` then say.
+    """
+
+    profile: OpProfile
+    cpus: tuple[int, ...]
+    rounds_us: tuple[tuple[float, ...], ...]
+    profiled_rounds_us: tuple[tuple[float, ...], ...]
+    conditions: Conditions
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What the measuring process sends back about one file.
 
     ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
     those with it; ``ops`` of ``profile`` have a sample for each profiled run, in that order.
-    ``refusals`` say for operator indices why the delegate did not take them.
+    ``refusals`` say for operator indices why the delegate did not take them. ``device`` is where
+    it ran, None for this machine.
     """
 
     path: str
@@ -165,6 +184,7 @@ class Measurement:
     conditions: Conditions
     refusals: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    device: DeviceRun | None = None
 
 
 Limit = Literal["compute", "memory", "overhead", "unknown"]

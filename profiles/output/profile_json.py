@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
+from mnv4_deploy.plain_records import to_plain
 from mnv4_deploy.profile_records import Layer, ModelProfile, Spread
 from mnv4_deploy.profiles.output.rows import bound_at, rows_of
 
@@ -52,7 +52,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
             "profiled_rounds_us": measured.profiled_rounds_us,
         },
         "totals": {
-            **_plain(profile.total_cost),
+            **to_plain(profile.total_cost),
             "operational_intensity": profile.total_cost.operational_intensity,
             "unknown_kinds": profile.unknown_kinds,
         },
@@ -71,7 +71,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         ],
         "runtime_operators": measured.profile.ops,
     }
-    plain: dict[str, Any] = _plain(document)
+    plain: dict[str, Any] = to_plain(document)
     return plain
 
 
@@ -95,16 +95,3 @@ def _spread(samples_us: tuple[float, ...]) -> dict[str, float]:
 
 def _flat(rounds_us: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
     return tuple(sample for samples in rounds_us for sample in samples)
-
-
-def _plain(value: Any) -> Any:
-    """Records as dicts, sequences as lists, and None for a number that JSON does not have."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

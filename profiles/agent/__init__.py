@@ -1,0 +1,1 @@
+"""What runs on a device: times, ceilings and tensors on request, and nothing left behind."""
