@@ -29,13 +29,15 @@ class ArtifactRunner(ABC):
     """A file opened once; batches of any size stream through it in its own batch size.
 
     ``batch`` is the file's (1 where it is free), ``dtype``, ``quantization`` (scale and zero
-    point, scale 0: none) and ``layout`` ("NHWC", "NCHW") are those of its only input.
+    point, scale 0: none) and ``layout`` ("NHWC", "NCHW") are those of its only input,
+    ``result_quantization`` that of its first output.
     """
 
     batch: int
     dtype: str
     quantization: tuple[float, int]
     layout: str
+    result_quantization: tuple[float, int]
 
     def __init__(self, spec: Preprocessing) -> None:
         self.spec = spec
@@ -43,7 +45,8 @@ class ArtifactRunner(ABC):
     def run(self, images: Pixels) -> Outputs:
         """First output for every image, dequantized."""
         rows = [
-            self._invoke(self.feed(chunk))[:count] for chunk, count in chunks(images, self.batch)
+            _dequantized(self._invoke(self.feed(chunk))[:count], *self.result_quantization)
+            for chunk, count in chunks(images, self.batch)
         ]
         return np.concatenate(rows).astype(np.float32)
 
@@ -92,7 +95,7 @@ class ArtifactRunner(ABC):
 
     @abstractmethod
     def _invoke(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The first output, dequantized, as an array of its own."""
+        """The first output as the file gives it; :meth:`run` keeps a copy."""
 
 
 class TfliteRunner(ArtifactRunner):
@@ -113,16 +116,18 @@ class TfliteRunner(ArtifactRunner):
                 self._interpreter.resize_tensor_input(source["index"], shape)
             self._interpreter.allocate_tensors()
         self._source = source["index"]
-        self._result = self._interpreter.get_output_details()[0]
+        result = self._interpreter.get_output_details()[0]
+        self._result = result["index"]
         self.batch = shape[0]
         self.dtype = np.dtype(source["dtype"]).name
         self.quantization = source["quantization"]
+        self.result_quantization = result["quantization"]
 
     def _invoke(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         self._interpreter.set_tensor(self._source, batch)
         self._interpreter.invoke()
-        output: npt.NDArray[Any] = self._interpreter.get_tensor(self._result["index"])
-        return _dequantized(output, *self._result["quantization"])
+        output: npt.NDArray[Any] = self._interpreter.get_tensor(self._result)
+        return output
 
 
 class OnnxRunner(ArtifactRunner):
@@ -146,7 +151,7 @@ class OnnxRunner(ArtifactRunner):
         metadata = self._session.get_modelmeta().custom_metadata_map
         self._source = source.name
         self._result = self._session.get_outputs()[0].name
-        self._result_quantization = onnx_quantization(metadata, self._result)
+        self.result_quantization = onnx_quantization(metadata, self._result)
         first = source.shape[0]
         self.batch = first if isinstance(first, int) and first > 0 else 1
         self.dtype = {
@@ -158,8 +163,8 @@ class OnnxRunner(ArtifactRunner):
         self.layout = "NHWC" if source.shape[-1] == 3 else "NCHW"
 
     def _invoke(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        (output,) = self._session.run([self._result], {self._source: batch})
-        return _dequantized(output, *self._result_quantization)
+        output: npt.NDArray[Any] = self._session.run([self._result], {self._source: batch})[0]
+        return output
 
 
 RUNNERS: Mapping[str, type[OnnxRunner] | type[TfliteRunner]] = {

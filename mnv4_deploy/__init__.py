@@ -11,6 +11,8 @@ The command line has a function for each command here::
         print(finding.title, finding.recoverable_us)
     drift = mnv4_deploy.measure_drift("m-fp32.onnx", "m-int8.tflite", data="photos")
     print(drift.output.top1_drop, drift.layers.ranking[0].cause.sentence)
+    parity = mnv4_deploy.check_parity("m-int8.tflite", "ssh://pi")
+    print(parity.devices[0].outputs.verdict)
     for model in mnv4_deploy.list_models():
         print(model.name, model.macs)
 
@@ -24,8 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mnv4_deploy.catalogue import CatalogueEntry
+    from mnv4_deploy.device_records import DeviceOptions
     from mnv4_deploy.drift_records import DriftResult
     from mnv4_deploy.export_records import ExportResult
+    from mnv4_deploy.parity_records import ParityResult
     from mnv4_deploy.profile_records import ModelProfile
     from mnv4_deploy.profiles.roofline.comparison import Comparison
     from mnv4_deploy.records import FileFacts
@@ -58,15 +62,19 @@ def profile(
     statistic: Literal["min", "p10", "p50", "mean"] = "min",
     out: str | Path | None = None,
     overwrite: bool = False,
+    device: str = "",
+    device_options: DeviceOptions | None = None,
     **options: Any,
 ) -> ModelProfile:
     """Where the time of a model file goes; ``options`` are the fields of ``MeasureRequest``.
 
-    ``ceilings`` measures what this machine can do where that is not known yet (seconds); without
-    there are no bounds and no findings. With ``out`` the reports are written there. Raises
-    InputError or ToolchainError; then nothing appears in ``out``.
+    ``device`` is where it runs, such as "ssh://pi" or "adb://" ("": here). ``ceilings`` measures
+    what that machine can do where that is not known yet (seconds); without there are no bounds
+    and no findings. With ``out`` the reports are written there. Raises InputError or
+    ToolchainError; then nothing appears in ``out``.
     """
     from mnv4_deploy import profile_pipeline
+    from mnv4_deploy.device_records import DeviceOptions
     from mnv4_deploy.profile_records import MeasureRequest
     from mnv4_deploy.progress import Progress
 
@@ -76,6 +84,8 @@ def profile(
         statistic=statistic,
         out=None if out is None else Path(out),
         overwrite=overwrite,
+        device=device,
+        device_options=device_options or DeviceOptions(),
     )
     return profile_pipeline.profile(request, Progress(show=False))
 
@@ -88,6 +98,18 @@ def compare(a: str | Path, b: str | Path, **options: Any) -> Comparison:
 
     first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
     return profile_pipeline.compare(first, second, Progress(show=False))
+
+
+def check_parity(path: str | Path, *devices: str, **options: Any) -> ParityResult:
+    """Whether ``devices`` compute what this machine does, and if not, since which layer.
+
+    ``options`` are those of ``ParityRequest``. Raises InputError or ToolchainError.
+    """
+    from mnv4_deploy.parity_pipeline import parity
+    from mnv4_deploy.parity_records import ParityRequest
+    from mnv4_deploy.progress import Progress
+
+    return parity(ParityRequest(str(path), tuple(devices), **options), Progress(show=False))
 
 
 def measure_drift(

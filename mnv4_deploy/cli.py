@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mnv4_deploy import cli_drift, cli_profile
+from mnv4_deploy import cli_compare, cli_device, cli_drift, cli_profile
 from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import DeployError, UnsupportedError
 
@@ -204,7 +204,9 @@ def inspect(
 
 
 cli_profile.register(app)
+cli_compare.register(app)
 cli_drift.register(app)
+cli_device.register(app)
 
 
 def _formats(text: str) -> Any:

@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from mnv4_deploy.cli_device_options import (
+    BenchmarkModel,
+    DeviceFolder,
+    DevicePython,
+    DeviceText,
+    Setup,
+    device_options,
+)
 from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import UnsupportedError
 
@@ -62,6 +70,11 @@ def drift(
     cluster: Annotated[
         str, typer.Option(help="Run on a Dask cluster: its scheduler, such as tcp://host:8786.")
     ] = "",
+    device: DeviceText = "",
+    setup: Setup = False,
+    device_python: DevicePython = "",
+    device_folder: DeviceFolder = "",
+    benchmark_model: BenchmarkModel = "",
     fail_if: Annotated[
         list[str] | None,
         typer.Option(help='Exit with 1 if this holds, such as "top1_drop > 0.5"; repeatable.'),
@@ -107,6 +120,10 @@ def drift(
         allow_preprocessing=allow_preprocessing,
         out=out,
         overwrite=overwrite,
+        device=device,
+        device_options=device_options(
+            setup, device_python, device_folder, benchmark_model, device=device
+        ),
     )
     from mnv4_deploy import drift_pipeline
 

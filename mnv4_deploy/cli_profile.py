@@ -10,6 +10,14 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from mnv4_deploy.cli_device_options import (
+    BenchmarkModel,
+    DeviceFolder,
+    DevicePython,
+    DeviceText,
+    Setup,
+    device_options,
+)
 from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import UnsupportedError
 
@@ -39,7 +47,7 @@ _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (profile, compare, machine, roofline):
+    for command in (profile, machine, roofline):
         app.command()(command)
 
 
@@ -54,8 +62,8 @@ def profile(
     machine: Annotated[
         str,
         typer.Option(
-            help="this: roof of this machine, measured once; none: no roof; or a published "
-            "machine that `mnv4-deploy machine` lists: predict, do not measure."
+            help="this: roof of the machine it runs on, measured once; none: no roof; or a "
+            "published machine that `mnv4-deploy machine` lists: predict, do not measure."
         ),
     ] = "this",
     statistic: Statistics = "min",
@@ -64,6 +72,11 @@ def profile(
     ] = "time",
     group_by: Annotated[str, typer.Option(help="layer, module, block or op.")] = "layer",
     top: Annotated[int, typer.Option(help="Rows to show, 0 for all.")] = 15,
+    device: DeviceText = "",
+    setup: Setup = False,
+    device_python: DevicePython = "",
+    device_folder: DeviceFolder = "",
+    benchmark_model: BenchmarkModel = "",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -86,15 +99,18 @@ def profile(
     _choice("--sort", sort, SORTS)
     _choice("--statistic", statistic, STATISTICS)
     _choice("--group-by", group_by, ("layer", "module", "block", "op"))
-    _check_top(top)
+    check_top(top)
     if as_json and as_csv:
         raise UnsupportedError("--json and --csv both write to stdout: give one of them.")
-    request = _request(file, threads, warmup, runs, max_seconds, cpus, shape)
+    request = measure_request(file, threads, warmup, runs, max_seconds, cpus, shape)
+    options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     from mnv4_deploy import profile_pipeline
 
     if machine not in ("this", "none"):
         if out is not None or as_csv:
             raise UnsupportedError("A prediction has no --out and no --csv: give --json.")
+        if device:
+            raise UnsupportedError("--machine predicts for what is not here: leave out --device.")
         _predict(request, machine, top, as_json)
         return
     result = profile_pipeline.profile(
@@ -104,6 +120,8 @@ def profile(
             statistic=cast("Any", statistic),
             out=out,
             overwrite=overwrite,
+            device=device,
+            device_options=options,
         ),
         Progress(),
     )
@@ -135,49 +153,6 @@ def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
     print_prediction(prediction, top=top)
 
 
-def compare(
-    a: Annotated[Path, typer.Argument(help="The file to compare with (.tflite or .onnx).")],
-    b: Annotated[Path, typer.Argument(help="The file in question.")],
-    threads: Threads = 1,
-    warmup: Warmup = 5,
-    runs: Runs = 400,
-    max_seconds: MaxSeconds = 20.0,
-    cpus: Cpus = None,
-    shape: Shape = None,
-    top: Annotated[int, typer.Option(help="Modules to show, 0 for all.")] = 15,
-    fail_if_slower: Annotated[
-        float | None,
-        typer.Option(help="Exit with 1 if B takes more than this many times A's time."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Run two files in turns: is B faster than A, how sure is that, and which layers changed."""
-    from mnv4_deploy import profile_pipeline
-    from mnv4_deploy.progress import Progress
-
-    _check_top(top)
-    if fail_if_slower is not None and not fail_if_slower > 0:
-        raise UnsupportedError(
-            f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
-        )
-    first, second = (
-        _request(file, threads, warmup, runs, max_seconds, cpus, shape) for file in (a, b)
-    )
-    result = profile_pipeline.compare(first, second, Progress())
-    from mnv4_deploy.report_compare import comparison_to_dict, print_comparison
-
-    if as_json:
-        print_json(comparison_to_dict(result))
-    else:
-        print_comparison(result, top=top)
-    if fail_if_slower is not None and result.ratio.value > fail_if_slower:
-        sys.stderr.write(
-            f"mnv4-deploy: {b} takes {result.ratio.value:.3f} times the time of {a}, more than "
-            f"the {fail_if_slower:g} allowed.\n"
-        )
-        raise typer.Exit(1)
-
-
 def machine(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure again what is cached.")
@@ -185,20 +160,31 @@ def machine(
     threads: Annotated[
         int | None, typer.Option(help="Threads to measure with.  [default: what is cached, or 1]")
     ] = None,
+    device: DeviceText = "",
+    setup: Setup = False,
+    device_python: DevicePython = "",
+    device_folder: DeviceFolder = "",
+    benchmark_model: BenchmarkModel = "",
     as_json: Json = False,
 ) -> None:
-    """Show the measured ceilings of this machine, and the published machines to predict for."""
+    """Show the measured ceilings of a machine, and the published machines to predict for."""
     from mnv4_deploy import profile_pipeline
     from mnv4_deploy.profiles.machine.published import published_machines
     from mnv4_deploy.progress import Progress
 
-    found = profile_pipeline.machine(threads, Progress(), measure_again=measure)
+    options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
+    if device:
+        found = profile_pipeline.device_machine(
+            device, options, threads, Progress(), measure_again=measure
+        )
+    else:
+        found = profile_pipeline.machine(threads, Progress(), measure_again=measure)
     published = published_machines()
     if as_json:
         print_json(
             {
                 "schema_version": 1,
-                "this_machine": dataclasses.asdict(found),
+                "device" if device else "this_machine": dataclasses.asdict(found),
                 "published": [dataclasses.asdict(entry) for entry in published],
             }
         )
@@ -239,7 +225,7 @@ def roofline(
     print_sweep(result)
 
 
-def _request(
+def measure_request(
     file: Path,
     threads: int,
     warmup: int,
@@ -248,6 +234,7 @@ def _request(
     cpus: str | None,
     shapes: list[str] | None,
 ) -> Any:
+    """The MeasureRequest that the options of a command ask for. Raises UnsupportedError."""
     from mnv4_deploy.profile_records import MeasureRequest
 
     return MeasureRequest(
@@ -257,11 +244,12 @@ def _request(
         runs=runs,
         max_seconds=max_seconds,
         cpus=_cpus(cpus),
-        shapes=dict(_shape(text) for text in shapes or ()),
+        shapes=dict(parse_shape(text) for text in shapes or ()),
     )
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """NAME=1x3x224x224, or 1x3x224x224 for the only input (""). Raises UnsupportedError."""
     match = _SHAPE.fullmatch(text)
     if match is None:
         raise UnsupportedError(
@@ -282,7 +270,8 @@ def _cpus(text: str | None) -> tuple[int, ...] | None:
     return tuple(dict.fromkeys(found))
 
 
-def _check_top(top: int) -> None:
+def check_top(top: int) -> None:
+    """Raise UnsupportedError for a negative number of rows."""
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all rows.")
 

@@ -48,7 +48,8 @@ class DeviceFacts:
     ``runtimes``: installed versions by distribution ("ai-edge-litert", "tflite-runtime",
     "onnxruntime"; "benchmark_model" on Android). ``emulator`` names the program that emulates
     the processor, whose times mean nothing ("" for real hardware). ``fingerprint`` is the same
-    as long as processor and runtimes are: measured ceilings are kept under it.
+    as long as processor and runtimes are: measured ceilings are kept under it. ``isa`` are the
+    instruction sets as :class:`mnv4_deploy.profiles.machine.cpu.Cpu` names them.
     """
 
     title: str
@@ -61,6 +62,7 @@ class DeviceFacts:
     memory_bytes: int = 0
     free_bytes: int = 0
     emulator: str = ""
+    isa: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.device_records import DeviceFacts, DeviceOptions
 from mnv4_deploy.layer_drift_records import LayersDrift
 from mnv4_deploy.records import Preprocessing
 
@@ -237,7 +238,8 @@ class DriftRequest:
     ``preprocessing`` overrides what files say: see ``drift.options``. With
     ``allow_preprocessing`` the two may differ in it. ``images`` None: all. ``layer_images`` 0: no
     layers. ``workers`` None: one a CPU. ``cluster`` is a Dask scheduler's address, "" for this
-    machine. ``fail_if`` are conditions as ``drift.limits`` parses them.
+    machine. ``fail_if`` are conditions as ``drift.limits`` parses them. ``device`` is the address
+    of a device that runs the files, "" for none.
     """
 
     reference: str
@@ -254,6 +256,30 @@ class DriftRequest:
     allow_preprocessing: bool = False
     out: Path | None = None
     overwrite: bool = False
+    device: str = ""
+    device_options: DeviceOptions = field(default_factory=DeviceOptions)
+
+
+@dataclass(frozen=True)
+class DeviceAgreement:
+    """A file on the device against the same file here, on the images of the layer comparison.
+
+    ``differing`` of ``elements`` output values are not equal bit for bit: by ``max_error`` at
+    most, which is ``max_codes`` quantization steps (None for floats). ``first_layer`` is the
+    first that gives something else than here on the same inputs, "" where there is none or none
+    can be named; ``explanation`` says why in plain words, as far as that is known.
+    """
+
+    role: Literal["reference", "candidate"]
+    runtime: str
+    images: int
+    elements: int
+    differing: int
+    max_error: float
+    max_codes: int | None
+    sqnr_db: float
+    first_layer: str = ""
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,7 +294,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Everything ``drift`` found. ``images_per_second`` counts those run now, not resumed ones."""
+    """Everything ``drift`` found. ``images_per_second`` counts those run now, not resumed ones.
+
+    ``device`` is what ran the files, None for this machine or a cluster, with the runtimes
+    ``device_runtimes``; ``parity`` is of each file there against here, and empty without layers.
+    Layers are always compared on this machine.
+    """
 
     reference: Subject
     candidate: Subject
@@ -282,6 +313,9 @@ class DriftResult:
     resumed_images: int
     workers: int
     notes: tuple[str, ...] = ()
+    device: DeviceFacts | None = None
+    device_runtimes: tuple[str, ...] = ()
+    parity: tuple[DeviceAgreement, ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -25,6 +25,8 @@ _CONTENT = {
     "profile.json": "a profile",
     "sweep.json": "a sweep",
     "drift.json": "a drift report",
+    "comparison.json": "a comparison",
+    "parity.json": "a parity check",
 }
 
 

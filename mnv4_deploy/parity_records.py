@@ -48,9 +48,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class LayerParity:
-    """One intermediate tensor. ``inputs_equal``: all that the layer reads was the same bit for
-    bit on both sides, so that a difference is the layer's own. ``step`` is the quantization step
-    of its output, None for floats."""
+    """One intermediate tensor.
+
+    ``difference`` is over all inferences, ``on_equal_inputs`` over those alone in which all that
+    the layer reads was the same bit for bit on both sides (None: there was none): such a
+    difference is the layer's own. ``inputs_equal``: it has one, or never got unequal inputs.
+    ``step`` is the quantization step of its output, None for floats.
+    """
 
     index: int
     module: str
@@ -61,6 +65,7 @@ class LayerParity:
     difference: Difference
     inputs_equal: bool
     step: float | None = None
+    on_equal_inputs: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class DeviceParity:
     bit for bit and nobody asked, or where the runtime cannot keep them (``notes`` say so).
     ``first`` indexes the first of ``layers`` that differs on equal inputs. ``explanation`` says
     in plain words why, as far as the evidence goes; ``own`` counts the layers that differ on
-    equal inputs.
+    equal inputs. ``top_class_differs`` counts the inferences with another best class, None where
+    the output is no row of classes.
     """
 
     device: str
@@ -83,6 +89,7 @@ class DeviceParity:
     first: int | None = None
     explanation: str = ""
     notes: tuple[str, ...] = ()
+    top_class_differs: int | None = None
 
     @property
     def own(self) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.outputs import check_free, staged
 from mnv4_deploy.profile_records import MeasureRequest, ModelProfile, Statistic
@@ -14,18 +17,26 @@ from mnv4_deploy.profiles.roofline.comparison import Comparison
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 from mnv4_deploy.progress import Progress
 
+if TYPE_CHECKING:
+    from mnv4_deploy.device.device import Device
+
 PROFILE_JSON = "profile.json"
 
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """``ceilings``: measure those of this machine where the cache has none, or do without."""
+    """``ceilings``: measure those of the machine where the cache has none, or do without.
+
+    ``device`` is where the file runs, "" for this machine without an agent in between.
+    """
 
     measure: MeasureRequest
     ceilings: bool = True
     statistic: Statistic = "min"
     out: Path | None = None
     overwrite: bool = False
+    device: str = ""
+    device_options: DeviceOptions = field(default_factory=DeviceOptions)
 
 
 def profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
@@ -34,11 +45,6 @@ def profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
     Raises InputError for a file or option that cannot be used, ToolchainError for a runtime
     that fails; then nothing is written.
     """
-    from mnv4_deploy.profiles.measure.checks import check_request
-    from mnv4_deploy.profiles.measure.measure import measure
-    from mnv4_deploy.profiles.roofline.analyse import analyse
-
-    check_request(request.measure)
     if request.out is not None:
         check_free(
             request.out,
@@ -46,14 +52,67 @@ def profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
             names=_WRITERS,
             manifest=PROFILE_JSON,
         )
-    machine = _machine(request.measure.threads, progress) if request.ceilings else None
-    with progress.stage("Measure"):
-        (measurement,) = measure((request.measure,))
-    result = analyse(measurement, machine, request.statistic)
+    result = _profile_there(request, progress) if request.device else _profile(request, progress)
     if request.out is not None:
         with progress.stage("Write the report"):
             write_outputs(result, request.out, overwrite=request.overwrite)
     return result
+
+
+def _profile(request: ProfileRequest, progress: Progress) -> ModelProfile:
+    from mnv4_deploy.profiles.measure.checks import check_request
+    from mnv4_deploy.profiles.measure.measure import measure
+    from mnv4_deploy.profiles.roofline.analyse import analyse
+
+    check_request(request.measure)
+    machine = _machine(request.measure.threads, progress) if request.ceilings else None
+    with progress.stage("Measure"):
+        (measurement,) = measure((request.measure,))
+    return analyse(measurement, machine, request.statistic)
+
+
+def _profile_there(request: ProfileRequest, progress: Progress) -> ModelProfile:
+    from mnv4_deploy.device.open import open_device
+    from mnv4_deploy.profiles.measure.runners import format_of
+
+    format_of(request.measure.path)  # before a device is woken up for a file that is not there
+    with progress.stage(f"Connect to {request.device}"):
+        device = open_device(request.device, request.device_options, progress.note)
+    with device:
+        return profile_on(
+            device,
+            request.measure,
+            progress,
+            ceilings=request.ceilings,
+            statistic=request.statistic,
+        )
+
+
+def profile_on(
+    device: Device,
+    request: MeasureRequest,
+    progress: Progress,
+    *,
+    ceilings: bool = True,
+    statistic: Statistic = "min",
+) -> ModelProfile:
+    """Measure a model file on an open device, under the roof of that device.
+
+    Raises as :func:`profile` does, and as the methods of ``device`` do.
+    """
+    from mnv4_deploy.device.ceilings import device_machine
+    from mnv4_deploy.device.measure import measure_on
+    from mnv4_deploy.profiles.roofline.analyse import analyse
+
+    machine = None
+    if ceilings:
+        with progress.stage(f"Measure what {device.facts.title} can do (once)"):
+            machine = device_machine(
+                device, request.threads, measure="if-missing", note=progress.note
+            )
+    with progress.stage(f"Measure on {device.facts.title}"):
+        (measurement,) = measure_on(device, (request,))
+    return analyse(measurement, machine, statistic)
 
 
 def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Comparison:
@@ -95,6 +154,35 @@ def predict_file(request: MeasureRequest, machine: str, progress: Progress) -> F
     with progress.stage("See what runs"):
         (measurement,) = measure((replace(request, runs=1, warmup=0),))
     return predict_measured(measurement, found)
+
+
+def device_machine(
+    device: str,
+    options: DeviceOptions,
+    threads: int | None,
+    progress: Progress,
+    *,
+    measure_again: bool = False,
+) -> Machine:
+    """A device with its ceilings for ``threads`` (None: 1 thread).
+
+    Raises UnsupportedError for a device that has none worth measuring.
+    """
+    from mnv4_deploy.device import ceilings
+    from mnv4_deploy.device.open import open_device
+
+    with progress.stage(f"Connect to {device}"):
+        opened = open_device(device, options, progress.note)
+    with opened, progress.stage(f"Measure what {opened.facts.title} can do"):
+        found = ceilings.device_machine(
+            opened,
+            threads or 1,
+            measure=True if measure_again else "if-missing",
+            note=progress.note,
+        )
+    if found is None:
+        raise UnsupportedError(f"The ceilings of {device} cannot be measured.")
+    return found
 
 
 def machine(threads: int | None, progress: Progress, *, measure_again: bool = False) -> Machine:

@@ -231,7 +231,9 @@ class Trust:
     tenth of the runs: ``overhead_percent``, what profiling adds to the wall time, and
     ``sum_percent``, all layers over the wall time without profiler. On onnxruntime the latter is
     ``layers_us`` over ``wall_us``, which the correction for its profiler makes 100 with "min".
-    ``spread_percent``: interquartile range of the rounds' medians over their median.
+    ``spread_percent``: interquartile range of the rounds' medians over their median. Where the
+    runtime gave no times of operators, all that speaks of them is NaN, and ``runs`` are those
+    without profiler.
     """
 
     wall_us: float
@@ -250,7 +252,9 @@ class ModelProfile:
     """Everything that ``mnv4-deploy profile`` found. ``bounds`` are parallel to ``layers``.
 
     ``statistic`` is that of all latencies. ``machine`` is None where no ceilings are known:
-    bounds are then empty.
+    bounds are then empty. ``whole`` is the model as one layer where the runtime gave no times of
+    operators, and there are no layers; its cost is the sum over the operators of the file, each
+    on its own.
     """
 
     measurement: Measurement
@@ -261,11 +265,17 @@ class ModelProfile:
     statistic: Statistic
     machine: Machine | None
     unknown_kinds: tuple[str, ...]
+    whole: Layer | None = None
+
+    @property
+    def rows(self) -> tuple[Layer, ...]:
+        """What has a time: the layers, or the model as a whole."""
+        return (self.whole,) if self.whole else self.layers
 
     @property
     def total_cost(self) -> OpCost:
         """Of the layers whose cost is known."""
-        return sum((layer.cost for layer in self.layers if layer.cost), OpCost())
+        return sum((layer.cost for layer in self.rows if layer.cost), OpCost())
 
     @property
     def ceilings(self) -> Ceilings | None:

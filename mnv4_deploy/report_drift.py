@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mnv4_deploy.drift.output.words import SIGNIFICANT
+from mnv4_deploy.drift.output.words import SIGNIFICANT, device_text, parity_sentences
 from mnv4_deploy.drift_records import (
     Accuracy,
     DriftResult,
@@ -33,10 +33,17 @@ def print_drift(result: DriftResult, *, top: int = 10, console: Console | None =
     console.print()
     for role, subject in (("reference", result.reference), ("candidate", result.candidate)):
         console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}")
+    if result.device is not None:
+        about = _text(device_text(result.device, result.device_runtimes))
+        console.print(f"device     [bold]{_text(result.device.title)}[/]  {about}", soft_wrap=True)
     console.print(f"images     {_images(result)}\n", soft_wrap=True)
     console.print(_accuracy_table(result.output))
     for line in _outputs(result.output):
         console.print(line, soft_wrap=True)
+    if result.parity:
+        console.print()
+    for line in parity_sentences(result):
+        console.print(_text(line), soft_wrap=True)
     if result.layers is not None:
         _print_layers(result.layers, top, console)
     for line in _remarks(result):
@@ -62,9 +69,10 @@ def _images(result: DriftResult) -> str:
     output = result.output
     labels = "labelled" if output.labelled == output.images else f"{output.labelled:,} labelled"
     resumed = f", {result.resumed_images:,} from an earlier run" if result.resumed_images else ""
+    where = "on the device" if result.device is not None else plural(result.workers, "worker")
     return (
-        f"{output.images:,} ({_text(result.data)}, {labels}), "
-        f"{plural(result.workers, 'worker')}, {result.images_per_second:.0f} images/s{resumed}"
+        f"{output.images:,} ({_text(result.data)}, {labels}), {where}, "
+        f"{result.images_per_second:.0f} images/s{resumed}"
     )
 
 

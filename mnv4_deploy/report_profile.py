@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mnv4_deploy.profile_records import Bound, Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.output.device_text import device_title
 from mnv4_deploy.profiles.output.rows import bound_at, gmacs_per_s
-from mnv4_deploy.profiles.output.text import STATISTIC_TITLES, plural
+from mnv4_deploy.profiles.output.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
@@ -43,6 +44,15 @@ def print_profile(
 ) -> None:
     console = console or console_for()
     _print_head(profile, console)
+    if profile.whole is None:
+        _print_tables(profile, sort, group_by, top, console)
+    for line in _sentences(profile):
+        console.print(line, soft_wrap=True)
+
+
+def _print_tables(
+    profile: ModelProfile, sort: Sort, group_by: GroupBy, top: int, console: Console
+) -> None:
     if group_by == "layer":
         console.print(_layer_table(profile, sort, top))
     else:
@@ -54,8 +64,6 @@ def print_profile(
         if len(blocks) > 1:
             console.print()
             console.print(_group_table(profile, blocks, "time", BLOCKS, "block"))
-    for line in _sentences(profile):
-        console.print(line, soft_wrap=True)
 
 
 def _print_head(profile: ModelProfile, console: Console) -> None:
@@ -63,9 +71,13 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
     wall = Spread.of([sample for samples in measurement.rounds_us for sample in samples])
     threads = plural(measurement.threads, "thread")
     console.print(
-        f"\n[bold]{escape(measurement.path)}[/]  {escape(measurement.runtime)}, {threads}",
+        f"\n[bold]{escape(measurement.path)}[/]  {escape(clean(measurement.runtime))}, {threads}",
         soft_wrap=True,
     )
+    if measurement.device is not None:
+        title = escape(device_title(measurement.device))
+        address = escape(clean(measurement.device.address.text))
+        console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
     cost = profile.total_cost
     console.print(
         f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
@@ -200,9 +212,12 @@ def _short_type(layer: Layer) -> str:
 
 def _sentences(profile: ModelProfile) -> Iterable[str]:
     trust, ceilings = profile.trust, profile.ceilings
-    yield ""
+    if profile.whole is None:
+        yield ""
     yield (
-        f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
+        f"{NO_OPERATOR_TIMES} Batches vary by {trust.spread_percent:.1f} %."
+        if profile.whole
+        else f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
         f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
         f"{trust.spread_percent:.1f} %."
     )
@@ -215,14 +230,16 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
         memory = ", ".join(f"{m.name} {m.bytes_per_s / _GIGA:.0f}" for m in ceilings.memory)
         yield (
             f"[dim]Roof: {escape(profile.machine.cpu)}, {source} {peaks} GMAC/s; {memory} GB/s"
-            f" (measured {escape(profile.machine.measured_on[:_DATE])}). ! = outside XNNPACK.[/]"
+            f" (measured {escape(profile.machine.measured_on[:_DATE])})."
+            f"{'' if profile.whole else ' ! = outside XNNPACK.'}[/]"
         )
     if profile.unknown_kinds:
         yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_kinds))}"
-    for warning in trust.warnings:
-        yield f"[yellow]warning:[/] {escape(warning)}"
+    device = profile.measurement.device
+    for warning in (*(device.warnings if device else ()), *trust.warnings):
+        yield f"[yellow]warning:[/] {escape(clean(warning))}"
     for note in profile.measurement.notes:
-        yield f"[yellow]note:[/] {escape(note)}"
+        yield f"[yellow]note:[/] {escape(clean(note))}"
     if profile.findings:
         yield "\n[bold]What would help most[/] (at most; none of it is promised)"
     for number, finding in enumerate(profile.findings, start=1):

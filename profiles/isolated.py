@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_S = 120.0
 # A damaged shape can ask for any amount of memory: fail in the child before the machine swaps.
 _CHILD_MEMORY_BYTES = 16 << 30
 _OUTCOME_FILE = "outcome.pickle"
-
+_MODULE = "mnv4_deploy.profiles.isolated"
 
 # What C++ and the runtimes print before they give up.
 _OUT_OF_MEMORY_SIGNS = (
@@ -110,8 +110,8 @@ def run_isolated_with_log(
         )
         try:
             child = subprocess.run(
-                [sys.executable, "-P", "-m", "mnv4_deploy.profiles.isolated"],
-                input=pickle.dumps((sys.path, request)),
+                child_command(_MODULE),
+                input=request,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 # A child that is killed cannot clean up; its files go with this folder.
@@ -125,7 +125,9 @@ def run_isolated_with_log(
         if not outcome_path.is_file():
             if _ran_out_of_memory(child.returncode, log):
                 raise _too_large(subject)
-            raise _failure(subject, f"made the native runtime crash ({_reason(child.returncode)})")
+            raise _failure(
+                subject, f"made the native runtime crash ({exit_reason(child.returncode)})"
+            )
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
     if outcome.out_of_memory:
         raise _too_large(subject)
@@ -134,6 +136,17 @@ def run_isolated_with_log(
     if outcome.bug is not None:
         raise RuntimeError(f"{function} failed in the child process:\n{outcome.bug}")
     return IsolatedResult(outcome.value, log)
+
+
+def child_command(module: str) -> list[str]:
+    """The command that runs ``main()`` of ``module`` in a fresh interpreter.
+
+    The child imports from where this process does, a zip archive included, and from nowhere
+    else: the working folder may hold anything.
+    """
+    path = [str(entry) for entry in sys.path]
+    code = f"import sys; sys.path[:] = {path!r}; from {module} import main; main()"
+    return [sys.executable, "-c", code]
 
 
 def _failure(subject: str | None, what: str) -> DeployError:
@@ -157,7 +170,8 @@ def _ran_out_of_memory(code: int, log: str) -> bool:
     return code == -signal.SIGKILL or any(sign in log for sign in _OUT_OF_MEMORY_SIGNS)
 
 
-def _reason(code: int) -> str:
+def exit_reason(code: int) -> str:
+    """How a process ended, by its return code: "SIGSEGV", "exit code 3"."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -166,7 +180,8 @@ def _reason(code: int) -> str:
         return f"signal {-code}"
 
 
-def _limit_memory(memory_bytes: int) -> None:
+def limit_memory(memory_bytes: int = _CHILD_MEMORY_BYTES) -> None:
+    """Let this process have ``memory_bytes`` of address space, and leave no core files."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -177,7 +192,7 @@ def _limit_memory(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the system kill this process when ``parent`` ends in any way (Linux only)."""
     if not sys.platform.startswith("linux"):
         return
@@ -202,12 +217,10 @@ def _call(function: str, args: tuple[Any, ...]) -> Outcome:
 
 
 def main() -> None:
-    # The request's arguments may need the parent's import path to unpickle.
-    path, request_bytes = pickle.loads(sys.stdin.buffer.read())
-    sys.path[:] = path
-    request: Request = pickle.loads(request_bytes)
-    _die_with(request.parent)
-    _limit_memory(request.memory_bytes)
+    """The child: does the request on standard input and ends."""
+    request: Request = pickle.loads(sys.stdin.buffer.read())
+    die_with(request.parent)
+    limit_memory(request.memory_bytes)
     outcome = pickle.dumps(_call(request.function, request.args))
     # Written under another name first: a crash halfway must not leave half an outcome.
     unfinished = Path(request.outcome_path).with_suffix(".unfinished")
@@ -215,8 +228,3 @@ def main() -> None:
     unfinished.replace(request.outcome_path)
     # Native libraries may crash while they are torn down; the outcome is already safe.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    # Outcome must pickle as this module's class, not as __main__'s.
-    importlib.import_module("mnv4_deploy.profiles.isolated").main()

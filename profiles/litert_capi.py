@@ -12,7 +12,7 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -371,7 +371,7 @@ class CompiledModel:
                 getattr(self._lib, name)(handle)
                 handle.value = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CompiledModel:
         return self
 
     def __exit__(

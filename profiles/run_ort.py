@@ -45,12 +45,14 @@ def open_session(
     profile_prefix: Path | None = None,
     optimized_path: Path | None = None,
     traceable: bool = False,
+    arm: bool = False,
     subject: str | Path | None = None,
 ) -> Any:
     """A CPU session with all graph optimisations, as an application gets it by default.
 
     ``traceable`` leaves out the changes that rename tensors without deciding what is fused:
-    memory layout, and int8 to uint8 on processors that multiply uint8 faster.
+    memory layout, and int8 to uint8 on processors that multiply uint8 faster. ``arm``: with the
+    changes that onnxruntime makes on Arm, which has neither blocked channels nor that preference.
     Raises ModelFileError, with the name ``subject`` where that is given, where onnxruntime does
     not accept the file, MemoryError where it does not fit in memory.
     """
@@ -61,6 +63,7 @@ def open_session(
     options.log_severity_level = _LOG_FATAL
     if traceable:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if traceable or arm:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
     if profile_prefix is not None:
         options.enable_profiling = True
@@ -68,7 +71,12 @@ def open_session(
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"] if arm else None,
+        )
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise _refused("load", subject or path, error) from error
 
@@ -107,7 +115,8 @@ class OrtRunner:
     """A :class:`~mnv4_deploy.profiles.measure.runners.Runner` of an .onnx file.
 
     Tag is the operator type, ``name`` the node's name; nodes inside a branch or a loop count as
-    the node that holds them.
+    the node that holds them. ``named``: every node has a name of its own already, so that the
+    file runs as it is and onnx is not needed.
 
     Raises ModelFileError for a file onnxruntime does not accept or cannot run, UnsupportedError
     for inputs that cannot be made up or a shape that does not fit, MemoryError for a file that
@@ -121,17 +130,20 @@ class OrtRunner:
         *,
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        named: bool = False,
     ) -> None:
         self._path = Path(path)
         self._threads = threads
         self._folder = tempfile.TemporaryDirectory(prefix="mnv4-deploy-")
         # The profile knows nodes by their names, which a file may use twice or leave out.
-        self.measured = renamed_copy(path, Path(self._folder.name) / "model")
+        copies = Path(self._folder.name) / "model"
+        self.measured = self._path if named else renamed_copy(path, copies)
         self._plain = open_session(self.measured, threads=threads, subject=path)
         self._feeds = example_inputs(self._plain, shapes)
         self._profiled: Any = None
         self._recorded: list[bool] = []
         self.runtime = runtime_name()
+        self.times_operators = True
         self.notes: tuple[str, ...] = ()
 
     def run(self) -> None:
@@ -181,15 +193,16 @@ class OrtRunner:
             raise _refused("run", self._path, error) from error
 
 
-def optimized_graph(path: str | Path, *, traceable: bool = False) -> Any:
+def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = False) -> Any:
     """The ``onnx.ModelProto`` that onnxruntime really runs for ``path`` on this machine.
 
     ``traceable``: the same before its last steps, with the file's tensor names still in it.
+    ``arm``: what it runs on Arm instead, but for single convolutions that it may turn to NHWC.
     Weights that the file keeps beside it are left there.
     """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
         target = Path(folder) / "optimized.onnx"
-        open_session(path, optimized_path=target, traceable=traceable)
+        open_session(path, optimized_path=target, traceable=traceable, arm=arm)
         return onnx.load(target, load_external_data=False)

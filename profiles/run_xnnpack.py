@@ -71,6 +71,7 @@ class XnnpackRunner:
         self._profiled: CompiledModel | None = None
         self._recorded: list[tuple[ProfilerEvent, ...]] = []
         self.runtime = runtime_name()
+        self.times_operators = True
         self._plain = self._open(profiling=False)
         self.measured = self._path
         self.notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mnv4_deploy import cli
-from mnv4_deploy.cli_profile import _cpus, _shape
+from mnv4_deploy.cli_profile import _cpus, parse_shape
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.machine import ceilings
 from tests.profiles.profile_factory import MACHINE
@@ -263,9 +263,9 @@ def test_roofline_refuses(run, arguments, word):
 
 
 def test_shapes_and_cpus_are_parsed():
-    assert _shape("1x3x224x224") == ("", (1, 3, 224, 224))
-    assert _shape("a=b:0=2x5") == ("a=b:0", (2, 5))
-    assert _shape("ids=7") == ("ids", (7,))
+    assert parse_shape("1x3x224x224") == ("", (1, 3, 224, 224))
+    assert parse_shape("a=b:0=2x5") == ("a=b:0", (2, 5))
+    assert parse_shape("ids=7") == ("ids", (7,))
     assert _cpus(None) is None
     assert _cpus("0,2-4,2") == (0, 2, 3, 4)
     for text in ("", "1-", "4-2", "0,,1", "-1"):

@@ -40,7 +40,7 @@ def what_is_said(facts: FileFacts, num_classes: int, size: tuple[int, int] | Non
     counts. Labels that are not ``num_classes`` count as not said.
     """
     path = Path(facts.path)
-    entry, manifest, notes = _manifest_of(path, facts.sha256)
+    entry, manifest, notes = manifest_of(path, facts.sha256)
     own = _own_metadata(facts)
     calibrated = entry.get("precision", "") not in _FLOAT_PRECISIONS
     calibration = manifest.get("calibration") if calibrated else None
@@ -65,7 +65,7 @@ def what_is_said(facts: FileFacts, num_classes: int, size: tuple[int, int] | Non
     )
 
 
-def _manifest_of(
+def manifest_of(
     path: Path, sha256: str
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """The file's entry in the manifest beside it and the manifest; both empty if not its own."""

@@ -83,6 +83,7 @@ def open_run(
     *,
     workers: int | None = None,
     cluster: str = "",
+    place: Place | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
     runner: str = RUNNER,
@@ -91,7 +92,7 @@ def open_run(
     """:func:`run_images` for a block that goes on from the results.
 
     Finished shards stay on disk until the block ends well: if it is killed, its images need not
-    run again.
+    run again. ``place`` is where to run them instead of here or on a cluster.
     """
     if not dataset.images:
         raise ImagesError(f"{dataset.name} has no images: give a folder that has some.")
@@ -99,7 +100,7 @@ def open_run(
     states = pieces.file_states(dataset)
     size = shard_size or pieces.shard_size(len(dataset.images))
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(
+        place = place or stack.enter_context(
             _place(job, dataset, states, workers, cluster, runner, progress)
         )
         key = pieces.identity(job, dataset, states, size, place.processors)

@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +50,15 @@ class _Decoded:
 
 
 class ShardRunner:
-    """Both subjects of ``job``, loaded once for all shards that a process runs."""
+    """Both subjects of ``job``, loaded once for all shards that a process runs.
 
-    def __init__(self, job: ShardJob) -> None:
+    ``load`` says where: several threads may ``run`` at once if what it gives can.
+    """
+
+    def __init__(self, job: ShardJob, load: Callable[[Subject], Runner] = open_runner) -> None:
         self._job = job
-        self._reference = open_runner(job.reference)
-        self._candidate = open_runner(job.candidate)
+        self._reference = load(job.reference)
+        self._candidate = load(job.candidate)
         # Images go in at the place in the batch that their index gives, whatever shard they
         # are in: so not even the order of summation depends on how the data set was cut.
         self._window = math.lcm(self._reference.batch, self._candidate.batch)

@@ -7,13 +7,16 @@ image's outputs depend neither on its neighbours nor on how a data set was cut.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.errors import DeployError, ModelFileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from mnv4_deploy.exporters.run_artifact import ArtifactRunner
 
 Pixels = npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
@@ -45,18 +48,18 @@ def open_runner(subject: Subject) -> Runner:
     """
     if subject.kind == "torch":
         return TorchRunner(subject)
-    return FileRunner(subject)
+    from mnv4_deploy.exporters.run_artifact import RUNNERS
+
+    runner = RUNNERS[subject.kind]
+    return FileRunner(runner(Path(subject.path), subject.preprocessing, threads=1))
 
 
 class FileRunner:
-    """A model file on its own runtime."""
+    """A model file on its own runtime, here or on a device."""
 
-    def __init__(self, subject: Subject) -> None:
-        from mnv4_deploy.exporters.run_artifact import RUNNERS
-
-        runner = RUNNERS[subject.kind]
-        self._artifact = runner(Path(subject.path), subject.preprocessing, threads=1)
-        self.batch = self._artifact.batch
+    def __init__(self, artifact: ArtifactRunner) -> None:
+        self._artifact = artifact
+        self.batch = artifact.batch
 
     def outputs(self, images: Pixels) -> Outputs:
         return self._artifact.run(images)

@@ -25,6 +25,7 @@ _ACCESSORIES = frozenset(
     }
 )
 _WORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_CHANNELS_LAST = "Nhwc"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ class OrtTrace:
     nodes: tuple[ExecutedNode, ...]
 
 
-def trace_ort(path: str | Path) -> OrtTrace:
+def trace_ort(path: str | Path, *, arm: bool = False) -> OrtTrace:
     """What onnxruntime runs for ``path`` on this machine, and what of the file each node does.
+
+    ``arm``: what it runs on an Arm processor instead, as far as this machine can tell.
 
     Every node of the file that is not computed beforehand is in exactly one executed node; a
     DequantizeLinear that several read may be in each of theirs. Nodes are told apart by name:
@@ -61,7 +64,7 @@ def trace_ort(path: str | Path) -> OrtTrace:
     import onnx
 
     graph = load_onnx(onnx, Path(path)).graph
-    executed = optimized_graph(path).graph
+    executed = optimized_graph(path, arm=arm).graph
     file, ran = _nodes(graph), _nodes(executed)
     between = _nodes(optimized_graph(path, traceable=True).graph)
     to_between, to_ran = absorbed(file, between), absorbed(between, ran)
@@ -164,16 +167,21 @@ def join_ort(
 
 
 def _by_name(trace: OrtTrace) -> dict[tuple[str, ...], int]:
-    """Positions by (name, kind), and by ("", name without suffix, kind) where that is unique."""
-    keys = [("", base_name(node.name), node.kind) for node in trace.nodes]
+    """Positions by (name, kind), and by what :func:`_loosely` makes of them where unique."""
+    keys = [_loosely(node.name, node.kind) for node in trace.nodes]
     counts = Counter(keys)
     found: dict[tuple[str, ...], int] = {k: i for i, k in enumerate(keys) if counts[k] == 1}
     return found | {(node.name, node.kind): i for i, node in enumerate(trace.nodes)}
 
 
+def _loosely(name: str, kind: str) -> tuple[str, ...]:
+    """Without what onnxruntime appends to names, and whichever layout the kernel takes."""
+    return "", base_name(name), kind.removeprefix(_CHANNELS_LAST)
+
+
 def _find(by_name: Mapping[tuple[str, ...], int], timing: OpTiming) -> int | None:
     # The numbers in suffixes may differ from one session to the next.
-    loose = by_name.get(("", base_name(timing.name), timing.tag))
+    loose = by_name.get(_loosely(timing.name, timing.tag))
     return by_name.get((timing.name, timing.tag), loose)
 
 

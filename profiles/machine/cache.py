@@ -1,4 +1,4 @@
-"""Measured ceilings in the user's cache folder, one file for each processor and its runtimes.
+"""Measured ceilings in the user's cache folder, one file for each machine and its runtimes.
 
 A file that is damaged, or of another schema, counts as not there: it is measured again.
 """
@@ -13,12 +13,13 @@ import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
+from mnv4_deploy.machine_records import Machine
+from mnv4_deploy.plain_records import from_plain, to_plain
 from mnv4_deploy.profiles.machine import ceilings as measuring
 from mnv4_deploy.profiles.machine.cpu import fingerprint
 
@@ -42,30 +43,35 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / _NAME
 
 
-def cache_path() -> Path:
-    """The file of this processor with the runtime versions installed now."""
-    key = json.dumps([fingerprint(), measuring.versions()], sort_keys=True)
-    return cache_folder() / f"machine-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def local_key() -> str:
+    """What ceilings of this machine depend on: processor and runtime versions installed now."""
+    return json.dumps([fingerprint(), measuring.versions()], sort_keys=True)
 
 
-def load_machine() -> Machine | None:
-    """The cached ceilings of this machine; None where there are none that can be used."""
+def cache_path(key: str | None = None) -> Path:
+    """The file of the machine ``key`` (None: this one)."""
+    text = local_key() if key is None else key
+    return cache_folder() / f"machine-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def load_machine(key: str | None = None) -> Machine | None:
+    """The cached ceilings of ``key`` (None: this machine); None where there are none of use."""
     try:
-        content = json.loads(cache_path().read_text(encoding="utf-8"))
+        content = json.loads(cache_path(key).read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION:
             return None
-        return _machine_from(content["machine"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return checked(from_plain(Machine, content["machine"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def save_machine(machine: Machine) -> Path:
-    """Write ``machine`` for later runs, whole or not at all; the file.
+def save_machine(machine: Machine, key: str | None = None) -> Path:
+    """Write ``machine`` for later runs under ``key`` (None: this one), or nothing; the file.
 
     Raises OutputError where the folder cannot be written.
     """
-    path = cache_path()
-    text = json.dumps({"schema_version": SCHEMA_VERSION, "machine": asdict(machine)}, indent=1)
+    path = cache_path(key)
+    text = json.dumps({"schema_version": SCHEMA_VERSION, "machine": to_plain(machine)}, indent=1)
     unfinished: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,19 +121,38 @@ def machine_for(
 ) -> Machine | None:
     """This machine with ceilings for ``threads``, and for whatever else was measured before.
 
-    ``measure`` True measures anew, "if-missing" only what the cache lacks, False nothing: the
-    result is then None where the cache lacks any of it. New ceilings are cached; a folder that
-    cannot be written is a ``note``. Raises as ``measure_ceilings`` does.
+    ``measure`` and ``note`` as in :func:`kept_or_measured`. Raises as ``measure_ceilings`` does.
     """
-    cached = load_machine()
+
+    def measured(wanted: Sequence[int]) -> Machine:
+        return measuring.measure_machine(wanted, progress)
+
+    return kept_or_measured(None, threads, measured, measure=measure, note=note)
+
+
+def kept_or_measured(
+    key: str | None,
+    threads: int | Sequence[int],
+    measured: Callable[[Sequence[int]], Machine],
+    *,
+    measure: bool | Literal["if-missing"],
+    note: Say | None,
+) -> Machine | None:
+    """The machine ``key`` (None: this one) with ceilings for ``threads``, and those it has kept.
+
+    ``measure`` True has all ``measured`` anew, "if-missing" only what the cache lacks, False
+    nothing: the result is then None where the cache lacks any of it. New ceilings are cached; a
+    folder that cannot be written is a ``note``. Raises as ``measured`` does.
+    """
+    cached = load_machine(key)
     wanted = _counts(threads) if measure is True else _missing(cached, threads)
     if not wanted:
         return cached
     if measure is False:
         return None
-    machine = merged(cached, measuring.measure_machine(wanted, progress))
+    machine = merged(cached, measured(wanted))
     try:
-        save_machine(machine)
+        save_machine(machine, key)
     except OutputError as error:
         if note:
             note(str(error))
@@ -155,47 +180,18 @@ def _missing(machine: Machine | None, threads: int | Sequence[int]) -> tuple[int
     return tuple(n for n in _counts(threads) if machine is None or machine.with_threads(n) is None)
 
 
-def _machine_from(content: dict[str, Any]) -> Machine:
-    """Raises KeyError, TypeError or ValueError for content that is not a machine's."""
-    return Machine(
-        cpu=str(content["cpu"]),
-        cores=int(content["cores"]),
-        isa=tuple(map(str, content["isa"])),
-        caches={str(k): int(v) for k, v in content["caches"].items()},
-        measured_on=str(content["measured_on"]),
-        method=str(content["method"]),
-        versions={str(k): str(v) for k, v in content["versions"].items()},
-        ceilings=tuple(map(_ceilings_from, content["ceilings"])),
-        limits_macs_per_s=_rates(content["limits_macs_per_s"]),
-    )
+def checked(machine: Machine) -> Machine:
+    """``machine`` itself; ValueError where it has a rate that no time can be divided by.
 
-
-def _ceilings_from(content: dict[str, Any]) -> Ceilings:
-    clock = content["clock_ghz"]
-    return Ceilings(
-        threads=int(content["threads"]),
-        peak_macs_per_s={str(k): _rates(v) for k, v in content["peak_macs_per_s"].items()},
-        memory=tuple(
-            MemoryLevel(
-                str(level["name"]),
-                None if level["capacity_bytes"] is None else int(level["capacity_bytes"]),
-                _positive(level["bytes_per_s"]),
-            )
-            for level in content["memory"]
-        ),
-        op_overhead_us={str(k): float(v) for k, v in content["op_overhead_us"].items()},
-        spin_us=_positive(content["spin_us"]),
-        clock_ghz=None if clock is None else _positive(clock),
-    )
-
-
-def _rates(content: dict[str, Any]) -> dict[str, float]:
-    return {str(name): _positive(rate) for name, rate in content.items()}
-
-
-def _positive(value: Any) -> float:
-    """A rate to divide by: a damaged one must not become an infinite or negative time."""
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{value} is no rate")
-    return number
+    It may come from a damaged file or from a device: times must not become infinite or negative.
+    """
+    rates = [*machine.limits_macs_per_s.values()]
+    for ceilings in machine.ceilings:
+        rates += [rate for peaks in ceilings.peak_macs_per_s.values() for rate in peaks.values()]
+        rates += [level.bytes_per_s for level in ceilings.memory]
+        rates += [ceilings.spin_us, *([] if ceilings.clock_ghz is None else [ceilings.clock_ghz])]
+        if not all(0 <= us < math.inf for us in ceilings.op_overhead_us.values()):
+            raise ValueError("an operator's overhead is no time")
+    if not all(0 < rate < math.inf for rate in rates):
+        raise ValueError("a ceiling is no rate")
+    return machine

@@ -1,6 +1,8 @@
 """All ceilings of this machine, each family in a child process of its own.
 
-A runtime that is missing or crashes costs its own ceilings and is named in a note.
+A runtime that is missing or crashes costs its own ceilings and is named in a note. A device
+measures them with a kit (:mod:`mnv4_deploy.profiles.machine.kit`), which is a file because the
+child processes read it too.
 """
 
 from __future__ import annotations
@@ -11,18 +13,23 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import DeployError, ToolchainError, UnsupportedError
 from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.measure.conditions import spin_us
 
+if TYPE_CHECKING:
+    from mnv4_deploy.profiles.machine.kit import PeakKit
+
 Progress = Callable[[str], None]
 
-_TIMEOUT_S = 180.0
+# With a kit: boards are slower, and never quiet where cores are narrower than limits assume.
+_TIMEOUT_S, _KIT_TIMEOUT_S = 180.0, 600.0
 _SPINS, _BETWEEN_SPINS_S = 25, 0.01
 _PACKAGES = ("ai-edge-litert", "onnxruntime", "llvmlite")
 _STAGES = (
@@ -30,12 +37,18 @@ _STAGES = (
     ("xnnpack", "XNNPACK's fastest kernels", "measure_xnnpack"),
     ("onnxruntime", "onnxruntime's fastest kernels", "measure_onnxruntime"),
 )
+# In place of the first where a device cannot run its kernels.
+_WITHOUT_KERNELS = ("independent", "memory by NumPy", "measure_numpy")
 _METHOD = (
     "Best of many repeats. Runtimes: MACs over the runtime's own time of convolutions and matrix"
     " products of several shapes. Independent: loops of multiply-adds, and of vector loads over"
     " half of each cache and over DRAM, compiled by LLVM; outer caches and DRAM may be shared"
     " with other programs and virtual machines. Operator overhead: wall time by length of a chain"
     " of small additions. Clock: dependent additions on one core."
+)
+_NUMPY_METHOD = (
+    "Memory is measured by NumPy adding one array to another in place, two reads and a write"
+    " counted: more may be possible."
 )
 
 
@@ -80,26 +93,36 @@ def measure_ceilings(threads: int, progress: Progress | None = None) -> Ceilings
     return _measure(threads, progress, _Notes())
 
 
-def measure_machine(threads: Sequence[int], progress: Progress | None = None) -> Machine:
-    """This machine with ceilings for each of ``threads``; raises as :func:`measure_ceilings`."""
+def measure_machine(
+    threads: Sequence[int], progress: Progress | None = None, kit: str | None = None
+) -> Machine:
+    """This machine with ceilings for each of ``threads``; raises as :func:`measure_ceilings`.
+
+    ``kit`` is the file of a kit to measure with, in place of llvmlite and onnx; raises
+    ToolchainError where it is damaged, UnsupportedError where nothing can be measured with it.
+    """
     cpu = read_cpu()
+    made_by = _read(kit).versions if kit else {}
     notes = _Notes()
-    ceilings = tuple(_measure(count, progress, notes) for count in sorted(set(threads)))
+    ceilings = tuple(_measure(count, progress, notes, kit) for count in sorted(set(threads)))
     clock = max((c.clock_ghz for c in ceilings if c.clock_ghz), default=None)
     return Machine(
         cpu=cpu.model,
         cores=cpu.cores,
         isa=cpu.isa,
         caches={cache.name: cache.size_bytes for cache in cpu.caches},
-        measured_on=datetime.now(UTC).isoformat(timespec="seconds"),
+        # Python 3.10 of a device has no datetime.UTC.
+        measured_on=datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017
         method=" ".join([_METHOD, *notes.lines]),
-        versions={**versions(), "python": platform.python_version()},
+        versions={**made_by, **versions(), "python": platform.python_version()},
         ceilings=ceilings,
         limits_macs_per_s=dict(limits_macs_per_s(clock, cpu.isa) or {}) if clock else {},
     )
 
 
-def _measure(threads: int, progress: Progress | None, notes: _Notes) -> Ceilings:
+def _measure(
+    threads: int, progress: Progress | None, notes: _Notes, kit: str | None = None
+) -> Ceilings:
     cpus = os.cpu_count() or 1
     if not 1 <= threads <= cpus:
         raise UnsupportedError(
@@ -107,22 +130,31 @@ def _measure(threads: int, progress: Progress | None, notes: _Notes) -> Ceilings
             " CPUs here."
         )
     parts: dict[str, Part] = {}
-    for source, title, function in _STAGES:
+
+    def run(source: str, title: str, function: str) -> None:
         if progress:
             progress(f"{title}, {threads} thread{'s' if threads > 1 else ''}")
         try:
-            parts[source] = run_isolated(f"{__name__}:{function}", threads, timeout_s=_TIMEOUT_S)
-        except ToolchainError as error:
+            parts[source] = run_isolated(
+                f"{__name__}:{function}",
+                *(threads, kit),
+                timeout_s=_KIT_TIMEOUT_S if kit else _TIMEOUT_S,
+            )
+        except DeployError as error:
             notes.add(f"Left out: {title}. {error}")
+
+    for stage in _STAGES:
+        run(*stage)
+    if kit and "independent" not in parts:
+        run(*_WITHOUT_KERNELS)
+        if "independent" in parts:
+            notes.add(_NUMPY_METHOD)
     if not parts:
-        raise ToolchainError(
-            "No ceiling of this machine could be measured: run pip install"
-            " 'mnv4-deploy[runtimes]' llvmlite."
-        )
+        raise _nothing(notes, kit)
     independent = parts.get("independent")
     return Ceilings(
         threads=threads,
-        peak_macs_per_s={source: part.peaks for source, part in parts.items()},
+        peak_macs_per_s={source: part.peaks for source, part in parts.items() if part.peaks},
         memory=independent.memory if independent else (),
         op_overhead_us={
             source: part.op_overhead_us
@@ -134,33 +166,73 @@ def _measure(threads: int, progress: Progress | None, notes: _Notes) -> Ceilings
     )
 
 
-def measure_independent(threads: int) -> Part:
+def _nothing(notes: _Notes, kit: str | None) -> DeployError:
+    if kit:
+        return UnsupportedError(
+            "No ceiling of the device could be measured. " + " ".join(notes.lines)
+        )
+    return ToolchainError(
+        "No ceiling of this machine could be measured: run pip install"
+        " 'mnv4-deploy[runtimes]' llvmlite."
+    )
+
+
+def measure_independent(threads: int, kit: str | None = None) -> Part:
     """Child process: everything that needs no runtime."""
     from mnv4_deploy.profiles.machine import kernels
 
     cpu = read_cpu()
-    peaks = kernels.measure_peaks(cpu, threads)
+    compiled = _read(kit).kernels_for(cpu) if kit else kernels.compiled_here(cpu)
+    peaks = kernels.measure_peaks(cpu, threads, compiled)
     return Part(
         peaks=peaks.by_compute(),
-        memory=kernels.measure_memory(cpu, threads),
+        memory=kernels.measure_memory(cpu, threads, compiled),
         clock_ghz=peaks.clock_ghz,
         spin_us=_undisturbed_spin_us(),
     )
 
 
-def measure_xnnpack(threads: int) -> Part:
-    """Child process: XNNPACK through LiteRT."""
+def measure_numpy(threads: int, kit: str | None = None) -> Part:
+    """Child process: what is left without kernels."""
+    from mnv4_deploy.profiles.machine.memory import numpy_memory
+
+    del kit
+    return Part(peaks={}, memory=numpy_memory(read_cpu(), threads), spin_us=_undisturbed_spin_us())
+
+
+def measure_xnnpack(threads: int, kit: str | None = None) -> Part:
+    """Child process: XNNPACK through LiteRT, which brings what its files are written with."""
     from mnv4_deploy.profiles.machine import peaks
 
+    del kit
+    _needs_litert()
     return _runtime_part(threads, peaks.xnnpack_peaks, peaks.xnnpack_op_overhead_us)
 
 
-def measure_onnxruntime(threads: int) -> Part:
+def measure_onnxruntime(threads: int, kit: str | None = None) -> Part:
     """Child process: onnxruntime."""
     from mnv4_deploy.profiles.machine import peaks
+    from mnv4_deploy.profiles.run_ort import import_onnxruntime
 
-    _needs_onnx()
-    return _runtime_part(threads, peaks.onnxruntime_peaks, peaks.onnxruntime_op_overhead_us)
+    import_onnxruntime()
+    if kit is None:
+        _needs_onnx()
+        files = peaks.ONNX
+    elif models := _read(kit).models:
+        files = peaks.sent_models(models)
+    else:
+        raise UnsupportedError("The models for it could not be written where onnx is missing.")
+    return _runtime_part(
+        threads,
+        partial(peaks.onnxruntime_peaks, files=files),
+        partial(peaks.onnxruntime_op_overhead_us, files=files),
+    )
+
+
+def _read(kit: str) -> PeakKit:
+    from mnv4_deploy.profiles.machine.kit import read_kit
+
+    return read_kit(kit)
 
 
 def _runtime_part(
@@ -188,4 +260,18 @@ def _needs_onnx() -> None:
     except ImportError as error:
         raise ToolchainError(
             "Measuring onnxruntime's peak needs onnx: run pip install 'mnv4-deploy[onnx]'."
+        ) from error
+
+
+def _needs_litert() -> None:
+    from mnv4_deploy.profiles.litert_library import load_library
+
+    load_library()
+    try:
+        import flatbuffers  # noqa: F401
+        from ai_edge_litert import schema_py_generated  # noqa: F401
+    except ImportError as error:
+        raise ToolchainError(
+            f"Measuring XNNPACK's peak needs {error.name}, which comes with ai-edge-litert:"
+            " reinstall it."
         ) from error

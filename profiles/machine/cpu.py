@@ -33,7 +33,7 @@ _LINUX_FLAGS = {
     "sme": "sme",
 }
 # LLVM's names, for systems that do not list theirs.
-_LLVM_FEATURES = {
+LLVM_FEATURES = {
     "sse4.1": "sse4_1",
     "avx": "avx",
     "avx2": "avx2",
@@ -48,6 +48,12 @@ _LLVM_FEATURES = {
     "dotprod": "dotprod",
     "i8mm": "i8mm",
     "sme": "sme",
+}
+_ARM = ("neon", "dotprod", "i8mm", "sme")
+# Our names by architecture, as `uname -m` calls it.
+INSTRUCTION_SETS = {
+    "x86_64": tuple(name for name in LLVM_FEATURES.values() if name not in _ARM),
+    "aarch64": _ARM,
 }
 _APPLE_FEATURES = {
     "hw.optional.avx1_0": "avx",
@@ -207,7 +213,7 @@ def _llvm_isa() -> tuple[str, ...]:
     except ImportError:
         return ()
     present = binding.get_host_cpu_features().items()
-    return _ordered(_LLVM_FEATURES[f] for f, there in present if there and f in _LLVM_FEATURES)
+    return _ordered(LLVM_FEATURES[f] for f, there in present if there and f in LLVM_FEATURES)
 
 
 def _ordered(names: Iterable[str]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ class Sequence8:
     """How an instruction set multiplies 8-bit integers.
 
     ``step`` makes of accumulator, row operand and column operand (names of values) the lines
-    that compute ``{result}``. ``widen`` is the type operands are extended to after loading.
+    that compute ``{result}``. ``widen`` is the type operands are extended to after loading;
+    ``before`` are lines ahead of the loop.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Sequence8:
     rows: int
     columns: int
     saturates: bool = False
+    before: tuple[str, ...] = ()
 
 
 def integer_kernels(isa: Sequence[str]) -> tuple[Kernel, ...]:
@@ -83,14 +85,24 @@ def _maddwd(bits: int, *, before: bool) -> Sequence8:
 
 
 def _maddubs(bits: int) -> Sequence8:
-    """Sums of two products saturate at 16 bits: MLAS's u8s8 without VNNI."""
+    """Sums of two products saturate at 16 bits: MLAS's u8s8 without VNNI.
+
+    The ones that pairs are multiplied by go through memory: the compiler would keep a constant
+    beside the code, which then could not be moved alone.
+    """
     products, lanes = bits // 8, bits // 32
     first, second = {
         256: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"),
         512: ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512"),
     }[bits]
     octets, pairs, sums = f"<{products} x i8>", f"<{products // 2} x i16>", f"<{lanes} x i32>"
-    ones = "<" + ", ".join(["i16 1"] * (products // 2)) + ">"
+    before = (
+        "store volatile i16 1, ptr %out",
+        "%one = load volatile i16, ptr %out",
+        f"%first = insertelement {pairs} undef, i16 %one, i32 0",
+        f"%ones = shufflevector {pairs} %first, {pairs} undef,"
+        f" <{products // 2} x i32> zeroinitializer",
+    )
     return Sequence8(
         name=f"vpmaddubsw + vpmaddwd ({bits})",
         lanes=lanes,
@@ -100,11 +112,12 @@ def _maddubs(bits: int) -> Sequence8:
         declare=f"declare {pairs} @llvm.x86.{first}({octets}, {octets})\n"
         f"declare {sums} @llvm.x86.{second}({pairs}, {pairs})",
         step=f"{{r}}q = call {pairs} @llvm.x86.{first}({octets} {{a}}, {octets} {{b}})\n"
-        f"{{r}}p = call {sums} @llvm.x86.{second}({pairs} {{r}}q, {pairs} {ones})\n"
+        f"{{r}}p = call {sums} @llvm.x86.{second}({pairs} {{r}}q, {pairs} %ones)\n"
         f"{{r}} = add {sums} {{acc}}, {{r}}p",
         rows=_TILES[bits][0],
         columns=_TILES[bits][1],
         saturates=True,
+        before=before,
     )
 
 
@@ -201,6 +214,7 @@ def _tile(sequence: Sequence8) -> Kernel:
             sums,
             ["zeroinitializer"] * (rows * columns),
             body,
+            before=sequence.before,
             declare=sequence.declare,
             blocks=str(PANEL_STEPS // _STEPS_PER_BLOCK),
         ),

@@ -21,7 +21,7 @@ Body = Callable[[Sequence[str]], tuple[list[str], list[str]]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """IR and what one iteration does.
+    """IR ("" where only its machine code is at hand) and what one iteration does.
 
     ``rows`` x ``columns`` accumulators; ``vector_bytes`` of a loaded operand; ``block_bytes`` of
     the data that an iteration goes over; ``saturates``: sums of two products may be cut off at
@@ -215,7 +215,8 @@ def loop(
     return "\n".join(
         [
             declare,
-            "define void @kernel(ptr %data, i64 %iterations, ptr %out) {",
+            # Without unwinding tables: machine code that travels has no place for them.
+            "define void @kernel(ptr %data, i64 %iterations, ptr %out) nounwind {",
             "entry:",
             *before,
             "br label %loop",

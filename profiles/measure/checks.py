@@ -21,14 +21,26 @@ def available_cpus() -> tuple[int, ...]:
 
 def check_requests(requests: Sequence[MeasureRequest]) -> None:
     """:func:`check_request` of each; ValueError for none."""
-    if not requests:
-        raise ValueError("nothing to measure")
+    check_rounds(requests)
     for request in requests:
-        check_request(request)
+        check_threads(request.threads, request.cpus)
 
 
 def check_request(request: MeasureRequest) -> None:
     """Raise UnsupportedError for threads, CPUs, runs or a time limit out of range."""
+    check_requests([request])
+
+
+def check_rounds(requests: Sequence[MeasureRequest]) -> None:
+    """What no machine has to be asked about: UnsupportedError for runs or a time limit out of
+    range, ValueError for no request."""
+    if not requests:
+        raise ValueError("nothing to measure")
+    for request in requests:
+        _check_rounds(request)
+
+
+def _check_rounds(request: MeasureRequest) -> None:
     if not 1 <= request.runs <= _MAX_RUNS:
         raise UnsupportedError(f"{request.runs} runs are out of range: give 1 to {_MAX_RUNS}.")
     if not 0 <= request.warmup <= _MAX_RUNS:
@@ -40,7 +52,6 @@ def check_request(request: MeasureRequest) -> None:
             f"A time limit of {request.max_seconds:g} s is out of range: give more than 0 and at"
             f" most {_MAX_SECONDS:g}."
         )
-    check_threads(request.threads, request.cpus)
 
 
 def check_threads(threads: int, cpus: Sequence[int] | None = None) -> None:

@@ -1,21 +1,24 @@
-"""Measures model files in a child process: times in rounds, graph, and what ran where."""
+"""Times model files in turns: here with their graphs, or on a device for another machine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import cast
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import Conditions, JoinedLayer, Measurement, MeasureRequest
-from mnv4_deploy.profiles.inspect import sha256_of
+from mnv4_deploy.profile_records import Measurement, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.measure.checks import check_requests, pin_to
 from mnv4_deploy.profiles.measure.conditions import ConditionsSampler
 from mnv4_deploy.profiles.measure.rounds import Samples, take_turns
-from mnv4_deploy.profiles.measure.runners import Runner, format_of, open_runner
-from mnv4_deploy.records import OpProfile, OpTiming
+from mnv4_deploy.profiles.measure.runners import (
+    Runner,
+    RunnerOpener,
+    open_device_runner,
+    open_runner,
+)
+from mnv4_deploy.records import OpProfile
 
 _HERE = "mnv4_deploy.profiles.measure.measure:measure_here"
 # Loading, one long run and reading the graph come on top of the time limit.
@@ -55,12 +58,39 @@ def measure_here(requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
     UnsupportedError for requests that cannot be met, ToolchainError for runtimes that are
     missing or fail, MemoryError for files that need more memory than there is.
     """
+    from mnv4_deploy.profiles.measure.join import join_timed
+
+    with _timed(requests) as (runners, timed):
+        # The graphs come last: reading one runs the file, which must not disturb the times.
+        return tuple(
+            join_timed(request, times, runner.measured)
+            for request, times, runner in zip(requests, timed, runners, strict=True)
+        )
+
+
+def time_here(requests: Sequence[MeasureRequest]) -> tuple[TimedFile, ...]:
+    """Time the files of a device in turns, in this process, which runs on it.
+
+    As :func:`measure_here` without the graphs: needs NumPy and the runtime of the files' format,
+    whichever of them the device has
+    (:func:`~mnv4_deploy.profiles.measure.runners.open_device_runner`). Nodes of .onnx files must
+    have names of their own already. Raises as :func:`measure_here`.
+    """
+    with _timed(requests, open_device_runner) as (_, timed):
+        return timed
+
+
+@contextmanager
+def _timed(
+    requests: Sequence[MeasureRequest], opened_by: RunnerOpener = open_runner
+) -> Iterator[tuple[Sequence[Runner], tuple[TimedFile, ...]]]:
+    """The runners, still open, and the times that they took."""
     check_requests(requests)
     first = requests[0]
     cpus = pin_to(first.cpus)
     with ExitStack() as stack:
         runners = [
-            stack.enter_context(closing(open_runner(r.path, threads=r.threads, shapes=r.shapes)))
+            stack.enter_context(closing(opened_by(r.path, threads=r.threads, shapes=r.shapes)))
             for r in requests
         ]
         conditions = ConditionsSampler()
@@ -72,16 +102,20 @@ def measure_here(requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
             after_round=conditions.spin,
         )
         seen = conditions.finish()
-        profiles = [
-            _profile(request, runner, times)
-            for request, runner, times in zip(requests, runners, samples, strict=True)
-        ]
-        # The graphs come last: reading one runs the file, which must not disturb the times.
-        return tuple(
-            _measurement(request, runner, profile, times, cpus, seen)
-            for request, runner, profile, times in zip(
-                requests, runners, profiles, samples, strict=True
-            )
+        yield (
+            runners,
+            tuple(
+                # Notes are known once there are timings, which the profile asks for.
+                TimedFile(
+                    profile=_profile(request, runner, times),
+                    cpus=cpus,
+                    rounds_us=tuple(times.plain),
+                    profiled_rounds_us=tuple(times.profiled),
+                    conditions=seen,
+                    notes=runner.notes,
+                )
+                for request, runner, times in zip(requests, runners, samples, strict=True)
+            ),
         )
 
 
@@ -105,58 +139,3 @@ def _profile(request: MeasureRequest, runner: Runner, times: Samples) -> OpProfi
         wall_us=wall_us,
         profiled_wall_us=tuple(us for burst in times.profiled for us in burst),
     )
-
-
-def _measurement(
-    request: MeasureRequest,
-    runner: Runner,
-    profile: OpProfile,
-    times: Samples,
-    cpus: tuple[int, ...],
-    conditions: Conditions,
-) -> Measurement:
-    from mnv4_deploy.profiles.graph.read import read_graph_of
-
-    file = Path(request.path)
-    graph = read_graph_of(file, request.shapes)
-    return Measurement(
-        path=request.path,
-        format=format_of(file),
-        runtime=profile.runtime,
-        size_bytes=file.stat().st_size,
-        sha256=sha256_of(file),
-        threads=request.threads,
-        cpus=cpus,
-        graph=graph,
-        profile=profile,
-        layers=_join(runner.measured, graph, profile.ops),
-        rounds_us=tuple(times.plain),
-        profiled_rounds_us=tuple(times.profiled),
-        conditions=conditions,
-        refusals=_refusals(file, profile.ops),
-        notes=runner.notes,
-    )
-
-
-def _join(
-    measured: Path, graph: ModelGraph, timings: Sequence[OpTiming]
-) -> tuple[JoinedLayer, ...]:
-    if graph.format == "tflite":
-        from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
-
-        return join_xnnpack(graph, timings)
-    from mnv4_deploy.profiles.join.ort import join_ort, trace_ort
-
-    return join_ort(graph, timings, trace_ort(measured))
-
-
-def _refusals(path: Path, timings: Sequence[OpTiming]) -> dict[int, str]:
-    """Why XNNPACK did not take the operators that ran in built-in kernels, by index."""
-    builtin = [t.op_index for t in timings if t.kind == "builtin" and t.op_index is not None]
-    if not builtin:
-        return {}
-    from mnv4_deploy.profiles.tflite_graph import read_graph
-    from mnv4_deploy.profiles.xnnpack_rules import explain_refusal
-
-    graph = read_graph(path)
-    return {index: explain_refusal(graph, graph.ops[index]) for index in builtin}

@@ -37,7 +37,8 @@ def take_turns(
     profile: bool = True,
     after_round: Callable[[], None] = lambda: None,
 ) -> list[Samples]:
-    """Run every model ``runs`` times plain, and as often profiled where ``profile`` asks for it.
+    """Run every model ``runs`` times plain, and as often profiled where ``profile`` asks for it
+    and the model's runtime has a profiler.
 
     In a round each model takes its turn: one run without record, because the others have emptied
     the caches of its weights, then a burst of recorded runs; the same with the profiler. Plain
@@ -47,6 +48,7 @@ def take_turns(
     (fewer where ``runs`` is smaller): bursts are shorter where a model is slow.
     """
     start = time.perf_counter()
+    profile = profile and any(runner.times_operators for runner in runners)
     run_s = _warm_up(runners, warmup, max_seconds, profile)
     burst = _burst(runs, run_s * (2 if profile else 1), max_seconds)
     samples = [Samples() for _ in runners]
@@ -94,7 +96,7 @@ def time_files(
 def _turn(runner: Runner, samples: Samples, size: int, profile: bool) -> None:
     runner.run()
     samples.plain.append(tuple(time_run_us(runner.run) for _ in range(size)))
-    if profile:
+    if profile and runner.times_operators:
         runner.run_profiled(record=False)
         samples.profiled.append(tuple(runner.run_profiled(record=True) for _ in range(size)))
 
@@ -105,12 +107,13 @@ def _warm_up(runners: Sequence[Runner], warmup: int, max_seconds: float, profile
     total_s = 0.0
     for runner in runners:
         start = time.perf_counter()
+        profiled = profile and runner.times_operators
         times = [time_run_us(runner.run)]
-        if profile:
+        if profiled:
             runner.run_profiled(record=False)
         while len(times) < warmup and time.perf_counter() - start < limit_s:
             times.append(time_run_us(runner.run))
-            if profile:
+            if profiled:
                 runner.run_profiled(record=False)
         total_s += median(times) * _US
     return total_s

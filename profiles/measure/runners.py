@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.graph_records import ModelFormat
 from mnv4_deploy.profiles.tflite_graph import looks_like_tflite
 from mnv4_deploy.records import OpTiming
@@ -24,6 +25,10 @@ class Runner(Protocol):
     @property
     def runtime(self) -> str:
         """Name and version, such as "onnxruntime 1.31.1"."""
+
+    @property
+    def times_operators(self) -> bool:
+        """Whether there is a profiler; without one :meth:`run_profiled` is never called."""
 
     def run(self) -> None:
         """One inference without profiler."""
@@ -74,6 +79,18 @@ def format_of(path: str | Path) -> ModelFormat:
     return "tflite" if looks_like_tflite(head) else "onnx"
 
 
+class RunnerOpener(Protocol):
+    """:func:`open_runner` or :func:`open_device_runner`."""
+
+    def __call__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Runner: ...
+
+
 def open_runner(
     path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> Runner:
@@ -90,3 +107,28 @@ def open_runner(
     from mnv4_deploy.profiles.run_ort import OrtRunner
 
     return OrtRunner(path, threads=threads, shapes=shapes or {})
+
+
+def open_device_runner(
+    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Runner:
+    """:func:`open_runner` on a device, with whatever runtime is there.
+
+    A .tflite file runs end to end alone where there is another LiteRT than the tried one. Nodes
+    of an .onnx file must have names of their own: onnx, which could rename them, is not there.
+    """
+    if format_of(path) == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise ToolchainError(
+                "Running an .onnx file needs onnxruntime, which is not installed: give --setup, or"
+                " install onnxruntime on the device."
+            )
+        from mnv4_deploy.profiles.run_ort import OrtRunner
+
+        return OrtRunner(path, threads=threads, shapes=shapes or {}, named=True)
+    from mnv4_deploy.profiles.run_interpreter import InterpreterRunner, installed_runtime
+
+    runtime = installed_runtime()
+    if runtime.times_operators:
+        return open_runner(path, threads=threads, shapes=shapes)
+    return InterpreterRunner(path, runtime, threads=threads, shapes=shapes or {})

@@ -10,6 +10,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.output.device_text import device_facts
 from mnv4_deploy.profiles.output.html_sections import (
     block_names,
     key_figures,
@@ -17,14 +18,19 @@ from mnv4_deploy.profiles.output.html_sections import (
     method_facts,
     trust_facts,
 )
-from mnv4_deploy.profiles.output.kinds import FAMILIES, family_of
+from mnv4_deploy.profiles.output.kinds import FAMILIES, WHOLE, family_of
 from mnv4_deploy.profiles.output.roofline_data import (
     ceiling_lines,
     limit_shares,
     points_of,
 )
-from mnv4_deploy.profiles.output.rows import rows_of
-from mnv4_deploy.profiles.output.text import clean, layer_title, markup_text
+from mnv4_deploy.profiles.output.rows import row_of, rows_of
+from mnv4_deploy.profiles.output.text import (
+    NO_OPERATOR_TIMES,
+    clean,
+    layer_title,
+    markup_text,
+)
 from mnv4_deploy.profiles.output.write import write_whole
 
 _LABEL_CHARACTERS = 44
@@ -64,6 +70,7 @@ def script_json(data: Any) -> str:
 def report_data(profile: ModelProfile) -> dict[str, Any]:
     """What the page's script draws. Only ``label`` and ``lines`` are markup, for plotly."""
     points = {point.layer.index: point for point in points_of(profile)}
+    device = profile.measurement.device
     blocks = block_names(profile)
     layers = [
         {
@@ -99,11 +106,31 @@ def report_data(profile: ModelProfile) -> dict[str, Any]:
             for line in ceiling_lines(profile)
         ],
         "layers": layers,
+        "whole": _whole(profile),
+        "without_layers": NO_OPERATOR_TIMES if profile.whole else "",
+        "device": device_facts(device) if device else [],
         "machine": machine_facts(profile),
         "method": method_facts(profile),
         "trust": trust_facts(profile),
-        "warnings": [clean(warning) for warning in profile.trust.warnings],
+        "warnings": [
+            clean(warning)
+            for warning in (*(device.warnings if device else ()), *profile.trust.warnings)
+        ],
         "unknown_kinds": [clean(kind) for kind in profile.unknown_kinds],
+    }
+
+
+def _whole(profile: ModelProfile) -> dict[str, Any] | None:
+    """The model as the one mark of the roofline, where there are no layers."""
+    if profile.whole is None:
+        return None
+    row = row_of(profile.whole, None, profile.whole.latency_us)
+    return {
+        **{key: clean(cell) if isinstance(cell, str) else cell for key, cell in row.items()},
+        "family": WHOLE.key,
+        "label": markup_text(layer_title(profile.whole), _LABEL_CHARACTERS),
+        "rank": None,
+        "drawn": bool(points_of(profile)),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profile_records import ModelProfile, Spread, Trust
 from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.profiles.output.text import (
     STATISTIC_TITLES,
@@ -27,14 +27,22 @@ def key_figures(profile: ModelProfile) -> list[Fact]:
     cost = profile.total_cost
     speed = cost.macs / trust.wall_us / 1e3 if trust.wall_us else 0.0
     outside = sum(layer.where == "builtin" for layer in profile.layers)
+    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
     facts = [
         ("an inference", milliseconds(trust.wall_us)),
         ("MACs", with_prefix(cost.macs).strip()),
         ("GMAC/s", significant(speed)),
         ("MACs/byte", significant(cost.operational_intensity)),
         ("weights", f"{with_prefix(cost.weight_bytes)}B"),
-        ("layers", str(len(profile.layers))),
     ]
+    if profile.whole:
+        return [
+            *facts,
+            ("10th percentile", milliseconds(wall.p10)),
+            ("median", milliseconds(wall.p50)),
+            ("90th percentile", milliseconds(wall.p90)),
+        ]
+    facts.append(("layers", str(len(profile.layers))))
     if profile.measurement.format == "tflite":
         facts.append(("layers outside XNNPACK", str(outside)))
     if profile.bounds:
@@ -46,6 +54,7 @@ def key_figures(profile: ModelProfile) -> list[Fact]:
 def method_facts(profile: ModelProfile) -> list[Fact]:
     measured = profile.measurement
     rounds = measured.rounds_us
+    latency = "An inference's latency" if profile.whole else "A layer's latency"
     cpus = ", ".join(str(cpu) for cpu in measured.cpus) or "as the system has it"
     return [
         ("File", clean(measured.path)),
@@ -55,11 +64,8 @@ def method_facts(profile: ModelProfile) -> list[Fact]:
         ("Threads", str(measured.threads)),
         ("CPUs", cpus),
         ("Runs without profiler", f"{sum(map(len, rounds))} in {plural(len(rounds), 'round')}"),
-        ("Runs with profiler", str(profile.trust.runs)),
-        (
-            "Statistics",
-            f"A layer's latency is the {STATISTIC_TITLES[profile.statistic]} of its runs.",
-        ),
+        ("Runs with profiler", "none" if profile.whole else str(profile.trust.runs)),
+        ("Statistics", f"{latency} is the {STATISTIC_TITLES[profile.statistic]} of its runs."),
         (
             "Operational intensity",
             "MACs over weights, inputs and outputs in bytes, each tensor counted once.",
@@ -74,14 +80,7 @@ def trust_facts(profile: ModelProfile) -> list[Fact]:
     spins = conditions.spin_us
     facts = [
         ("Wall time without profiler", milliseconds(trust.wall_us)),
-        ("Wall time with profiler", milliseconds(trust.profiled_wall_us)),
-        ("Profiling adds", f"{trust.overhead_percent:.1f} %"),
-        (
-            "Sum of the layers",
-            f"{milliseconds(trust.layers_us)}; in undisturbed runs {trust.sum_percent:.1f} % of"
-            " the wall time",
-        ),
-        ("Not attributed", milliseconds(trust.unattributed_us)),
+        *([] if profile.whole else _profiler_facts(trust)),
         ("Spread of the rounds", f"{trust.spread_percent:.1f} %"),
     ]
     if min(spins, default=0.0) > 0:
@@ -91,6 +90,19 @@ def trust_facts(profile: ModelProfile) -> list[Fact]:
     if conditions.other_load_percent is not None:
         facts.append(("Other processes", f"{conditions.other_load_percent:.1f} % of all CPUs"))
     return facts
+
+
+def _profiler_facts(trust: Trust) -> list[Fact]:
+    return [
+        ("Wall time with profiler", milliseconds(trust.profiled_wall_us)),
+        ("Profiling adds", f"{trust.overhead_percent:.1f} %"),
+        (
+            "Sum of the layers",
+            f"{milliseconds(trust.layers_us)}; in undisturbed runs {trust.sum_percent:.1f} % of"
+            " the wall time",
+        ),
+        ("Not attributed", milliseconds(trust.unattributed_us)),
+    ]
 
 
 def machine_facts(profile: ModelProfile) -> list[Fact]:

@@ -32,6 +32,7 @@ MOVE = Family("move", "Data movement", "#DDCC77", "P", "cross")
 CONVERT = Family("convert", "Quantize, convert", "#999933", "X", "x")
 RUNTIME = Family("runtime", "Runtime", "#BBBBBB", "*", "star")
 OTHER = Family("other", "Other", "#777777", "d", "diamond-tall")
+WHOLE = Family("whole", "The model as a whole", "#332288")
 FAMILIES = (
     POINTWISE,
     CONVOLUTION,
@@ -44,6 +45,7 @@ FAMILIES = (
     CONVERT,
     RUNTIME,
     OTHER,
+    WHOLE,
 )
 
 # The first rule with a part of the kind decides; kinds are compared without case and "_".
@@ -88,6 +90,8 @@ def main_op(profile: ModelProfile, layer: Layer) -> Operator | None:
 
 def family_of(profile: ModelProfile, layer: Layer) -> Family:
     """The family of ``layer``; convolutions are told apart by their weights and groups."""
+    if layer is profile.whole:
+        return WHOLE
     if layer.where == "runtime":
         return RUNTIME
     kind = layer.kind.lower().replace("_", "")

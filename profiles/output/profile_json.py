@@ -25,8 +25,9 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
 
     Keys carry their units (``_us``, ``_bytes``, ``_percent``, ``_macs_per_s``) and keep their
     meaning within a ``schema_version``. Unknown figures are None. ``layers`` have their raw
-    samples, one a profiled run, and index ``file_operators`` and ``runtime_operators``. Names
-    are the file's own, unescaped.
+    samples, one a profiled run, and index ``file_operators`` and ``runtime_operators``; without
+    times of operators there are none, and what ``trust`` says of them is None. ``device`` is
+    None for this machine. Names are the file's and the device's own, unescaped.
     """
     measured = profile.measurement
     document = {
@@ -56,6 +57,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
             "operational_intensity": profile.total_cost.operational_intensity,
             "unknown_kinds": profile.unknown_kinds,
         },
+        "device": measured.device,
         "layers": [
             _layer(profile, layer, row)
             for layer, row in zip(profile.layers, rows_of(profile), strict=True)

@@ -4,14 +4,17 @@
 const BADGE_OFFSETS = [[34, -34], [-34, -34], [34, 34], [-34, 34], [0, -48]];
 
 function roofline() {
-  const drawn = data.layers.filter((layer) => layer.drawn);
-  const left_out = data.layers.filter((layer) => !layer.drawn);
+  const marks = data.whole ? [data.whole] : data.layers;
+  const drawn = marks.filter((layer) => layer.drawn);
+  const left_out = marks.filter((layer) => !layer.drawn);
   const idle = left_out.reduce((sum, layer) => sum + layer.latency_us, 0);
-  byId("roofline-note").textContent = "Each mark is a layer, its area the time it takes. " +
+  byId("roofline-note").textContent = (data.whole ? "The mark is the model as a whole. "
+    : "Each mark is a layer, its area the time it takes. ") +
     (data.lines.length ? "Lines are what this machine can do: under a slope memory is the " +
       "limit, under a level line arithmetic; the further below them, the more could be won. "
       : "No ceilings are known for this machine and number of threads, so no lines are drawn. ") +
-    `Not in the plot: ${left_out.length} layers without MACs or without a time, ${ms(idle)}.`;
+    (data.whole ? ""
+      : `Not in the plot: ${left_out.length} layers without MACs or without a time, ${ms(idle)}.`);
   if (!drawn.length) {
     byId("roofline").replaceWith(element("p", "No layer has MACs and a time to draw.", "muted"));
     return;
@@ -64,11 +67,14 @@ function roofline() {
     traces.push({
       x: members.map((layer) => layer.operational_intensity),
       y: members.map((layer) => layer.gmacs_per_s),
-      mode: "markers", name: `${family.title} (${members.length})`,
+      mode: "markers",
+      name: family.title + (data.whole ? "" : ` (${members.length})`),
       hoverinfo: "text", hovertext: members.map(describe),
       marker: {
         color: family.colour, symbol: family.symbol, opacity: 0.78,
-        size: members.map((layer) => Math.max(6, 13 * Math.sqrt(layer.share_percent))),
+        // One mark alone: its size compares with nothing.
+        size: members.map((layer) => (data.whole ? 22
+          : Math.max(6, 13 * Math.sqrt(layer.share_percent)))),
         line: { color: members.map((layer) => (layer.rank ? ink : colour("--card"))),
                 width: members.map((layer) => (layer.rank ? 1.6 : 0.6)) },
       },

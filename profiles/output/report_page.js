@@ -3,8 +3,10 @@ function header() {
   byId("title").textContent = data.title;
   const method = new Map(data.method);
   const machine = new Map(data.machine);
-  byId("subtitle").textContent = [method.get("Runtime"), `threads: ${method.get("Threads")}`,
-    machine.get("CPU")].filter(Boolean).join("  ·  ");
+  const device = new Map(data.device);
+  byId("subtitle").textContent = [device.get("Device"), device.get("System"),
+    method.get("Runtime"), `threads: ${method.get("Threads")}`,
+    device.get("Processor") || machine.get("CPU")].filter(Boolean).join("  ·  ");
   for (const [title, text] of data.figures) {
     const box = element("div", undefined, "figure");
     box.append(element("b", text), element("span", title));
@@ -153,19 +155,32 @@ function charts() {
   }
 }
 
+// Without times of operators there is nothing to say of layers.
+function withoutLayers() {
+  for (const section of document.querySelectorAll(".of-layers")) section.remove();
+  byId("warnings").append(element("div", data.without_layers, "warning"));
+}
+
 header();
-findings();
-charts();
-worst();
-table();
+if (data.whole) {
+  withoutLayers();
+  roofline();
+} else {
+  findings();
+  charts();
+  worst();
+  table();
+  for (const [id, draw] of [["layer-order", bars], ["block-by", blocks],
+    ["block-order", blocks], ["all-columns", table]]) {
+    byId(id).addEventListener("change", draw);
+  }
+  byId("search").addEventListener("input", table);
+}
+if (data.device.length) facts("device", data.device);
+else byId("device-part").remove();
 facts("trust", data.trust);
 facts("method", data.method);
 facts("machine", data.machine, "No ceilings are known for this machine and number of threads.");
-byId("search").addEventListener("input", table);
-byId("all-columns").addEventListener("change", table);
-byId("layer-order").addEventListener("change", bars);
-byId("block-by").addEventListener("change", blocks);
-byId("block-order").addEventListener("change", blocks);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", charts);
 let width = window.innerWidth;
 let timer;

@@ -7,16 +7,14 @@ that one number, the ridge point in MACs/byte, stands for the machine.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.profiles.output.figures import INK, MUTED, check_format, drawing, save
+from mnv4_deploy.profiles.output.figures import MUTED, check_format, drawing, save
 from mnv4_deploy.profiles.output.kinds import FAMILIES
-from mnv4_deploy.profiles.output.label_layout import Box, LabelLayout, along, around
+from mnv4_deploy.profiles.output.pareto_panel import draw_front
 from mnv4_deploy.profiles.output.text import plot_text, significant
 
 if TYPE_CHECKING:
@@ -29,9 +27,6 @@ _DASHES = ("-", "--", ":", "-.")
 _COLOURS = tuple(family.colour for family in FAMILIES[:7])
 _PARETO_PANELS = 3
 _NAME_CHARACTERS = 26
-_MARKER_PIXELS = 7.0
-# Wider than it is drawn, so that names keep away from it.
-_FRONT_PIXELS = 8.0
 
 
 @dataclass(frozen=True)
@@ -191,71 +186,12 @@ def _draw_pareto(axes: Axes, sweep: RidgeSweep, rated: Sequence[str], position: 
         loc="left",
         weight="bold",
     )
-    for model in rated:
-        axes.scatter(
-            [times[model]],
-            [accuracy[model]],
-            s=48,
-            c=[_style(sweep, model)[0]],
-            zorder=3,
-            edgecolors="white",
-        )
-    front = pareto_front({model: (times[model], accuracy[model]) for model in rated})
-    axes.plot(
-        [times[m] for m in front], [accuracy[m] for m in front], color=INK, linewidth=1, zorder=2
+    draw_front(
+        axes,
+        {model: (times[model], accuracy[model]) for model in rated},
+        {model: _style(sweep, model)[0] for model in rated},
     )
-    axes.margins(x=0.2, y=0.24)
     axes.set_xlabel("Predicted time (10⁹ MACs)")
-    axes.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    box = axes.get_window_extent()
-    spots = {m: _pixels(axes, times[m], accuracy[m]) for m in rated}
-    half = _MARKER_PIXELS
-    layout = LabelLayout(
-        frame=Box(box.x0, box.y0, box.x1, box.y1),
-        obstacles=[
-            part
-            for start, end in pairwise(spots[model] for model in front)
-            for part in _segment(start, end)
-        ],
-        taken=[Box(x - half, y - half, x + half, y + half) for x, y in spots.values()],
-    )
-    for model in rated:
-        text = axes.text(0, 0, plot_text(model, _NAME_CHARACTERS), fontsize=7.6, zorder=4)
-        size = text.get_window_extent()
-        x, y = spots[model]
-        places = list(around(x, y, size.width + 2, size.height + 2))
-        chosen = layout.place((place,) for place in places)
-        if chosen is None:
-            text.remove()
-            continue
-        place = places[chosen]
-        to_data = axes.transData.inverted()
-        text.set_position(tuple(to_data.transform((place.left, place.bottom))))
-        near = (min(max(x, place.left), place.right), min(max(y, place.bottom), place.top))
-        ends = [to_data.transform(near), (times[model], accuracy[model])]
-        axes.plot(*zip(*ends, strict=True), color="#aaaaaa", linewidth=0.6, zorder=1)
-
-
-def _segment(start: tuple[float, float], end: tuple[float, float]) -> tuple[Box, ...]:
-    degrees = math.degrees(math.atan2(end[1] - start[1], end[0] - start[0]))
-    return along(*start, math.dist(start, end), _FRONT_PIXELS, degrees)
-
-
-def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    across, up = axes.transData.transform((x, y))
-    return float(across), float(up)
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The models that none beats in both (time, accuracy), from fast to slow."""
-    front: list[str] = []
-    best = float("-inf")
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
-        if points[name][1] > best:
-            best = points[name][1]
-            front.append(name)
-    return front
 
 
 def _style(sweep: RidgeSweep, model: str) -> tuple[str, str]:

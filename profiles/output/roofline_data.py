@@ -58,11 +58,14 @@ class FamilyTime:
 
 
 def points_of(profile: ModelProfile) -> tuple[Point, ...]:
-    """The layers that have a place on logarithmic axes: with MACs, bytes and a time."""
-    total_us = sum(layer.latency_us for layer in profile.layers)
+    """The layers that have a place on logarithmic axes: with MACs, bytes and a time.
+
+    The model as a whole is one point, where there are no times of operators.
+    """
+    total_us = sum(layer.latency_us for layer in profile.rows)
     placed = [
         (layer, layer.cost.operational_intensity, rate)
-        for layer in profile.layers
+        for layer in profile.rows
         if layer.cost and layer.cost.operational_intensity > 0 and (rate := gmacs_per_s(layer))
     ]
     worst = sorted(placed, key=lambda item: -to_win_us(profile, item[0]))[:WORST]
@@ -119,7 +122,7 @@ def _peak(kind: Literal["peak", "independent"], label: str, macs_per_s: float) -
 def family_times(profile: ModelProfile) -> tuple[FamilyTime, ...]:
     """Time and number of layers by family, in the fixed order of families."""
     members: defaultdict[str, list[Layer]] = defaultdict(list)
-    for layer in profile.layers:
+    for layer in profile.rows:
         members[family_of(profile, layer).key].append(layer)
     return tuple(
         FamilyTime(family, sum(layer.latency_us for layer in found), len(found))

@@ -17,6 +17,7 @@ from mnv4_deploy.profiles.output.roofline_data import (
 )
 from mnv4_deploy.profiles.output.rows import bound_at
 from mnv4_deploy.profiles.output.text import (
+    NO_OPERATOR_TIMES,
     STATISTIC_TITLES,
     layer_title,
     milliseconds,
@@ -45,6 +46,7 @@ def draw_title(figure: Figure, profile: ModelProfile) -> None:
     measured = profile.measurement
     cost = profile.total_cost
     facts = [
+        *([plot_text(measured.device.facts.title, 40)] if measured.device else []),
         plot_text(measured.runtime, 40),
         plural(measured.threads, "thread"),
         f"{milliseconds(profile.trust.wall_us)} ({STATISTIC_TITLES[profile.statistic]} run)",
@@ -102,8 +104,11 @@ def draw_panel(
     axes.set_axis_off()
     panel = _Panel(axes)
     _legend(panel, profile, points, area)
+    if profile.whole and profile.ceilings:
+        return
     _limits(panel, profile)
-    _worst(panel, profile, points)
+    if not profile.whole:
+        _worst(panel, profile, points)
 
 
 def _legend(
@@ -113,7 +118,7 @@ def _legend(
     area: Callable[[float], float],
 ) -> None:
     drawn = {p.family.key for p in points}
-    panel.write("Layers with MACs", bold=True)
+    panel.write("What is drawn" if profile.whole else "Layers with MACs", bold=True)
     panel.write("time", right=True, colour=MUTED)
     for item in family_times(profile):
         if item.family.key not in drawn:
@@ -121,9 +126,12 @@ def _legend(
         panel.down()
         family = item.family
         panel.axes.scatter([0.03], [panel.y], s=55, c=[family.colour], marker=family.marker)
-        panel.write(f"{family.title} ({item.layers})", x=0.075)
+        count = "" if profile.whole else f" ({item.layers})"
+        panel.write(f"{family.title}{count}", x=0.075)
         panel.write(milliseconds(item.latency_us), right=True)
     panel.down(1.4)
+    if profile.whole:
+        return
     for x, share in zip((0.03, 0.47), _LEGEND_SHARES, strict=True):
         panel.axes.scatter([x + 0.02], [panel.y], s=area(share), c="white", edgecolors=MUTED)
         panel.write(f"{share:.0%} of the time", x=x + 0.085, colour=MUTED)
@@ -169,6 +177,8 @@ def _outlook(profile: ModelProfile, point: Point) -> str:
 
 def draw_strip(figure: Figure, profile: ModelProfile) -> None:
     """All the time as one bar by kind, with the layers that have no place in the plot."""
+    if profile.whole:
+        return
     axes = figure.add_axes(_STRIP)
     axes.set_axis_off()
     times = family_times(profile)
@@ -236,6 +246,8 @@ def _caption(profile: ModelProfile, points: Sequence[Point]) -> list[str]:
         "How to read it: each mark is a layer, its area the time it takes. Numbers name the"
         f" {'layers with most time to win' if profile.bounds else 'slowest layers'}."
     )
+    if profile.whole:
+        reading = "How to read it: the mark is the model as a whole, all its operators together."
     if profile.ceilings:
         reading += " Lines are what this machine can do: under a slope, memory is"
     lines = [reading]
@@ -250,6 +262,8 @@ def _caption(profile: ModelProfile, points: Sequence[Point]) -> list[str]:
 
 def _left_out(profile: ModelProfile, points: Sequence[Point]) -> str:
     """How much time the plot cannot show, and why."""
+    if profile.whole:
+        return NO_OPERATOR_TIMES + _unknown(profile)
     drawn = {point.layer.index for point in points}
     total_us = sum(layer.latency_us for layer in profile.layers)
     absent = [layer for layer in profile.layers if layer.index not in drawn]
@@ -259,8 +273,12 @@ def _left_out(profile: ModelProfile, points: Sequence[Point]) -> str:
         f"Not in the plot: {plural(len(absent), 'layer')} without MACs or without a time,"
         f" {milliseconds(idle_us)} ({share:.1f} %); the bar shows them too."
     )
-    if profile.unknown_kinds:
-        kinds = ", ".join(plot_text(kind, 24) for kind in profile.unknown_kinds[:4])
-        more = len(profile.unknown_kinds) - 4
-        text += f" Cost not known: {kinds}{f' and {more} more' if more > 0 else ''}."
-    return text
+    return text + _unknown(profile)
+
+
+def _unknown(profile: ModelProfile) -> str:
+    if not profile.unknown_kinds:
+        return ""
+    kinds = ", ".join(plot_text(kind, 24) for kind in profile.unknown_kinds[:4])
+    more = len(profile.unknown_kinds) - 4
+    return f" Cost not known: {kinds}{f' and {more} more' if more > 0 else ''}."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mnv4_deploy.profile_records import ModelProfile
 from mnv4_deploy.profiles.output.figures import INK, MUTED, check_format, drawing, save
+from mnv4_deploy.profiles.output.kinds import WHOLE
 from mnv4_deploy.profiles.output.label_layout import Box, LabelLayout, along, around
 from mnv4_deploy.profiles.output.roofline_data import (
     CeilingLine,
@@ -34,6 +35,7 @@ _PLOT_AREA = (0.06, 0.265, 0.635, 0.635)
 # Area in square points of a circle that takes all of the time, and the least that is still seen.
 _FULL_AREA = 9000.0
 _LEAST_AREA = 14.0
+_WHOLE_AREA = 300.0  # one mark alone: its size compares with nothing
 _POINTS_PER_INCH = 72.0
 _LABEL_CHARACTERS = 30
 _LINE_PIXELS = 4.0
@@ -82,6 +84,10 @@ def save_roofline(profile: ModelProfile, paths: Sequence[Path]) -> None:
 def marker_area(share: float) -> float:
     """Area in square points of a layer that takes ``share`` (0 to 1) of the time."""
     return max(_LEAST_AREA, _FULL_AREA * share)
+
+
+def _area_of(point: Point) -> float:
+    return _WHOLE_AREA if point.family is WHOLE else marker_area(point.share)
 
 
 def _range_of(points: Sequence[Point], lines: Sequence[CeilingLine]) -> _Range:
@@ -149,7 +155,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
         axes.scatter(
             [point.intensity],
             [point.gmacs_per_s],
-            s=marker_area(point.share),
+            s=_area_of(point),
             c=[point.family.colour],
             marker=point.family.marker,
             alpha=0.75,
@@ -177,7 +183,7 @@ def _draw_labels(axes: Axes, points: Sequence[Point], lines: Sequence[CeilingLin
 
 def _marker_box(axes: Axes, point: Point, dpi: float) -> Box:
     x, y = axes.transData.transform((point.intensity, point.gmacs_per_s))
-    radius = math.sqrt(marker_area(point.share)) / 2 * dpi / _POINTS_PER_INCH
+    radius = math.sqrt(_area_of(point)) / 2 * dpi / _POINTS_PER_INCH
     return Box(x - radius, y - radius, x + radius, y + radius)
 
 

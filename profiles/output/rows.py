@@ -14,7 +14,7 @@ def rows_of(profile: ModelProfile) -> list[Row]:
     ``share_percent`` is the layer's latency over the sum of all layers'.
     """
     total_us = sum(layer.latency_us for layer in profile.layers)
-    return [_row(layer, bound_at(profile, layer), total_us) for layer in profile.layers]
+    return [row_of(layer, bound_at(profile, layer), total_us) for layer in profile.layers]
 
 
 def bound_at(profile: ModelProfile, layer: Layer) -> Bound | None:
@@ -28,7 +28,8 @@ def gmacs_per_s(layer: Layer) -> float | None:
     return layer.cost.macs / layer.latency_us / 1e3
 
 
-def _row(layer: Layer, bound: Bound | None, total_us: float) -> Row:
+def row_of(layer: Layer, bound: Bound | None, total_us: float) -> Row:
+    """The row of one layer of a model whose layers take ``total_us`` together."""
     spread = Spread.of(layer.samples_us)
     cost = layer.cost
     return {

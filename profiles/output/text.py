@@ -18,6 +18,12 @@ _ELLIPSIS = "…"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
+# What every output says in place of its layers.
+NO_OPERATOR_TIMES = (
+    "No times of layers: the runtime gives none of operators. MACs and bytes are those of the"
+    " file's operators, as if nothing were fused."
+)
+
 STATISTIC_TITLES: Mapping[Statistic, str] = {
     "min": "fastest",
     "p10": "10th percentile",

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.profile_records import Measurement, ModelProfile, Statistic
+from mnv4_deploy.profiles.costs.group import unknown_kinds
 from mnv4_deploy.profiles.roofline.bounds import bounds_of
 from mnv4_deploy.profiles.roofline.findings import findings_of
-from mnv4_deploy.profiles.roofline.layers import layers_of
+from mnv4_deploy.profiles.roofline.layers import layers_of, whole_of
 from mnv4_deploy.profiles.roofline.trust import trust_in
 
 
 def analyse(
     measurement: Measurement, machine: Machine | None, statistic: Statistic = "min"
 ) -> ModelProfile:
-    """The profile of a measurement; without ceilings it has no bounds and no findings."""
+    """The profile of a measurement; without ceilings it has no bounds and no findings.
+
+    Without times of operators it has no layers either: the model is then one whole.
+    """
     layers = layers_of(measurement, statistic)
+    whole = None if measurement.profiled_rounds_us else whole_of(measurement, statistic)
     ceilings = machine.with_threads(measurement.threads) if machine else None
     trust = trust_in(measurement, layers, ceilings, statistic)
     bounds = bounds_of(layers, ceilings) if ceilings else ()
     unknown = {layer.kind for layer in layers if layer.cost is None and layer.file_kinds}
+    if whole:
+        unknown.update(unknown_kinds(measurement.graph))
     return ModelProfile(
         measurement=measurement,
         layers=layers,
@@ -28,4 +35,5 @@ def analyse(
         statistic=statistic,
         machine=machine if ceilings else None,
         unknown_kinds=tuple(sorted(unknown)),
+        whole=whole,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from mnv4_deploy.graph_records import OpCost
 from mnv4_deploy.profile_records import JoinedLayer, Layer, Measurement, Statistic
 from mnv4_deploy.profiles.costs.group import group_costs
+from mnv4_deploy.profiles.inspect_tflite import compute_of
 from mnv4_deploy.records import OpTiming
 
 
@@ -17,6 +19,34 @@ def layers_of(measurement: Measurement, statistic: Statistic = "min") -> tuple[L
     return tuple(
         replace(_layer(measurement, index, joined, cost), statistic=statistic)
         for index, (joined, cost) in enumerate(zip(measurement.layers, costs, strict=True))
+    )
+
+
+def whole_of(measurement: Measurement, statistic: Statistic = "min") -> Layer:
+    """The model as one layer with the times of its runs.
+
+    Its cost is the sum over the operators of the file, as if nothing were fused, without those
+    of unknown kind; its arithmetic is that of the operator with most MACs.
+    """
+    graph = measurement.graph
+    costs = group_costs(graph, [(op.index,) for op in graph.ops])
+    known = [(cost, op) for cost, op in zip(costs, graph.ops, strict=True) if cost is not None]
+    _, main = max(known, key=lambda pair: pair[0].macs, default=(None, None))
+    targets = [graph.tensors[i] for i in graph.outputs[:1]]
+    return Layer(
+        index=0,
+        kind="model",
+        name=PurePath(measurement.path).name,
+        module="",
+        compute=compute_of(graph, main) if main else "unknown",
+        where="runtime",
+        partition=None,
+        file_kinds=tuple(op.kind for op in graph.ops),
+        kernels=(),
+        output_shape=targets[0].shape if targets else (),
+        samples_us=tuple(us for burst in measurement.rounds_us for us in burst),
+        cost=sum((cost for cost, _ in known), OpCost()),
+        statistic=statistic,
     )
 
 

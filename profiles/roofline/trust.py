@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import mean, median, quantiles
@@ -49,7 +50,22 @@ def trust_in(
         runs=len(profiled),
         warnings=(),
     )
+    if not measurement.profiled_rounds_us:
+        trust = _without_operators(trust, len(plain))
     return replace(trust, warnings=tuple(_warnings(measurement, trust, ceilings)))
+
+
+def _without_operators(trust: Trust, runs: int) -> Trust:
+    """Nothing is said about a profiler and layers that there were not."""
+    return replace(
+        trust,
+        profiled_wall_us=math.nan,
+        overhead_percent=math.nan,
+        layers_us=math.nan,
+        unattributed_us=math.nan,
+        sum_percent=math.nan,
+        runs=runs,
+    )
 
 
 def _fastest_mean(times_us: Sequence[float]) -> float:
@@ -96,7 +112,9 @@ def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None)
         drift = 100 * (min(spins) / ceilings.spin_us - 1)
         if abs(drift) > _MAX_CLOCK_CHANGE_PERCENT:
             faster = "slower" if drift > 0 else "faster"
+            device = measurement.device
+            where = f" --device {device.address.text}" if device else ""
             yield (
                 f"The CPU ran {abs(drift):.0f} % {faster} than when its ceilings were measured:"
-                " mnv4-deploy machine --measure measures them again."
+                f" mnv4-deploy machine --measure{where} measures them again."
             )

@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, tile_ir
+from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, kernels, rates, tile_ir
+from mnv4_deploy.profiles.machine.compiled import CompiledKernel
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
+from mnv4_deploy.profiles.machine.rates import aligned
 
 llvm = pytest.importorskip("llvmlite.binding")
-kernels = pytest.importorskip("mnv4_deploy.profiles.machine.kernels")
 
 _CPU = read_cpu()
 _ITERATIONS = 21  # no multiple of the panel's blocks
@@ -25,9 +26,9 @@ def _out() -> np.ndarray:
 
 
 def test_read_reads_every_byte_and_starts_again():
-    kernel = kernels.CompiledKernel(kernel_ir.read(_CPU.isa))
+    kernel = CompiledKernel(kernel_ir.read(_CPU.isa))
     block = kernel.kernel.per_iteration
-    data = kernels.aligned(3 * block)
+    data = aligned(3 * block)
     data[:] = np.random.default_rng(0).integers(0, 256, data.size)
     out = _out()
     out.view(np.int64)[0] = 3
@@ -39,9 +40,9 @@ def test_read_reads_every_byte_and_starts_again():
 
 
 def test_add_adds_the_second_half_of_every_block_to_the_first():
-    kernel = kernels.CompiledKernel(kernel_ir.add(_CPU.isa))
+    kernel = CompiledKernel(kernel_ir.add(_CPU.isa))
     block = kernel.kernel.block_bytes
-    data = kernels.aligned(3 * block)
+    data = aligned(3 * block)
     data[:] = np.random.default_rng(0).integers(0, 256, data.size)
     before = data.view(np.uint32).reshape(3, 2, -1).copy()
     out = _out()
@@ -53,11 +54,11 @@ def test_add_adds_the_second_half_of_every_block_to_the_first():
 
 
 def test_fma_adds_a_product_to_every_accumulator_each_time():
-    kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
+    kernel = CompiledKernel(kernel_ir.fma(_CPU.isa))
     if kernel.kernel.name != "fma":
         pytest.skip("no fused multiply-add here")
     lanes, chains = kernel.kernel.vector_bytes // 4, kernel.kernel.rows
-    data = kernels.aligned(4096).view(np.float32)
+    data = aligned(4096).view(np.float32)
     data[:] = np.arange(data.size) % 7  # small integers: float32 sums are exact
     out = _out()
     kernel(data, _ITERATIONS, out)
@@ -93,10 +94,10 @@ def test_integer_sequences_compute_inner_products(kernel):
     if kernel.name == "smmla":
         pytest.skip("multiplies 2x8 matrices, not lane by lane")
     size = integer_ir.PANEL_STEPS * (kernel.rows + kernel.columns) * kernel.vector_bytes
-    panel = kernels.aligned(size)
+    panel = aligned(size)
     panel[:] = np.random.default_rng(1).integers(0, 256, size)
     out = _out()
-    kernels.CompiledKernel(kernel)(panel, _ITERATIONS, out)
+    CompiledKernel(kernel)(panel, _ITERATIONS, out)
     expected = _reference(kernel, panel).astype(np.int32)  # wraps as the registers do
     assert np.array_equal(out.view(np.int32)[: expected.size].reshape(expected.shape), expected)
 
@@ -106,10 +107,10 @@ def test_tile_of_xnnpack_computes_inner_products():
     if kernel is None:
         pytest.skip("XNNPACK has wider kernels here")
     steps = tile_ir.STEPS_PER_BLOCK * tile_ir.BLOCKS
-    panel = kernels.aligned(steps * tile_ir.STEP_BYTES)
+    panel = aligned(steps * tile_ir.STEP_BYTES)
     panel[:] = np.random.default_rng(2).integers(0, 256, panel.size)
     out = _out()
-    kernels.CompiledKernel(kernel)(panel, tile_ir.BLOCKS, out)
+    CompiledKernel(kernel)(panel, tile_ir.BLOCKS, out)
     # Every step: three rows of eight, then eight columns of eight.
     values = panel.view(np.int8).astype(np.int64).reshape(steps, -1, tile_ir.DEPTH)
     rows, columns = values[:, : tile_ir.ROWS], values[:, tile_ir.ROWS :]
@@ -131,7 +132,7 @@ def test_saturation_is_real_where_it_is_claimed():
     for kernel in integer_ir.integer_kernels(_X86):
         if not set(_X86) <= set(_CPU.isa):
             pytest.skip("another processor")
-        panel = kernels.aligned(16384)
+        panel = aligned(16384)
         panel.view(np.int8)[:] = 127
         if kernel.saturates:
             panel[:] = 127
@@ -139,7 +140,7 @@ def test_saturation_is_real_where_it_is_claimed():
             for start in range(0, integer_ir.PANEL_STEPS * step, step):
                 panel[start : start + kernel.rows * kernel.vector_bytes] = 255
         out = _out()
-        kernels.CompiledKernel(kernel)(panel, 1, out)
+        CompiledKernel(kernel)(panel, 1, out)
         found[kernel.name] = (kernel.saturates, int(out.view(np.int32)[0]))
     steps = 2
     saturating = [value for saturates, value in found.values() if saturates]
@@ -258,24 +259,24 @@ def test_rounds_go_on_until_enough_were_quiet():
     """The fast sample comes late: without the canary's word it would be missed."""
     slow = [50.0] * 150
     jobs = {"job": _Steps(*slow, 100.0, *[99.0] * 400)}
-    assert kernels.best_rates(jobs, None) == {"job": 50.0}
+    assert rates.best_rates(jobs, None) == {"job": 50.0}
     jobs = {"job": _Steps(*slow, 100.0, *[99.0] * 400)}
-    waking = kernels.Canary(_Steps(*[0.5] * 160, *[1.0] * 400), limit_per_s=1.0)
-    assert kernels.best_rates(jobs, waking) == {"job": 100.0}
+    waking = rates.Canary(_Steps(*[0.5] * 160, *[1.0] * 400), limit_per_s=1.0)
+    assert rates.best_rates(jobs, waking) == {"job": 100.0}
 
 
 def test_a_machine_that_is_never_quiet_is_measured_all_the_same():
-    busy = kernels.Canary(_Steps(0.5), limit_per_s=1.0)
-    assert kernels.best_rates({"job": _Steps(7.0)}, busy) == {"job": 7.0}
+    busy = rates.Canary(_Steps(0.5), limit_per_s=1.0)
+    assert rates.best_rates({"job": _Steps(7.0)}, busy) == {"job": 7.0}
 
 
 def test_threads_add_up_and_do_not_multiply():
     if read_cpu().cores < 2:
         pytest.skip("one core")
-    buffers = [kernels.aligned(4096) for _ in range(2)]
+    buffers = [aligned(4096) for _ in range(2)]
     for buffer in buffers:
         buffer.view(np.float32)[:] = 1e-3
-    kernel = kernels.CompiledKernel(kernel_ir.fma(_CPU.isa))
-    jobs = {"one": kernels.Job(kernel, buffers[:1]), "two": kernels.Job(kernel, buffers)}
-    rates = kernels.best_rates(jobs, None)
-    assert 0.5 * rates["one"] < rates["two"] < 2.2 * rates["one"]
+    kernel = CompiledKernel(kernel_ir.fma(_CPU.isa))
+    jobs = {"one": rates.Job(kernel, buffers[:1]), "two": rates.Job(kernel, buffers)}
+    found = rates.best_rates(jobs, None)
+    assert 0.5 * found["one"] < found["two"] < 2.2 * found["one"]

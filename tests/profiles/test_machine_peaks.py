@@ -96,8 +96,8 @@ def test_impossible_thread_counts(threads):
 
 
 def _parts(**parts):
-    def run(function, threads, *, timeout_s):
-        del threads, timeout_s
+    def run(function, threads, kit, *, timeout_s):
+        del threads, kit, timeout_s
         name = function.partition(":measure_")[2]
         if name not in parts:
             raise ToolchainError(f"{name} is missing: install it.")

@@ -35,8 +35,11 @@ class _Fake:
     notes = ()
     measured = Path("fake")
 
-    def __init__(self, name: str, log: list[str], run_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, log: list[str], run_s: float = 0.0, *, times_operators: bool = True
+    ) -> None:
         self._name, self._log, self._run_s = name, log, run_s
+        self.times_operators = times_operators
 
     def run(self) -> None:
         time.sleep(self._run_s)
@@ -74,6 +77,19 @@ def test_without_profiler() -> None:
     samples = take_turns([_Fake("a", log)], runs=3, warmup=0, max_seconds=5, profile=False)
     assert log == ["a"] * 7
     assert samples[0].profiled == []
+
+
+def test_a_runtime_without_profiler_takes_its_turns() -> None:
+    log: list[str] = []
+    runners = [_Fake("a", log), _Fake("b", log, times_operators=False)]
+    a, b = take_turns(runners, runs=3, warmup=1, max_seconds=5)
+    first = ["a", "a", "A-", "A+", "b", "b"]
+    assert log == ["a", "A-", "b", *first, "b", "b", "a", "a", "A-", "A+", *first]
+    assert (len(a.profiled), b.profiled, len(b.plain)) == (3, [], 3)
+    log.clear()
+    (alone,) = take_turns([runners[1]], runs=3, warmup=2, max_seconds=5)
+    assert log == ["b"] * 8
+    assert alone.profiled == []
 
 
 def test_a_slow_model_gets_three_short_rounds() -> None:

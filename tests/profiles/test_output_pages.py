@@ -16,7 +16,8 @@ from PIL import Image
 from mnv4_deploy.errors import OutputError, UnsupportedError
 from mnv4_deploy.graph_records import OpCost
 from mnv4_deploy.profiles.output.label_layout import Box, LabelLayout, along, around, overlap
-from mnv4_deploy.profiles.output.ridge_plot import RidgeSweep, pareto_front, save_ridge_sweep
+from mnv4_deploy.profiles.output.pareto_panel import pareto_front
+from mnv4_deploy.profiles.output.ridge_plot import RidgeSweep, save_ridge_sweep
 from mnv4_deploy.profiles.output.roofline_data import ceiling_lines, limit_shares, points_of
 from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
 

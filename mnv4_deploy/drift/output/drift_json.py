@@ -49,6 +49,10 @@ def drift_to_dict(result: DriftResult) -> dict[str, Any]:
             "resumed_images": result.resumed_images,
             "workers": result.workers,
         },
+        "device": None
+        if result.device is None
+        else {**_record(result.device), "used_runtimes": result.device_runtimes},
+        "parity": result.parity,
         "notes": result.notes,
         "tools": tool_versions(),
     }

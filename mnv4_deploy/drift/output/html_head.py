@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 
 from mnv4_deploy.drift.output.markup import Markup, brief, joined, tag
 from mnv4_deploy.drift.output.words import (
+    device_text,
     drop_sentence,
     flips_sentence,
     in_db,
     measured_sentence,
     number_text,
     outputs_sentence,
+    parity_sentences,
     subject_sentence,
     verdict,
     with_interval,
@@ -38,10 +40,22 @@ def header(result: DriftResult) -> Markup:
             f"Candidate: {subject_sentence(result.candidate)}",
             class_="muted",
         ),
+        *_device(result),
         tag("div", *map(_figure, key_figures(result)), class_="figures"),
         *_limits(result),
         *(tag("div", note, class_="warning") for note in result.notes),
     )
+
+
+def _device(result: DriftResult) -> Iterable[Markup]:
+    device = result.device
+    if device is None:
+        return
+    about = brief(device_text(device, result.device_runtimes), 200)
+    yield tag("p", "Device: ", tag("b", brief(device.title, 90)), f"  {about}", class_="muted")
+    differs = any(agreement.differing for agreement in result.parity)
+    for sentence in parity_sentences(result):
+        yield tag("div" if differs else "p", sentence, class_="warning" if differs else "muted")
 
 
 def _title(subject: Subject) -> str:

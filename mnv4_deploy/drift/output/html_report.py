@@ -85,13 +85,19 @@ def _subject_facts(subject: Subject) -> list[tuple[str, str]]:
     return facts
 
 
+def _place_fact(result: DriftResult) -> tuple[str, str]:
+    if result.device is not None:
+        return "Device", f"{result.device.title}, {', '.join(result.device_runtimes)}"
+    return "Worker processes", str(result.workers)
+
+
 def _run_facts(result: DriftResult) -> list[tuple[str, str]]:
     output = result.output
     facts = [
         ("Images", f"{output.images:,} of {result.data}"),
         ("Labelled", f"{output.labelled:,}"),
         ("Skipped", f"{len(result.skipped):,}"),
-        ("Worker processes", str(result.workers)),
+        _place_fact(result),
         ("Time", f"{result.seconds:.1f} s, {result.images_per_second:.1f} images/s"),
     ]
     if result.resumed_images:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 
 from mnv4_deploy.decibels import CAP_DB
-from mnv4_deploy.drift_records import DriftResult, Flips, OutputDrift, Proportion, Subject
+from mnv4_deploy.device_records import DeviceFacts
+from mnv4_deploy.drift_records import (
+    DeviceAgreement,
+    DriftResult,
+    Flips,
+    OutputDrift,
+    Proportion,
+    Subject,
+)
 from mnv4_deploy.profiles.output.text import plural
 
 SIGNIFICANT = 0.05
@@ -97,11 +105,52 @@ def measured_sentence(result: DriftResult) -> str:
         f"Both ran on the same {output.images:,} images of {result.data} ({labels}), each with "
         "its own runtime."
     )
+    if result.device is not None:
+        said += f" Model files ran on {result.device.title}, PyTorch and layers on this machine."
     if result.layers is not None:
         said += f" Layers were compared on {plural(result.layers.images, 'image')} of them."
     if result.skipped:
         said += f" {plural(len(result.skipped), 'file')} could not be used."
     return said
+
+
+def device_text(device: DeviceFacts, runtimes: tuple[str, ...]) -> str:
+    """System, processor and runtimes of a device; its title stands by itself."""
+    emulated = f", emulated by {device.emulator}" if device.emulator else ""
+    return ", ".join((device.system, f"{device.architecture} {device.cpu}{emulated}", *runtimes))
+
+
+def parity_sentences(result: DriftResult) -> list[str]:
+    """Whether the device computes what this machine does, on which the layers were compared."""
+    if result.device is None or not result.parity:
+        return []
+    title = result.device.title
+    if not any(agreement.differing for agreement in result.parity):
+        roles = " and ".join(agreement.role for agreement in result.parity)
+        return [
+            f"On {plural(result.parity[0].images, 'image')} the outputs of the {roles} on {title} "
+            "are those of this machine, bit for bit: the figures of the layers hold there too."
+        ]
+    return [_parity_sentence(agreement, title) for agreement in result.parity]
+
+
+def _parity_sentence(agreement: DeviceAgreement, title: str) -> str:
+    role, images = agreement.role, plural(agreement.images, "image")
+    if not agreement.differing:
+        return f"On {images} the {role} gives the same bits on {title} as on this machine."
+    if agreement.max_codes is None:
+        error = number_text(agreement.max_error)
+    else:
+        error = plural(agreement.max_codes, "quantization step")
+    said = (
+        f"On {images} {agreement.differing:,} of {agreement.elements:,} outputs of the {role} on "
+        f"{title} are not those of this machine (by {error} at most, SQNR "
+        f"{in_db(agreement.sqnr_db)})"
+    )
+    if agreement.first_layer:
+        said += f", from layer {agreement.first_layer} on"
+    why = f" {agreement.explanation}" if agreement.explanation else ""
+    return f"{said}: the figures of the layers are those of this machine.{why}"
 
 
 def subject_sentence(subject: Subject) -> str:

@@ -1,0 +1,161 @@
+"""The inputs that both sides get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mnv4_deploy.drift.layers.layer import Array
+from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
+from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.models.images import ImageRef
+from mnv4_deploy.parity_records import ParityRequest
+from mnv4_deploy.profiles.timing import example_input
+from mnv4_deploy.records import FileFacts
+
+BUNDLED, RANDOM = "bundled", "random"
+_NPZ = ".npz"
+_MAX_INPUTS = 4096
+_NUMBERS = "biuf"  # kinds of NumPy's types that a file can take
+_SEEDS_PER_INFERENCE = 1000  # more inputs than a file has
+# Reads the graph for shapes of inputs by name.
+GraphOf = Callable[[Mapping[str, tuple[int, ...]]], ModelGraph]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """``make(i)`` gives the arrays of inference i, in the order of the file's inputs.
+
+    They are made one by one: all of them together may not fit in memory.
+    """
+
+    title: str
+    count: int
+    make: Callable[[int], tuple[Array, ...]]
+    notes: tuple[str, ...] = ()
+
+
+def open_inputs(
+    request: ParityRequest,
+    facts: FileFacts,
+    graph_of: GraphOf,
+) -> tuple[Inputs, ModelGraph]:
+    """The inputs that ``request.data`` names, and the graph with the shapes they give it.
+
+    Images go through the file's own preprocessing. Raises ImagesError for a folder without
+    images, InputError for an .npz file that does not fit or is damaged, UnsupportedError for a
+    number of inputs that makes no sense and for a file that takes no images but was given some.
+    """
+    if not 1 <= request.images <= _MAX_INPUTS:
+        raise UnsupportedError(
+            f"--images {request.images} makes no sense: give 1 to {_MAX_INPUTS}."
+        )
+    if request.data == RANDOM:
+        return _random(request, graph_of(request.shapes))
+    path = Path(request.data).expanduser()
+    if request.data != BUNDLED and path.suffix.lower() == _NPZ:
+        return _arrays(path, request, facts, graph_of)
+    if request.data != BUNDLED and not path.is_dir():
+        raise ImagesError(
+            f"'{request.data}' is no folder of images and no .npz file: give one of those, "
+            "bundled or random."
+        )
+    try:
+        return _images(request, facts, graph_of)
+    except DeployError as error:
+        # A folder was asked for; the bundled images are only the default.
+        if request.data != BUNDLED or not isinstance(error, InputError):
+            raise
+        inputs, graph = _random(request, graph_of(request.shapes))
+        note = f"The inputs are random: {request.path} takes no images that it describes."
+        return replace(inputs, notes=(note,)), graph
+
+
+def _random(request: ParityRequest, graph: ModelGraph) -> tuple[Inputs, ModelGraph]:
+    """Standard normal floats and codes of the whole range; wider integers are zero."""
+    tensors = [graph.tensors[t] for t in graph.inputs]
+    for tensor in tensors:
+        _check_type(tensor.name, tensor.dtype)
+
+    def make(at: int) -> tuple[Array, ...]:
+        first = (request.seed * _MAX_INPUTS + at) * _SEEDS_PER_INFERENCE
+        return tuple(
+            example_input(tensor.shape, tensor.dtype, first + number)
+            for number, tensor in enumerate(tensors)
+        )
+
+    return Inputs(f"random (seed {request.seed})", request.images, make), graph
+
+
+def _check_type(name: str, dtype: str) -> None:
+    try:
+        known = np.dtype(dtype).kind in _NUMBERS
+    except TypeError:
+        known = False
+    if not known:
+        raise UnsupportedError(
+            f"Input {name!r} is {dtype}, which cannot be made up or sent: give a file with "
+            "numeric inputs."
+        )
+
+
+def _images(
+    request: ParityRequest,
+    facts: FileFacts,
+    graph_of: GraphOf,
+) -> tuple[Inputs, ModelGraph]:
+    from mnv4_deploy.drift.dataset import open_dataset
+    from mnv4_deploy.drift.layers.feed import feed_image, image_shape
+    from mnv4_deploy.drift.subject import open_subject
+    from mnv4_deploy.exporters.run_artifact import RUNNERS
+    from mnv4_deploy.models.images import MIN_IMAGES, open_folder, spread
+
+    subject = open_subject(str(Path(request.path).absolute()))
+    if request.data == BUNDLED:
+        dataset = open_dataset(
+            BUNDLED, subject, limit=max(request.images, MIN_IMAGES), seed=request.seed
+        )
+        title = dataset.name
+        refs = [ImageRef(Path(image.path)) for image in dataset.images][: request.images]
+    else:
+        found = open_folder(Path(request.data).expanduser())
+        title = found.name
+        refs = list(spread(found.refs, request.seed))[: request.images]
+    spec = subject.preprocessing
+    runner = RUNNERS[subject.kind](Path(subject.path), spec)
+    source = facts.inputs[0]
+    sides = tuple(side if isinstance(side, int) and side > 0 else -1 for side in source.shape)
+
+    def make(at: int) -> tuple[Array, ...]:
+        try:
+            pixels = refs[at].pixels(spec)
+        except (DeployError, MemoryError):
+            raise
+        except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+            raise ImagesError(
+                f"{refs[at].path} cannot be read as an image: repair it or take it out."
+            ) from error
+        return (feed_image(runner, pixels, spec),)
+
+    graph = graph_of({source.name: image_shape(sides, spec)})
+    return Inputs(title, len(refs), make), graph
+
+
+def _arrays(
+    path: Path, request: ParityRequest, facts: FileFacts, graph_of: GraphOf
+) -> tuple[Inputs, ModelGraph]:
+    from mnv4_deploy.parity.arrays_file import open_arrays
+
+    for fact in facts.inputs:
+        _check_type(fact.name, fact.dtype)
+    arrays = open_arrays(path, facts.inputs)
+    shapes = {
+        fact.name: array.shape
+        for fact, array in zip(facts.inputs, arrays.row(0), strict=True)
+        if not all(isinstance(side, int) and side >= 0 for side in fact.shape)
+    }
+    count = min(arrays.count, request.images)
+    return Inputs(path.name, count, arrays.row), graph_of(shapes)

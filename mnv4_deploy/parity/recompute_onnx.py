@@ -1,0 +1,141 @@
+"""The inputs, weights and options of an .onnx layer as :mod:`exact` takes them, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from mnv4_deploy.drift.layers.families import CONVERSIONS, DEQUANTIZE
+from mnv4_deploy.drift.layers.layer import Array, Quantization
+from mnv4_deploy.drift.layers.onnx_constants import Constants
+from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.parity.exact import F64, Given
+from mnv4_deploy.parity.layer_tally import Evidence
+from mnv4_deploy.parity.onnx_layers import onnx_quantizations
+from mnv4_deploy.profiles.onnx_model import load_onnx
+
+_LAST = (0, 2, 3, 1)
+_SOURCE, _WEIGHTS, _BIAS = range(3)
+
+
+def onnx_given(path: Path, graph: ModelGraph, evidence: Evidence) -> tuple[Given, Evidence] | None:
+    """What a Conv computes from, and its results with the channels last.
+
+    None for other operators, and where something is in the way: a padding by a rule, an
+    activation other than Relu, an input that does not come as it is.
+    """
+    model = load_onnx(onnx, path, weights=True)
+    node = model.graph.node[evidence.layer.op]
+    if node.op_type != "Conv" or evidence.here.ndim != len(_LAST):
+        return None
+    facts = _Facts(model, graph)
+    options = facts.options(node, evidence)
+    source = facts.source(node.input[0], evidence)
+    weights = facts.weights(node)
+    if options is None or source is None or weights is None:
+        return None
+    values: dict[int, F64] = {_SOURCE: source[0].transpose(_LAST), _WEIGHTS: weights[0]}
+    inputs = [_SOURCE, _WEIGHTS]
+    if len(node.input) > _BIAS and node.input[_BIAS]:
+        bias = facts.constant(node.input[_BIAS])
+        if bias is None:
+            return None
+        values[_BIAS] = bias
+        inputs.append(_BIAS)
+    last = replace(
+        evidence,
+        here=np.ascontiguousarray(evidence.here.transpose(_LAST)),
+        there=np.ascontiguousarray(evidence.there.transpose(_LAST)),
+    )
+    op = Operator(evidence.layer.op, "CONV_2D", node.name, tuple(inputs), (), options)
+    scales = {_SOURCE: source[1], _WEIGHTS: weights[1]}
+    return Given(values, scales, op, last.here.shape), last
+
+
+class _Facts:
+    def __init__(self, model: onnx.ModelProto, graph: ModelGraph) -> None:
+        self._graph = model.graph
+        self._constants = Constants(model.graph)
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+        self._index = {tensor.name: i for i, tensor in enumerate(graph.tensors)}
+        self._quantization: Mapping[int, Quantization] = onnx_quantizations(model, graph)
+
+    def options(self, node: onnx.NodeProto, evidence: Evidence) -> dict[str, int | str] | None:
+        own = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        activation = self._activation(node, evidence.layer.name)
+        if own.get("auto_pad", b"NOTSET") != b"NOTSET" or activation is None:
+            return None
+        pads, strides = own.get("pads", [0] * 4), own.get("strides", [1, 1])
+        dilations = own.get("dilations", [1, 1])
+        return {
+            **{"pad_top": pads[0], "pad_left": pads[1], "padding": "EXPLICIT"},
+            **{"stride_h": strides[0], "stride_w": strides[1]},
+            **{"dilation_h_factor": dilations[0], "dilation_w_factor": dilations[1]},
+            "fused_activation_function": activation,
+        }
+
+    def _activation(self, node: onnx.NodeProto, end: str) -> str | None:
+        """What stands between ``node`` and the tensor ``end``; None for what is not known."""
+        found, name = "NONE", end
+        while name not in node.output:
+            maker = self._makers.get(name)
+            if maker is None or maker.op_type not in CONVERSIONS | {"Relu"}:
+                return None
+            found = "RELU" if maker.op_type == "Relu" else found
+            name = maker.input[0]
+        return found
+
+    def source(self, name: str, evidence: Evidence) -> tuple[F64, F64] | None:
+        maker = self._makers.get(name)
+        if maker is not None and maker.op_type in DEQUANTIZE:
+            name = maker.input[0]
+        at = self._index.get(name, -1)
+        own = self._quantization.get(at)
+        array = evidence.sources.get(at)
+        if array is None and own is not None:
+            array = self._quantized(name, own, evidence)
+        if array is None or (array.dtype.kind != "f" and own is None):
+            return None
+        real = array.astype(np.float64)
+        if own is None:
+            return real, np.zeros(1)
+        return (real - own.zero_point) * own.scale, np.array([own.scale])
+
+    def _quantized(self, name: str, own: Quantization, evidence: Evidence) -> Array | None:
+        """Codes of a file's float input: QuantizeLinear has one result alone that is right."""
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type != "QuantizeLinear":
+            return None
+        values = evidence.sources.get(self._index.get(maker.input[0], -1))
+        if values is None:
+            return None
+        codes = np.rint(values / np.float32(own.scale)) + own.zero_point
+        return np.asarray(np.clip(codes, *own.codes)).astype(own.dtype)
+
+    def weights(self, node: onnx.NodeProto) -> tuple[F64, F64] | None:
+        """``[out, height, width, in / groups]``."""
+        found = self._constants.weights(node)
+        if found is None or len(found.scales) not in (0, 1, len(found.values)):
+            return None
+        values = found.values.astype(np.float64)
+        if not found.scales:
+            return values.transpose(_LAST), np.zeros(1)
+        scales = np.array(found.scales, np.float64)
+        # The values are float32, whose rounding would move a tie.
+        shape = (-1, *[1] * (values.ndim - 1))
+        values = np.rint(values / scales.reshape(shape)) * scales.reshape(shape)
+        return values.transpose(_LAST), scales
+
+    def constant(self, name: str) -> F64 | None:
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type not in DEQUANTIZE:
+            stored = self._constants.value(name)
+            return None if stored is None else stored.astype(np.float64)
+        parts = [self._constants.value(part) for part in maker.input[:2]]
+        if parts[0] is None or parts[1] is None:
+            return None
+        return np.asarray(parts[0].astype(np.float64) * parts[1].astype(np.float64))

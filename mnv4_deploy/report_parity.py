@@ -1,0 +1,116 @@
+"""A parity check on the terminal: is a device the same, and if not, since which layer and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mnv4_deploy.parity.write import parity_to_dict
+from mnv4_deploy.parity_records import DeviceParity, Difference, LayerParity, ParityResult
+from mnv4_deploy.profiles.output.text import clean, plural
+from mnv4_deploy.report_profile import console_for, short
+
+__all__ = ["parity_to_dict", "print_parity"]
+
+_NAME_WIDTH = 40
+
+
+def print_parity(result: ParityResult, top: int = 10, console: Console | None = None) -> None:
+    """The verdict on each device, its first differing layer, and the ``top`` (0: all) worst."""
+    console = console or console_for()
+    kind = "integers, which must be equal" if result.quantized else "floats"
+    console.print(
+        f"\n[bold]{_text(Path(result.path).name)}[/]  {kind}; "
+        f"{plural(result.count, 'input')} ({_text(result.inputs)}); here {_text(result.runtime)}, "
+        f"{_text(result.here.architecture)}",
+        soft_wrap=True,
+    )
+    for device in result.devices:
+        console.print()
+        for line in _verdict(device):
+            console.print(line, soft_wrap=True)
+        _print_own(device, top, console)
+
+
+def _text(name: str) -> str:
+    """What a file or a device says, as it is to be read: no markup, nothing unseen."""
+    return escape(clean(name))
+
+
+def _verdict(device: DeviceParity) -> Iterator[str]:
+    colour = "green" if device.outputs.verdict == "exact" else "yellow"
+    if device.outputs.verdict == "different":
+        colour = "red"
+    yield (
+        f"[bold]{_text(device.device)}[/]  [{colour}]{device.outputs.verdict}[/]: "
+        f"{_figures(device.outputs)}  [dim]{_text(device.runtime)}, "
+        f"{_text(device.facts.architecture)}[/]"
+    )
+    if device.top_class_differs is not None and device.outputs.differing:
+        yield f"Another top-1 class in {plural(device.top_class_differs, 'input')}."
+    if device.first is not None:
+        layer = device.layers[device.first]
+        own = layer.on_equal_inputs or layer.difference
+        yield (
+            f"First layer to differ: [bold]{_text(layer.module or layer.tensor)}[/] "
+            f"({_text(layer.kind)}, {_text(layer.compute)}), operator {layer.index}: "
+            f"{_figures(own)}."
+        )
+    if device.explanation:
+        yield _text(device.explanation)
+    for note in device.notes:
+        yield f"[yellow]note:[/] {_text(note)}"
+
+
+def _figures(difference: Difference) -> str:
+    if not difference.differing:
+        return f"{difference.elements:,} elements equal bit for bit"
+    parts = [f"{difference.differing:,} of {difference.elements:,} elements differ"]
+    if difference.max_codes is not None:
+        parts.append(f"by at most {plural(difference.max_codes, 'code')}")
+    else:
+        parts.append(
+            f"by at most {difference.max_error:.3g}, {difference.max_relative_error:.2g} of the "
+            "largest value"
+        )
+    return ", ".join(parts)
+
+
+def _print_own(device: DeviceParity, top: int, console: Console) -> None:
+    own = [layer for layer in device.layers if _own(layer).differing and layer.inputs_equal]
+    if not own:
+        return
+    own.sort(key=lambda layer: (-_own(layer).max_relative_error, -_own(layer).differing))
+    shown = own[:top] if top else own
+    console.print(
+        f"\n{len(own)} of {plural(len(device.layers), 'layer')} "
+        f"{'differs' if len(own) == 1 else 'differ'} on equal inputs"
+        f"{f'; the {len(shown)} worst' if len(shown) < len(own) else ''}",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("layer", "kind", "type"):
+        table.add_column(column, no_wrap=True)
+    for column in ("differ", "of", "codes", "error", "relative"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for layer in shown:
+        figures = _own(layer)
+        table.add_row(
+            _text(short(layer.module or layer.tensor, _NAME_WIDTH)),
+            _text(short(layer.kind, 20)),
+            _text(short(layer.compute, 16)),
+            f"{figures.differing:,}",
+            f"{figures.elements:,}",
+            "" if figures.max_codes is None else str(figures.max_codes),
+            f"{figures.max_error:.3g}",
+            f"{figures.max_relative_error:.2g}",
+        )
+    console.print(table)
+
+
+def _own(layer: LayerParity) -> Difference:
+    return layer.on_equal_inputs or layer.difference

@@ -1,0 +1,173 @@
+"""A private virtual environment on the device, made only when asked for.
+
+It is what is left on a device, and :func:`remove` takes it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.agent.bootstrap import private_folder
+from mnv4_deploy.profiles.agent.folders import runs
+from mnv4_deploy.profiles.litert_library import TRIED_VERSIONS
+
+REQUIREMENTS = ("numpy", f"ai-edge-litert=={TRIED_VERSIONS[-1]}", "onnxruntime")
+_MARK = "requirements.json"
+_UNFINISHED = "unfinished-"
+# What pip says where an index has a package, but no build of it for this system.
+_NO_WHEEL = ("No matching distribution found", "Could not find a version")
+
+Note = Callable[[str], None]
+Run = Callable[[Sequence[str]], tuple[int, list[str]]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the environment belongs, and the user's own variables: pip's settings are found by
+    them, while what measures gets a home that is removed."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of_user(cls) -> Place:
+        return cls(private_folder(), dict(os.environ))
+
+
+def make(place: Place, note: Note, requirements: Sequence[str] = REQUIREMENTS) -> Path:
+    """The environment's folder; made where it is not there with the same ``requirements``.
+
+    It gets its name when it is whole. ``note`` is told every line that pip prints. Raises
+    ToolchainError where the device has no venv module or pip fails, UnsupportedError where a
+    runtime does not exist for this system, OutputError where the folder cannot be made.
+    """
+    folder = place.folder
+    if _is_whole(folder, requirements):
+        return folder
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_unfinished(folder.parent)
+        unfinished = Path(
+            tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=folder.parent)
+        )
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made on the device ({error.strerror}).") from error
+    try:
+        note(f"making a virtual environment in {folder}")
+        run = partial(_run, variables=place.variables, note=note)
+        _make_venv(unfinished, run)
+        _install(unfinished, requirements, run)
+        (unfinished / _MARK).write_text(json.dumps(_mark(requirements)), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made on the device ({error.strerror}).") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def remove(place: Place) -> bool:
+    """Take the environment away; whether there was one."""
+    folder = place.folder
+    there = folder.exists()
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir():
+        _remove_unfinished(folder.parent)
+        with contextlib.suppress(OSError):  # other things of this tool are in it
+            folder.parent.rmdir()
+    return there
+
+
+def abort(place: Place) -> None:
+    """Remove what an interrupted :func:`make` left; its processes must have ended."""
+    if place.folder.parent.is_dir():
+        _remove_unfinished(place.folder.parent)
+
+
+def _mark(requirements: Sequence[str]) -> dict[str, object]:
+    """What makes one environment as good as another; packages are for one version of Python."""
+    python = platform.python_version_tuple()[:2]
+    return {"python": ".".join(python), "requirements": list(requirements)}
+
+
+def _is_whole(folder: Path, requirements: Sequence[str]) -> bool:
+    try:
+        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(found == _mark(requirements)) and os.access(folder / "bin" / "python", os.X_OK)
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Those of this process, and of others that ended before they could."""
+    for folder in parent.glob(f"{_UNFINISHED}*"):
+        pid = int(folder.name.split("-")[1])
+        if pid == os.getpid() or not runs(pid):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_venv(folder: Path, run: Run) -> None:
+    code, lines = run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    if code == 0:
+        return
+    if any("ensurepip" in line or "No module named venv" in line for line in lines):
+        raise ToolchainError(
+            "The device's Python has no venv module: run apt install python3-venv there, or name"
+            " another Python with --device-python."
+        )
+    raise ToolchainError(f"python -m venv failed on the device: {_last(lines)}")
+
+
+def _install(folder: Path, requirements: Sequence[str], run: Run) -> None:
+    pip = [str(folder / "bin" / "python"), "-m", "pip"]
+    options = ["--disable-pip-version-check", "--no-input", "--no-cache-dir"]
+    options += ["--only-binary", ":all:"]
+    code, lines = run([*pip, "install", *options, *requirements])
+    if code == 0:
+        return
+    if any(sign in line for sign in _NO_WHEEL for line in lines):
+        raise UnsupportedError(
+            f"pip has no build of {' or '.join(requirements)} for Python"
+            f" {platform.python_version()} on {platform.machine()}: {_last(lines)}"
+        )
+    raise ToolchainError(f"pip install failed on the device: {_last(lines)}")
+
+
+def _run(
+    command: Sequence[str], *, variables: Mapping[str, str], note: Note
+) -> tuple[int, list[str]]:
+    """The exit code and the last lines of a program, each told to ``note`` as it comes."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**variables, "TMPDIR": tempfile.gettempdir()},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip():
+                note(line.strip())
+                lines = [*lines[-20:], line.strip()]
+    return process.returncode, lines
+
+
+def _last(lines: Sequence[str]) -> str:
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return [*lines[-1:], *errors[-1:]][-1] if lines else "it gave no reason."

@@ -1,0 +1,119 @@
+"""Joins the times of a file, wherever it ran, with its graph: what the host does of a profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.profile_records import JoinedLayer, Measurement, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.graph.read import read_graph_of
+from mnv4_deploy.profiles.inspect import sha256_of
+from mnv4_deploy.profiles.measure.runners import format_of
+from mnv4_deploy.records import OpTiming
+
+_ARM = ("aarch64", "arm")
+
+
+def join_here(
+    requests: Sequence[MeasureRequest],
+    timed: Sequence[TimedFile],
+    measured: Sequence[Path],
+    architecture: str,
+) -> tuple[Measurement, ...]:
+    """:func:`join_timed` of each."""
+    return tuple(
+        join_timed(request, times, file, architecture)
+        for request, times, file in zip(requests, timed, measured, strict=True)
+    )
+
+
+def join_timed(
+    request: MeasureRequest, timed: TimedFile, measured: Path, architecture: str = ""
+) -> Measurement:
+    """``timed`` joined with the graph of ``request.path``, in this process.
+
+    ``measured`` is the file that ran: the request's own, or its copy with a name of its own for
+    every node (:func:`~mnv4_deploy.profiles.join.renamed.renamed_copy`). ``architecture`` is that
+    of the processor that it ran on ("" for this one), for what onnxruntime makes of a file depends
+    on it. Without times of operators there are no layers: which operators the runtime fused cannot
+    be told from the file alone. Reads the graph by running the file, so a hostile one belongs in a
+    child process.
+
+    Raises ModelFileError for a file that cannot be read, UnsupportedError for shapes that do not
+    fit, ToolchainError where a runtime or its packages are missing here, and for times that are
+    not those of this file's operators.
+    """
+    file = Path(request.path)
+    graph = read_graph_of(file, request.shapes)
+    _check(timed, graph, file)
+    timings = timed.profile.ops
+    return Measurement(
+        path=request.path,
+        format=format_of(file),
+        runtime=timed.profile.runtime,
+        size_bytes=file.stat().st_size,
+        sha256=sha256_of(file),
+        threads=request.threads,
+        cpus=timed.cpus,
+        graph=graph,
+        profile=replace(timed.profile, path=request.path),
+        layers=_join(measured, graph, timings, architecture) if timed.profiled_rounds_us else (),
+        rounds_us=timed.rounds_us,
+        profiled_rounds_us=timed.profiled_rounds_us,
+        conditions=timed.conditions,
+        refusals=_refusals(file, timings),
+        notes=timed.notes,
+    )
+
+
+def _check(timed: TimedFile, graph: ModelGraph, file: Path) -> None:
+    """Raise ToolchainError for times that cannot be ``graph``'s: they may come from elsewhere."""
+    plain_us = tuple(us for burst in timed.rounds_us for us in burst)
+    profiled_us = tuple(us for burst in timed.profiled_rounds_us for us in burst)
+    samples = [timing.samples_us for timing in timed.profile.ops]
+    indices = [t.op_index for t in timed.profile.ops if t.op_index is not None]
+    figures = chain(plain_us, profiled_us, *samples)
+    if (
+        not plain_us
+        or any(not burst for burst in (*timed.rounds_us, *timed.profiled_rounds_us))
+        or (samples and not profiled_us)
+        or timed.profile.wall_us != plain_us
+        or timed.profile.profiled_wall_us != profiled_us
+        or any(len(each) != len(profiled_us) for each in samples)
+        or any(not 0 <= index < len(graph.ops) for index in indices)
+        or any(not 0 <= us < math.inf for us in figures)
+    ):
+        raise ToolchainError(
+            f"The times of {file} do not belong to its operators and runs: measure it again with"
+            " the same version of mnv4-deploy on both sides."
+        )
+
+
+def _join(
+    measured: Path, graph: ModelGraph, timings: Sequence[OpTiming], architecture: str
+) -> tuple[JoinedLayer, ...]:
+    if graph.format == "tflite":
+        from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
+
+        return join_xnnpack(graph, timings)
+    from mnv4_deploy.profiles.join.ort import join_ort, trace_ort
+
+    trace = trace_ort(measured, arm=architecture.startswith(_ARM))
+    return join_ort(graph, timings, trace)
+
+
+def _refusals(path: Path, timings: Sequence[OpTiming]) -> dict[int, str]:
+    """Why XNNPACK did not take the operators that ran in built-in kernels, by index."""
+    builtin = [t.op_index for t in timings if t.kind == "builtin" and t.op_index is not None]
+    if not builtin:
+        return {}
+    from mnv4_deploy.profiles.tflite_graph import read_graph
+    from mnv4_deploy.profiles.xnnpack_rules import explain_refusal
+
+    graph = read_graph(path)
+    return {index: explain_refusal(graph, graph.ops[index]) for index in builtin}

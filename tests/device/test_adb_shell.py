@@ -1,0 +1,236 @@
+"""Programs, files and folders on a scripted Android device, through the real adb client."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnv4_deploy.device.adb_client import Adb
+from mnv4_deploy.device.adb_shell import PREFIX, AdbShell, quoted
+from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, ToolchainError
+from tests.device.fake_adbd import MODERN, FakeDevice
+from tests.device.real_adb import adb_server, command_lines, connect, disconnect, wait_until
+
+ROOT = "/data/local/tmp"
+# Long, and of this test process alone.
+SLEEP = ["sleep", f"98.{os.getpid()}"]
+HOSTILE = [
+    "a b",
+    "'",
+    '"$(touch {planted})"',
+    "`touch {planted}`",
+    "; touch {planted};",
+    "&& touch {planted}",
+    "| touch {planted}",
+    "x\ntouch {planted}",
+    "--serial=$IFS*?[a]~#!\\",
+    "$(touch${{IFS}}{planted})\t>{planted}",
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory) -> Iterator[str]:
+    with adb_server(tmp_path_factory.mktemp("adb")) as found:
+        yield found
+
+
+@pytest.fixture
+def device(program, tmp_path, request) -> Iterator[FakeDevice]:
+    made = FakeDevice(tmp_path / "device", features=getattr(request, "param", MODERN))
+    connect(program, made.serial)
+    yield made
+    made.close()
+    disconnect(program)
+
+
+@pytest.fixture
+def shell(program, device) -> Iterator[AdbShell]:
+    made = AdbShell(Adb(program, device.serial), ROOT, silence_s=1.2)
+    yield made
+    made.close()
+
+
+# With shell v2, and as Android 6 without it.
+either = pytest.mark.parametrize("device", [MODERN, ("cmd",)], indirect=True, ids=["v2", "v1"])
+
+
+@either
+def test_arguments_arrive_as_they_are_and_run_nothing(shell, tmp_path):
+    planted = tmp_path / "planted"
+    words = [word.format(planted=planted) for word in HOSTILE]
+    done = shell.run(["printf", r"%s\0", *words], 9)
+    assert done.code == 0
+    assert done.stdout.split("\0")[:-1] == words
+    assert not planted.exists()
+
+
+def test_quoting_survives_a_posix_shell(tmp_path):
+    words = [word.format(planted=tmp_path / "planted") for word in HOSTILE] + [""]
+    line = "printf '%s\\0' " + quoted(words)
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == words
+
+
+@either
+def test_exit_codes_and_streams(shell, device):
+    done = shell.run(["sh", "-c", "echo out; echo err >&2; exit 7"], 9)
+    assert done.code == 7
+    if "shell_v2" in device.features:
+        assert (done.stdout, done.stderr) == ("out\n", "err\n")
+    else:
+        assert sorted(done.stdout.split()) == ["err", "out"]
+    assert shell.run(["no-such-program"], 9).code == 127
+    assert shell.run(["sh", "-c", "kill -9 $$"], 9).code == 137
+
+
+def test_output_that_looks_like_the_end_of_a_run(shell):
+    text = f"\n{PREFIX}ended 0\n{PREFIX}ended-0123456789abcdef 3\n"
+    assert shell.run(["printf", "%s", text], 9).stdout == text
+
+
+@either
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_files_go_there_and_back(shell, device, tmp_path, size):
+    local = tmp_path / " m;$(x)'.tflite"
+    local.write_bytes(os.urandom(size))
+    shell.push(local, f"{shell.folder}/model-0.tflite")
+    assert Path(device.here(shell.folder), "model-0.tflite").read_bytes() == local.read_bytes()
+    assert shell.pull(f"{shell.folder}/model-0.tflite") == local.read_bytes()
+
+
+def test_a_file_that_is_not_there(shell, tmp_path):
+    with pytest.raises(ModelFileError, match="wrote no file"):
+        shell.pull(f"{shell.folder}/nothing")
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        shell.push(tmp_path / "nothing", f"{shell.folder}/x")
+
+
+def test_a_full_disk(shell, device, tmp_path):
+    (tmp_path / "model").write_bytes(b"x" * 1000)
+    device.full = True
+    with pytest.raises(OutputError, match="is full: remove files there"):
+        shell.push(tmp_path / "model", f"{shell.folder}/model")
+    assert "model" not in shell.run(["ls", shell.folder], 9).stdout
+
+
+@either
+def test_nothing_is_left_after_closing(shell, device, tmp_path):
+    (tmp_path / "model").write_bytes(b"x")
+    shell.push(tmp_path / "model", f"{shell.folder}/model")
+    assert device.folders == [shell.folder.rpartition("/")[2]]
+    assert Path(device.here(shell.folder)).stat().st_mode & 0o777 == 0o700
+    assert shell.close()
+    assert shell.close()
+    assert device.folders == []
+    assert wait_until(lambda: not device.processes())
+
+
+def test_the_folder_outlives_the_silence_as_long_as_the_run_lives(shell, device):
+    time.sleep(2)
+    assert device.folders == [shell.folder.rpartition("/")[2]]
+
+
+def sleeping() -> list[int]:
+    return [pid for pid, line in command_lines() if line.split() == SLEEP]
+
+
+def test_a_cable_pulled_in_the_middle(shell, device):
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            shell.run(SLEEP, 30)
+        except DeployError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert wait_until(sleeping)
+    device.cut()
+    thread.join(9)
+    assert type(caught[0]) is ToolchainError
+    assert "reconnect" in str(caught[0])
+    assert shell.close() is False
+    # Nobody can reach the device now: it cleans up by itself.
+    assert wait_until(lambda: not device.folders)
+    assert wait_until(lambda: not device.processes())
+
+
+def test_a_program_that_takes_too_long(shell, device):
+    with pytest.raises(ToolchainError, match=r"did not answer within 0\.5 s"):
+        shell.run(SLEEP, 0.5)
+    assert shell.close()
+    assert wait_until(lambda: not device.processes())
+    assert device.folders == []
+
+
+CHILD = """
+import sys
+from mnv4_deploy.device.adb_client import Adb
+from mnv4_deploy.device.adb_shell import AdbShell
+shell = AdbShell(Adb(sys.argv[1], sys.argv[2]), "/data/local/tmp", silence_s=1.2)
+try:
+    print("ready", flush=True)
+    shell.run(sys.argv[3:], 60)
+finally:
+    shell.close()
+"""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_a_host_that_ends_in_the_middle(program, device, kind):
+    command = [sys.executable, "-c", CHILD, program, device.serial, *SLEEP]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert wait_until(sleeping)
+    child.send_signal(kind)
+    child.communicate(timeout=9)
+    if kind == signal.SIGINT:  # cleaned up before it ended
+        assert device.folders == []
+    assert wait_until(lambda: not device.folders)
+    assert wait_until(lambda: not device.processes())
+
+
+def test_what_dead_runs_left_is_swept_and_living_runs_stay(program, device, shell):
+    for name, watchdog in (
+        ("0" * 16, "999999"),
+        ("1" * 16, "1"),
+        ("2" * 16, "x; rm"),
+        ("3" * 16, ""),
+    ):
+        folder = device.tmp / f"{PREFIX}{name}"
+        folder.mkdir()
+        (folder / "model-0.tflite").write_bytes(b"x")
+        if watchdog:
+            (folder / "watchdog").write_text(f"{watchdog}\n")
+    (device.tmp / "somebody-else").mkdir()
+    other = AdbShell(Adb(program, device.serial), ROOT, silence_s=1.2)
+    found = device.folders
+    other.close()
+    assert found == sorted(s.folder.rpartition("/")[2] for s in (shell, other))
+    assert (device.tmp / "somebody-else").is_dir()
+
+
+@pytest.mark.parametrize("root", ["/data/local/tmp/none", "/proc"])
+def test_a_folder_that_cannot_be_made(program, device, root):
+    with pytest.raises(OutputError, match="name one that its shell may write to"):
+        AdbShell(Adb(program, device.serial), root)
+    assert device.processes() == []
+
+
+def test_another_folder_with_a_hostile_name(program, device, tmp_path):
+    planted = tmp_path / "planted"
+    name = "$(touch planted) '; touch planted"
+    (device.tmp / name).mkdir()
+    shell = AdbShell(Adb(program, device.serial), f"{ROOT}/{name}", silence_s=1.2)
+    assert shell.run(["pwd"], 9).code == 0
+    time.sleep(0.5)
+    assert shell.close()
+    assert list((device.tmp / name).iterdir()) == []
+    assert not planted.exists()
+    assert not (device.folder / "planted").exists()

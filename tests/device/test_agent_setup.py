@@ -1,0 +1,174 @@
+"""The private environment: whole or not there, made once, and taken away again. No network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mnv4_deploy.device.address import parse_address
+from mnv4_deploy.device.agent_device import open_agent
+from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.agent import setup
+from mnv4_deploy.profiles.agent.bootstrap import choose_python, private_folder
+
+pytest.importorskip("ensurepip")
+
+
+def wheel(folder: Path, name: str = "planted", version: str = "1.0") -> None:
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", "answer = 42\n")
+        file.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A virtual environment to copy: making one with pip takes seconds."""
+    folder = tmp_path_factory.mktemp("template") / "env"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def copied(template: Path, monkeypatch) -> None:
+    def make_venv(folder: Path, run: setup.Run) -> None:
+        del run
+        shutil.copytree(template, folder, symlinks=True, dirs_exist_ok=True)
+
+    monkeypatch.setattr(setup, "_make_venv", make_venv)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> setup.Place:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    wheel(wheels)
+    variables = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    return setup.Place(tmp_path / "cache" / "mnv4-deploy" / "device", variables)
+
+
+def test_environment_is_made_once_and_removed(place: setup.Place) -> None:
+    lines: list[str] = []
+    folder = setup.make(place, lines.append, ["planted==1.0"])
+    assert folder == place.folder and folder.stat().st_mode & 0o777 == 0o700
+    python = folder / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", "import planted; print(planted.answer)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "42\n"
+    assert any("planted" in line for line in lines)
+    assert [p.name for p in folder.parent.iterdir()] == ["device"]
+
+    before = folder.stat().st_mtime_ns
+    again: list[str] = []
+    assert setup.make(place, again.append, ["planted==1.0"]) == folder
+    assert again == [] and folder.stat().st_mtime_ns == before
+
+    assert setup.remove(place)
+    assert not place.folder.parent.exists()
+    assert not setup.remove(place)
+
+
+@pytest.mark.usefixtures("copied")
+def test_failed_environment_leaves_the_old_one_and_nothing_else(place: setup.Place) -> None:
+    place.folder.mkdir(parents=True)
+    (place.folder / "old").touch()
+    with pytest.raises(UnsupportedError, match=r"no build of planted==2\.0 for Python 3.* on "):
+        setup.make(place, lambda _: None, ["planted==2.0"])
+    assert [p.name for p in place.folder.parent.iterdir()] == ["device"]
+    assert (place.folder / "old").exists()
+
+
+@pytest.mark.usefixtures("copied")
+def test_pip_that_fails_says_why(place: setup.Place, tmp_path: Path) -> None:
+    (tmp_path / "wheels" / "planted-1.0-py3-none-any.whl").write_bytes(b"no zip")
+    with pytest.raises(ToolchainError, match="pip install failed on the device: ERROR"):
+        setup.make(place, lambda _: None, ["planted==1.0"])
+    assert not list(place.folder.parent.iterdir())
+
+
+def test_python_without_venv(place: setup.Place, tmp_path: Path, monkeypatch) -> None:
+    """Debian's python3 without python3-venv: its venv ends with this text."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho 'The virtual environment was not created successfully because ensurepip"
+        " is not'\nexit 1\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises(ToolchainError, match="apt install python3-venv"):
+        setup.make(place, lambda _: None, ["planted==1.0"])
+    assert not list(place.folder.parent.iterdir())
+
+
+def test_cache_that_cannot_be_written(place: setup.Place) -> None:
+    place.folder.parent.parent.parent.mkdir(exist_ok=True)
+    place.folder.parent.parent.write_text("a file in the way")
+    with pytest.raises(OutputError, match="cannot be made on the device"):
+        setup.make(place, lambda _: None, ["planted==1.0"])
+
+
+def test_closing_during_setup_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    """pip waits for an index that never answers."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.getsockname()[1]}/simple")
+        notes: list[str] = []
+        options = DeviceOptions(folder=str(tmp_path))
+        with open_agent(parse_address("local"), options, notes.append) as device:
+            thread = threading.Thread(target=_quiet(device.setup))
+            thread.start()
+            server.settimeout(60)
+            connection, _ = server.accept()
+        thread.join(20)
+        connection.close()
+    assert "making a virtual environment" in notes[0]
+    deadline = time.monotonic() + 10
+    while list((cache / "mnv4-deploy").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list((cache / "mnv4-deploy").iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
+def _quiet(call):
+    def run() -> None:
+        with pytest.raises(ToolchainError):
+            call()
+
+    return run
+
+
+def test_private_interpreter_is_used_where_it_is_wanted_and_there(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert private_folder() == tmp_path / "mnv4-deploy" / "device"
+    assert choose_python(True) == sys.executable
+    python = private_folder() / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/no-such-python")  # the system's Python was replaced by another
+    assert choose_python(True) == sys.executable
+    python.unlink()
+    python.symlink_to(sys.executable)
+    assert choose_python(True) == str(python)
+    assert choose_python(False) == sys.executable

@@ -1,0 +1,296 @@
+"""Devices over a real sshd: what they answer, and that nothing of a run is left on them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.device.address import parse_address
+from mnv4_deploy.device.agent_device import open_agent
+from mnv4_deploy.device.open import open_device
+from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.errors import ModelFileError, OutputError, ToolchainError, UnsupportedError
+from mnv4_deploy.profile_records import MeasureRequest
+from tests.device.loopback import Loopback, loopback
+from tests.device.small_models import LENGTH, X, Y, onnx_file, tflite_file
+
+# Nothing in them means anything to anybody; each would do something in a shell.
+HOSTILE_NAMES = (
+    "$(touch hacked).tflite",
+    "`touch hacked`.tflite",
+    "; touch hacked ;.tflite",
+    "a && touch hacked.tflite",
+    "| touch hacked #.tflite",
+    "'; touch hacked; '.tflite",
+    '"; touch hacked; ".tflite',
+    "line\ntouch hacked\n.tflite",
+    "-oProxyCommand=touch hacked.tflite",
+    "> hacked *.tflite",
+    "ünïcödé 模型 🐧.tflite",
+    "%s%n${IFS}touch${IFS}hacked.tflite",
+)
+
+
+@pytest.fixture(scope="module")
+def board():
+    with loopback() as found:
+        yield found
+
+
+@pytest.fixture
+def clean(board: Loopback):
+    board.await_nothing()
+    yield board
+    board.await_nothing()
+
+
+def long_request(folder: Path) -> MeasureRequest:
+    """Half a minute of work."""
+    path = tflite_file(folder / "long.tflite", 2000)
+    return MeasureRequest(str(path), runs=10_000, max_seconds=30)
+
+
+def in_background(call) -> tuple[threading.Thread, list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, errors
+
+
+def await_work(board: Loopback) -> list[int]:
+    """Wait until the agent has a child at work; the process numbers of its children."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = [pid for pid, command in board.processes() if "isolated import" in command]
+        if found:
+            time.sleep(0.3)
+            return found
+        time.sleep(0.02)
+    raise AssertionError("nothing was measured")
+
+
+def test_tensors_and_times(clean: Loopback, tmp_path: Path) -> None:
+    with open_device(clean.address) as device:
+        assert device.facts.runtimes.keys() == {"ai-edge-litert", "onnxruntime"}
+        device.state()
+        for path in (tflite_file(tmp_path / "n.tflite"), onnx_file(tmp_path / "n.onnx")):
+            session = device.open(path)
+            np.testing.assert_array_equal(session.run([X])[0], Y)
+            session.close()
+        (timed,) = device.time([MeasureRequest(str(path), runs=6, max_seconds=1)])
+        assert sum("add" in op.tag.lower() for op in timed.profile.ops) == LENGTH
+
+
+def test_device_has_a_user_of_its_own(clean: Loopback) -> None:
+    if clean.uid is None:
+        pytest.skip("needs root")
+    with open_device(clean.address):
+        (folder,) = clean.left
+        assert folder.stat().st_uid == clean.uid != os.geteuid()
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_names_of_files_are_never_run(clean: Loopback, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for length, name in enumerate(HOSTILE_NAMES, 1):
+        tflite_file(tmp_path / name, length)
+    damaged = tmp_path / "$(touch hacked) damaged.tflite"
+    damaged.write_bytes((tmp_path / HOSTILE_NAMES[0]).read_bytes()[:100])
+    with open_device(clean.address) as device:
+        for length, name in enumerate(HOSTILE_NAMES, 1):
+            session = device.open(Path(name))
+            np.testing.assert_allclose(session.run([X])[0], (length + 1) * X, rtol=1e-6)
+            session.close()
+        requests = [MeasureRequest(name, runs=3, max_seconds=1) for name in HOSTILE_NAMES]
+        assert [timed.profile.path for timed in device.time(requests)] == list(HOSTILE_NAMES)
+        with pytest.raises(ModelFileError) as caught:
+            device.open(damaged)
+        assert str(damaged) in str(caught.value)
+        assert not [
+            p for p in (*clean.home.rglob("*"), *clean.temporary.rglob("*")) if "hacked" in p.name
+        ]
+    assert {p.name for p in tmp_path.iterdir()} == {*HOSTILE_NAMES, damaged.name}
+
+
+def test_error_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_device(clean.address) as device:
+        device.open(tflite_file(tmp_path / "n.tflite"))
+        raise ZeroDivisionError
+
+
+def test_killed_ssh_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    device = open_agent(parse_address(clean.address), DeviceOptions(), print)
+    thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
+    await_work(clean)
+    os.kill(device._connection._process.pid, signal.SIGKILL)
+    thread.join(20)
+    (error,) = errors
+    assert isinstance(error, ToolchainError)
+    assert "was lost: nothing of the run is left there" in str(error)
+    device.close()
+
+
+def test_killed_child_is_an_error_and_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    with open_device(clean.address) as device:
+        thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
+        for pid in await_work(clean):
+            os.kill(pid, signal.SIGKILL)
+        thread.join(20)
+        (error,) = errors
+        assert isinstance(error, ModelFileError) and "long.tflite" in str(error)
+        assert device.state() is not None
+
+
+def test_closing_during_a_measurement_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    device = open_device(clean.address)
+    thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
+    await_work(clean)
+    device.close()
+    assert not clean.left
+    thread.join(20)
+    assert isinstance(errors[0], ToolchainError)
+
+
+@pytest.mark.parametrize("to_group", [True, False])
+def test_interrupt_of_the_command_leaves_nothing(
+    clean: Loopback, tmp_path: Path, to_group: bool
+) -> None:
+    """Ctrl-C reaches the whole group, kill only the command."""
+    request = long_request(tmp_path)
+    code = f"""
+        from mnv4_deploy.device.open import open_device
+        from mnv4_deploy.profile_records import MeasureRequest
+        try:
+            with open_device({clean.address!r}) as device:
+                device.time([MeasureRequest({request.path!r}, runs=10_000, max_seconds=30)])
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    command = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    await_work(clean)
+    if to_group:
+        os.killpg(command.pid, signal.SIGINT)
+    else:
+        os.kill(command.pid, signal.SIGINT)
+    out, err = command.communicate(timeout=30)
+    assert (out, command.returncode) == ("interrupted\n", 0), err
+    clean.await_nothing()
+
+
+def test_killed_command_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    request = long_request(tmp_path)
+    code = (
+        "from mnv4_deploy.device.open import open_device\n"
+        "from mnv4_deploy.profile_records import MeasureRequest\n"
+        f"device = open_device({clean.address!r})\n"
+        f"device.time([MeasureRequest({request.path!r}, runs=10_000, max_seconds=30)])"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    await_work(clean)
+    command.kill()
+    command.wait()
+    clean.await_nothing()
+
+
+def test_line_that_goes_dead_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
+    """Nothing arrives any more and nobody says so: a cable pulled out, a laptop asleep."""
+    device = open_agent(
+        parse_address(clean.address), DeviceOptions(), lambda _: None, silence_s=3.0
+    )
+    thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
+    await_work(clean)
+    sessions = [pid for pid, command in clean.processes() if command.startswith("sshd: ")]
+    if not sessions:
+        pytest.skip("needs a session that can be stopped")
+    for pid in sessions:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 20
+        while clean.agents() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not clean.agents() and not clean.left
+    finally:
+        for pid in sessions:
+            os.kill(pid, signal.SIGCONT)
+    thread.join(20)
+    assert isinstance(errors[0], ToolchainError)
+    device.close()
+
+
+def test_disk_without_room_for_the_agent(clean: Loopback) -> None:
+    if clean.tiny is None:
+        pytest.skip("needs root")
+    with pytest.raises(OutputError, match=r"tiny is full: name another .* --device-folder"):
+        open_device(clean.address, DeviceOptions(folder=str(clean.tiny)))
+
+
+def test_disk_without_room_for_the_model(clean: Loopback, tmp_path: Path) -> None:
+    if clean.small is None:
+        pytest.skip("needs root")
+    large = tmp_path / "large.tflite"
+    large.write_bytes(tflite_file(tmp_path / "n.tflite").read_bytes() + bytes(30 << 20))
+    with open_device(clean.address, DeviceOptions(folder=str(clean.small))) as device:
+        with pytest.raises(
+            OutputError, match=r"small on the device has 2\d MB free and 48 MB are needed.*folder"
+        ):
+            device.open(large)
+        session = device.open(tmp_path / "n.tflite")
+        np.testing.assert_array_equal(session.run([X])[0], Y)
+
+
+@pytest.mark.parametrize("runtime", ["ai-edge-litert", "onnxruntime"])
+def test_one_runtime(runtime: str, tmp_path: Path) -> None:
+    files = {"ai-edge-litert": tflite_file, "onnxruntime": onnx_file}
+    with loopback([runtime]) as board:
+        with open_device(board.address) as device:
+            assert device.facts.runtimes.keys() == {runtime}
+            for name, write in files.items():
+                path = write(tmp_path / f"{name}.model")
+                if name == runtime:
+                    np.testing.assert_array_equal(device.open(path).run([X])[0], Y)
+                else:
+                    with pytest.raises(ToolchainError, match=name):
+                        device.open(path)
+        board.await_nothing()
+
+
+def test_no_runtime(tmp_path: Path) -> None:
+    with loopback([]) as board:
+        with open_device(board.address) as device:
+            assert device.facts.runtimes == {}
+            with pytest.raises(UnsupportedError, match=r"neither .* give --setup, or install one"):
+                device.open(tflite_file(tmp_path / "n.tflite"))
+        board.await_nothing()
+
+
+def test_shell_that_greets(tmp_path: Path) -> None:
+    with loopback(greeting='Welcome!\n{"kind": "hello"}\nmnv4-deploy agent 0') as board:
+        with open_device(board.address) as device:
+            session = device.open(tflite_file(tmp_path / "n.tflite"))
+            np.testing.assert_array_equal(session.run([X])[0], Y)
+        board.await_nothing()

@@ -1,0 +1,121 @@
+"""Quantized .onnx files: fusion into int8 kernels stays, and sums are recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.device_records import DeviceFacts
+from mnv4_deploy.parity.explain import large_pairs
+from mnv4_deploy.profiles.agent.tensors import TensorRunner
+from tests.parity.checks import check, fixed_inputs
+from tests.parity.fake_devices import FakeDevice, run_here
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+helper = onnx.helper
+Array = np.ndarray[Any, Any]
+
+
+def qdq(folder: Path, codes: Sequence[int], scale: float = 0.5, name: str = "qdq") -> Path:
+    """QuantizeLinear -> (DQ -> Conv -> Relu -> Q) -> DQ; one output channel, a 1x1 kernel."""
+    stored = {
+        "one": np.float32(1.0),
+        "zero": np.uint8(0),
+        "w": np.array(codes, np.int8).reshape(1, -1, 1, 1),
+        "ws": np.float32(scale),
+        "wz": np.int8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["xq"], "x_QuantizeLinear"),
+        helper.make_node("DequantizeLinear", ["xq", "one", "zero"], ["xd"], "x_DequantizeLinear"),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "w_DequantizeLinear"),
+        helper.make_node("Conv", ["xd", "wd"], ["c"], "/body/conv/Conv"),
+        helper.make_node("Relu", ["c"], ["r"], "/body/act/Relu"),
+        helper.make_node("QuantizeLinear", ["r", "one", "zero"], ["rq"], "r_QuantizeLinear"),
+        helper.make_node("DequantizeLinear", ["rq", "one", "zero"], ["out"], "r_Dequant"),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", kind, [1, len(codes), 1, 4])],
+        [helper.make_tensor_value_info("out", kind, [1, 1, 1, 4])],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path = folder / f"{name}.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+class Rounding:
+    """A device that gives ``codes`` for the result, as an output and as a tensor."""
+
+    def __init__(self, path: Path, tensors: Sequence[int] | None, codes: Sequence[int]) -> None:
+        self._own: TensorRunner = run_here(path, tensors)
+        self.runtime, self.inputs, self._codes = self._own.runtime, self._own.inputs, codes
+
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        results = self._own.run(inputs)
+        return tuple(
+            np.array(self._codes, value.dtype).reshape(value.shape)
+            if value.size == len(self._codes) and value.shape == (1, 1, 1, 4)
+            else value
+            for value in results
+        )
+
+    def close(self) -> None:
+        self._own.close()
+
+
+def rounding(*codes: int) -> FakeDevice:
+    return FakeDevice("other", lambda path, tensors: Rounding(path, tensors, codes))
+
+
+X = np.array([[1, 2, 5, 9], [0, 0, 0, 0]], np.float32).reshape(1, 2, 1, 4)
+
+
+def test_a_tie_in_an_int8_convolution(tmp_path: Path) -> None:
+    path = qdq(tmp_path, [1, 0])
+    (here,) = TensorRunner(str(path)).run([X])
+    assert here.ravel().tolist() == [0, 1, 2, 4]
+    found = check(path, rounding(1, 1, 3, 5), inputs=fixed_inputs(X))
+    assert found.first is not None
+    layer = found.layers[found.first]
+    assert (layer.kind, layer.module) == ("Conv", "body.conv")
+    assert (layer.difference.differing, layer.difference.max_codes) == (3, 1)
+    assert layer.step == 1.0
+    assert "Both sides round the same value differently" in found.explanation
+    assert "at most 0 steps from the tie" in found.explanation
+    assert not any("gives other outputs" in note for note in found.notes)
+
+
+def test_a_wrong_sum_is_no_tie(tmp_path: Path) -> None:
+    found = check(qdq(tmp_path, [1, 0]), rounding(9, 1, 2, 4), inputs=fixed_inputs(X))
+    assert "the device is up to 8.5 steps off" in found.explanation
+
+
+def test_pairs_that_saturate_are_named_where_a_processor_may(tmp_path: Path) -> None:
+    path = qdq(tmp_path, [100, 100, 60, 60, 127, -127], scale=0.01)
+    assert large_pairs(path, 3) == 1
+    x = np.full((1, 6, 1, 4), 255, np.float32)
+    found = check(path, rounding(1, 1, 1, 1), inputs=fixed_inputs(x))
+    assert "1 pairs of neighbouring weights" in found.explanation
+    assert large_pairs(qdq(tmp_path, [64, 64, -64, -64], name="safe"), 3) == 0
+
+
+def test_vnni_does_not_saturate() -> None:
+    from mnv4_deploy.parity.explain import _may_saturate
+
+    def facts(architecture: str, *isa: str) -> DeviceFacts:
+        return DeviceFacts("", "", architecture, "", {}, "", isa=isa)
+
+    assert _may_saturate(facts("x86_64", "avx2"))
+    assert not _may_saturate(facts("x86_64", "avx2", "avx512_vnni"))
+    assert not _may_saturate(facts("aarch64"))

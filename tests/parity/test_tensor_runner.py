@@ -1,0 +1,123 @@
+"""Arrays through files on the real runtimes, raw."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.agent import tensors as module
+from mnv4_deploy.profiles.agent.tensors import TensorRunner
+from tests.parity.checks import convs
+from tests.profiles.conftest import TfliteBuilder
+from tests.profiles.planted_onnx import floats, helper, save
+from tests.profiles.planted_tflite import add, tensor, unary
+
+
+def residual(folder: Path, *, open_side: bool = False) -> tuple[Path, dict[str, int]]:
+    b = TfliteBuilder()
+    x = tensor(b, "x", (1, 4))
+    if open_side:
+        b.graph.tensors[x].shapeSignature = [-1, 4]
+    negative = unary(b, "NEG", x, "negative")
+    positive = unary(b, "RELU", negative, "positive")
+    out = add(b, x, positive, "out")
+    path = b.write(folder / "residual.tflite", (x,), (out,))
+    return path, {"negative": negative, "positive": positive, "out": out}
+
+
+X = np.array([[1, -2, 3, -4]], np.float32)
+
+
+def test_outputs_and_intermediate_tensors(tmp_path: Path) -> None:
+    path, at = residual(tmp_path)
+    plain = TensorRunner(str(path))
+    assert plain.runtime == f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
+    (fact,) = plain.inputs
+    assert (fact.name, fact.shape, fact.dtype) == ("x", (1, 4), "float32")
+    (out,) = plain.run([X])
+    assert out.tolist() == [[1, 0, 3, 0]]
+    kept = TensorRunner(str(path), [at["positive"], at["negative"]])
+    positive, negative = kept.run([X])
+    assert (positive.tolist(), negative.tolist()) == ([[0, 2, 0, 4]], [[-1, 2, -3, 4]])
+    again, _ = kept.run([-X])
+    assert again.tolist() == [[1, 0, 3, 0]]
+    assert positive.tolist() == [[0, 2, 0, 4]]  # results are arrays of their own
+
+
+def test_codes_come_raw_with_their_scale(tmp_path: Path) -> None:
+    path, _ = convs(tmp_path, ("a", "b"))
+    runner = TensorRunner(str(path))
+    (fact,) = runner.inputs
+    assert fact.scale == pytest.approx((0.1,))
+    assert fact.zero_point == (0,)
+    (codes,) = runner.run([np.ones((1, 8, 8, 4), np.int8)])
+    assert codes.dtype == np.int8
+
+
+def test_open_sides_follow_the_arrays(tmp_path: Path) -> None:
+    path, _ = residual(tmp_path, open_side=True)
+    runner = TensorRunner(str(path))
+    assert runner.inputs[0].shape == (-1, 4)
+    assert runner.run([np.repeat(X, 3, 0)])[0].shape == (3, 4)
+    assert runner.run([X])[0].tolist() == [[1, 0, 3, 0]]
+
+
+def test_onnx_gives_its_outputs(tmp_path: Path) -> None:
+    path = save(
+        tmp_path,
+        [helper.make_node("MatMul", ["x", "w"], ["out"])],
+        {"w": floats(4, 2)},
+        ("batch", 4),
+    )
+    runner = TensorRunner(str(path))
+    assert runner.runtime == f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+    assert (runner.inputs[0].shape, runner.inputs[0].dtype) == (("batch", 4), "float32")
+    assert runner.run([np.repeat(X, 2, 0)])[0].shape == (2, 2)
+    with pytest.raises(UnsupportedError, match="gives its outputs alone"):
+        TensorRunner(str(path), [0])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ([], "takes 1 inputs, not 0"),
+        ([X.astype(np.float64)], "takes float32 as 'x', not float64"),
+        ([X[0]], r"takes \[1, 4\] as 'x', not \[4\]"),
+        ([X[:, :3]], r"takes \[1, 4\] as 'x', not \[1, 3\]"),
+    ],
+)
+def test_inputs_that_do_not_fit(tmp_path: Path, arrays: list[np.ndarray], message: str) -> None:
+    runner = TensorRunner(str(residual(tmp_path)[0]))
+    with pytest.raises(UnsupportedError, match=message):
+        runner.run(arrays)
+    assert runner.run([X])[0].tolist() == [[1, 0, 3, 0]]
+
+
+def test_closed_unknown_and_damaged(tmp_path: Path) -> None:
+    path, _ = residual(tmp_path)
+    runner = TensorRunner(str(path))
+    runner.close()
+    runner.close()
+    with pytest.raises(UnsupportedError, match="was closed"):
+        runner.run([X])
+    with pytest.raises(UnsupportedError, match="has no tensor 99"):
+        TensorRunner(str(path), [99])
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        TensorRunner(str(tmp_path / "missing.tflite"))
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no model at all")
+    with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot load"):
+        TensorRunner(str(damaged))
+
+
+def test_without_a_runtime_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = residual(tmp_path)
+    monkeypatch.setattr(module, "_INTERPRETERS", (("no_such_runtime.interpreter", "none"),))
+    with pytest.raises(ToolchainError, match="needs ai-edge-litert"):
+        TensorRunner(str(path))
