@@ -204,9 +204,10 @@ def _write_plot(result: DevicesComparison, folder: Path) -> None:
     from mnv4_deploy.profiles.output.pareto_plot import ParetoPanel, save_pareto
 
     names = pareto_names(result)
+    titles = [device.title for device in result.devices]
     panels = [
         ParetoPanel(
-            device.title,
+            device.title if titles.count(device.title) == 1 else f"{device.title}, {device.device}",
             {names[path]: p.trust.wall_us / 1e3 for path, p in device.profiles.items()},
         )
         for device in result.devices

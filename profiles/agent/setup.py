@@ -134,7 +134,7 @@ def _make_venv(folder: Path, run: Run) -> None:
 def _install(folder: Path, requirements: Sequence[str], run: Run) -> None:
     pip = [str(folder / "bin" / "python"), "-m", "pip"]
     options = ["--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    options += ["--only-binary", ":all:"]
+    options += ["--only-binary", ":all:", "--progress-bar", "off"]
     code, lines = run([*pip, "install", *options, *requirements])
     if code == 0:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -37,19 +36,15 @@ def wheel(folder: Path, name: str = "planted", version: str = "1.0") -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory) -> Path:
-    """A virtual environment to copy: making one with pip takes seconds."""
-    folder = tmp_path_factory.mktemp("template") / "env"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    return folder
-
-
 @pytest.fixture
-def copied(template: Path, monkeypatch) -> None:
+def borrowed_pip(monkeypatch) -> None:
+    """Environments with the pip of this one: one of their own takes seconds to install."""
+    pip = pytest.importorskip("pip")
+
     def make_venv(folder: Path, run: setup.Run) -> None:
-        del run
-        shutil.copytree(template, folder, symlinks=True, dirs_exist_ok=True)
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+        (site,) = folder.glob("lib/python*/site-packages")
+        (site / "pip.pth").write_text(str(Path(pip.__file__).parent.parent))
 
     monkeypatch.setattr(setup, "_make_venv", make_venv)
 
@@ -88,7 +83,7 @@ def test_environment_is_made_once_and_removed(place: setup.Place) -> None:
     assert not setup.remove(place)
 
 
-@pytest.mark.usefixtures("copied")
+@pytest.mark.usefixtures("borrowed_pip")
 def test_failed_environment_leaves_the_old_one_and_nothing_else(place: setup.Place) -> None:
     place.folder.mkdir(parents=True)
     (place.folder / "old").touch()
@@ -98,7 +93,7 @@ def test_failed_environment_leaves_the_old_one_and_nothing_else(place: setup.Pla
     assert (place.folder / "old").exists()
 
 
-@pytest.mark.usefixtures("copied")
+@pytest.mark.usefixtures("borrowed_pip")
 def test_pip_that_fails_says_why(place: setup.Place, tmp_path: Path) -> None:
     (tmp_path / "wheels" / "planted-1.0-py3-none-any.whl").write_bytes(b"no zip")
     with pytest.raises(ToolchainError, match="pip install failed on the device: ERROR"):
