@@ -109,7 +109,7 @@ def compare(
             f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
         )
     a, b = files
-    result = profile_pipeline.compare(*requests, Progress())
+    result = profile_pipeline.compare(requests[0], requests[1], Progress())
     from mnv4_deploy.report_compare import comparison_to_dict, print_comparison
 
     if as_json:

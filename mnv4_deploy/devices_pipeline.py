@@ -207,7 +207,9 @@ def _write_plot(result: DevicesComparison, folder: Path) -> None:
     titles = [device.title for device in result.devices]
     panels = [
         ParetoPanel(
-            device.title if titles.count(device.title) == 1 else f"{device.title}, {device.device}",
+            device.title
+            if titles.count(device.title) == 1
+            else f"{device.title}, {device.device}",
             {names[path]: p.trust.wall_us / 1e3 for path, p in device.profiles.items()},
         )
         for device in result.devices

@@ -65,9 +65,7 @@ def what_is_said(facts: FileFacts, num_classes: int, size: tuple[int, int] | Non
     )
 
 
-def manifest_of(
-    path: Path, sha256: str
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+def manifest_of(path: Path, sha256: str) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """The file's entry in the manifest beside it and the manifest; both empty if not its own."""
     manifest = path.parent / MANIFEST
     ignored = f"{MANIFEST} beside {path.name} was not used: "

@@ -24,7 +24,7 @@ class Trickle(io.BytesIO):
 
 
 def test_bodies_and_arrays_come_back():
-    arrays = (
+    arrays: tuple[np.ndarray, ...] = (
         np.arange(6, dtype=np.int8).reshape(2, 3),
         np.array([[1.5, -0.0, np.inf]], np.float32),
         np.zeros((0, 4), np.int64),

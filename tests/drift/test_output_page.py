@@ -6,8 +6,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -28,9 +26,9 @@ from mnv4_deploy.drift.output.words import (
 from mnv4_deploy.drift_records import Flips
 from mnv4_deploy.layer_drift_records import Agreement, LayerEvidence
 from mnv4_deploy.profiles.output.text import clean
+from tests.browser import browse, needs_chromium
 from tests.drift.drift_factory import HOSTILE, make_layers, make_output, make_result, with_names
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -345,25 +343,7 @@ document.getElementById("said").textContent = JSON.stringify(said);
 </script>"""
 
 
-def browse(path, folder):
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--disable-quic", f"--user-data-dir={folder / 'browser'}"),
-            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"),
-            *("--window-size=1280,2000", "--dump-dom", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return done.stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 @pytest.mark.parametrize("name", ["short", HOSTILE])
 def test_a_browser_shows_the_page_and_complains_of_nothing(tmp_path, name) -> None:
     result = make_result(folder=tmp_path / "images", layers=name != "short")
@@ -378,7 +358,7 @@ def test_a_browser_shows_the_page_and_complains_of_nothing(tmp_path, name) -> No
     assert [tag for tag, _ in shown.tags].count("title") == 1
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 def test_a_browser_sorts_searches_and_shows_hover_texts(tmp_path) -> None:
     text = re.sub(r"<meta http-equiv[^>]*>", "", report_page(make_result()))
     path = tmp_path / "report.html"

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,6 +17,7 @@ from mnv4_deploy.profiles.output.label_layout import Box, LabelLayout, along, ar
 from mnv4_deploy.profiles.output.pareto_panel import pareto_front
 from mnv4_deploy.profiles.output.ridge_plot import RidgeSweep, save_ridge_sweep
 from mnv4_deploy.profiles.output.roofline_data import ceiling_lines, limit_shares, points_of
+from tests.browser import browse, needs_chromium
 from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
 
 pytest.importorskip("matplotlib")
@@ -30,7 +29,6 @@ from mnv4_deploy.profiles.output.roofline_plot import save_roofline
 HOSTILE = "</script><script>alert(1)</script><b>$x_{1}$ <!-- \u2028 =cmd() &lt;\x07"
 SHOWN = "</script><script>alert(1)</script><b>$x_{1}$ <!-- =cmd() &lt;"
 NOTHING = (Spec("ODD", samples_us=(), cost=None), Spec("CONV_2D", samples_us=(), cost=OpCost(9)))
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def svg_texts(path):
@@ -317,28 +315,15 @@ def test_pareto_front() -> None:
     assert pareto_front(points) == ["a", "c"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 @pytest.mark.parametrize("name", ["plain", HOSTILE])
 def test_a_browser_draws_the_page_and_complains_of_nothing(tmp_path, name) -> None:
     profile = make_profile() if name == "plain" else with_names(make_profile(), name)
     path = tmp_path / "report.html"
     write_report(profile, path)
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--disable-quic", f"--user-data-dir={tmp_path / 'browser'}"),
-            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"),
-            *("--window-size=1280,2000", "--dump-dom", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert done.stdout.count("<tr") == 1 + len(SPECS)
-    assert done.stdout.count('class="main-svg"') >= 3
-    assert "10 of 10 layers" in done.stdout
-    after_scripts = done.stdout.split("<main>")[1].split("<script>")[0]
+    page = browse(path, tmp_path)
+    assert page.count("<tr") == 1 + len(SPECS)
+    assert page.count('class="main-svg"') >= 3
+    assert "10 of 10 layers" in page
+    after_scripts = page.split("<main>")[1].split("<script>")[0]
     assert "alert(1)</script>" not in after_scripts

@@ -33,7 +33,8 @@ def test_modules_are_summed_ranked_and_shared():
     times = [module.places[0].latency_us for module in modules]
     assert times == sorted(times, reverse=True)
     assert [module.places[0].rank for module in modules] == list(range(1, len(modules) + 1))
-    assert sum(p.share_percent for p in by_name.values()) == pytest.approx(100)
+    shares = [place.share_percent for place in by_name.values()]
+    assert sum(shares) == pytest.approx(100)
 
 
 def test_the_bound_is_that_of_the_slowest_layer_and_memory_names_its_level():

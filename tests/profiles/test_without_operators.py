@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +23,9 @@ from mnv4_deploy.profiles.output.roofline_data import ceiling_lines, points_of
 from mnv4_deploy.profiles.roofline.analyse import analyse
 from mnv4_deploy.records import OpProfile
 from mnv4_deploy.report_profile import print_profile
+from tests.browser import browse, needs_chromium
 from tests.profiles.profile_factory import MACHINE, make_profile
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "</script><b>[red]x[/] $y$ \x1b[31m\u202e=cmd()"
 WALL_US = 250.0
 # 8x8 outputs of 32 channels from 3x3x16 inputs each; and 32 products for each of 10 outputs.
@@ -232,7 +230,7 @@ def test_the_picture_says_what_its_mark_is(machine, tmp_path: Path) -> None:
     assert ("no lines are drawn" in text) is (machine is None)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 @pytest.mark.parametrize("device", [RUN, _hostile()], ids=["plain", "hostile"])
 def test_the_page_shows_the_whole_and_the_device(device: DeviceRun, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
@@ -240,21 +238,8 @@ def test_the_page_shows_the_whole_and_the_device(device: DeviceRun, tmp_path: Pa
 
     path = tmp_path / "report.html"
     write_report(analyse(measurement(device), MACHINE), path)
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            *("--disable-quic", f"--user-data-dir={tmp_path / 'browser'}"),
-            *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000"),
-            *("--window-size=1280,2000", "--dump-dom", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    body = done.stdout.split("<body>")[1].split("<script>")[0]
+    page = browse(path, tmp_path)
+    body = page.split("<body>")[1].split("<script>")[0]
     assert "The mark is the model as a whole." in body
     assert "No times of layers" in body
     assert 'class="main-svg"' in body
