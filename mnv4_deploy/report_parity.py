@@ -17,6 +17,7 @@ from mnv4_deploy.report_profile import console_for, short
 __all__ = ["parity_to_dict", "print_parity"]
 
 _NAME_WIDTH = 40
+_SAME_CLASSES = "The same top-1 class in every input."
 
 
 def print_parity(result: ParityResult, top: int = 10, console: Console | None = None) -> None:
@@ -51,7 +52,8 @@ def _verdict(device: DeviceParity) -> Iterator[str]:
         f"{_text(device.facts.architecture)}[/]"
     )
     if device.top_class_differs is not None and device.outputs.differing:
-        yield f"Another top-1 class in {plural(device.top_class_differs, 'input')}."
+        others = plural(device.top_class_differs, "input")
+        yield f"Another top-1 class in {others}." if device.top_class_differs else _SAME_CLASSES
     if device.first is not None:
         layer = device.layers[device.first]
         own = layer.on_equal_inputs or layer.difference

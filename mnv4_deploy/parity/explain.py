@@ -30,6 +30,11 @@ _APPROXIMATED = frozenset(
 )
 _X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 _LARGEST_PAIR = 128  # 255 * 128 < 2^15
+_ROUNDING = {
+    "tflite": ". Kernels are free to: XNNPACK's round a float32 product half to even or a"
+    " fixed-point product half up, TFLite's own round a fixed-point product twice.",
+    "onnx": ", as kernels are free to.",
+}
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,7 @@ def _of_codes(case: Case, found: Recomputed) -> str:
         return (
             "Both sides round the same value differently: the exact one "
             f"{source} lies, {_checked(found)}, at most {found.tie_distance:.2g} steps from the "
-            "tie between two codes, and each side took one of them. Kernels are free to: "
-            "XNNPACK's round a float32 product half to even or a fixed-point product half up, "
-            "TFLite's own round a fixed-point product twice."
+            f"tie between two codes, and each side took one of them{_ROUNDING[case.graph.format]}"
         )
     if right:
         other = next(name for name in sides if name not in right)

@@ -128,6 +128,12 @@ def test_another_best_class_is_counted(tmp_path: Path, devices: dict[str, FakeDe
         expected += int(scores.argmax() != 1)
     assert result.devices[0].top_class_differs == expected > 0
     assert f"Another top-1 class in {expected} inputs" in shown(result)
+    devices["ssh://near"] = FakeDevice(
+        "near", faulty(lambda _, values: values * np.float32(1.00001))
+    )
+    result = run(path, "ssh://near", images=8)
+    assert result.devices[0].outputs.differing
+    assert "The same top-1 class in every input." in shown(result)
 
 
 @pytest.mark.parametrize(
