@@ -52,7 +52,7 @@ def test_xnnpack_gives_integers_the_same_bits(tmp_path):
 def test_onnxruntime_does_where_pairs_of_products_cannot_saturate(tmp_path):
     """The weights use all of int8, so that x86 without VNNI gives wrong sums, and Arm right
     ones: what exporters/pair_scales.py is for."""
-    code, device = parity(write_onnx(tmp_path / "product.onnx", PRODUCT, "int8"))
+    code, device = parity(write_onnx(tmp_path / "product.onnx", PRODUCT, "uint8"))
     isa = read_cpu().isa
     if "avx2" in isa and not {"avx_vnni", "avx512_vnni"} & set(isa):
         assert (code, device["outputs"]["verdict"]) == (3, "different")
