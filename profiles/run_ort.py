@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,14 @@ from mnv4_deploy.records import OpTiming
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 _LOG_FATAL = 4
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
 
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; ToolchainError where it is not installed."""
+    # Its telemetry has a thread of its own, which would run while we measure.
+    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
         import onnxruntime
     except ImportError as error:

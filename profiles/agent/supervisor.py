@@ -157,7 +157,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     body: dict[str, Any] = json.loads(sys.argv[2])
     place = setup.Place.of_user()
-    # Runtimes keep things in their user's home (onnxruntime a data base of its use).
+    # Runtimes keep things in their user's home (onnxruntime a data base for its telemetry).
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = str(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     Supervisor(folder, float(body["silence_s"]), place).run()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -251,3 +254,16 @@ def test_unreadable_profile(tmp_path: Path, content: str) -> None:
         return
     with pytest.raises(ToolchainError, match="cannot be read"):
         read_profile(path)
+
+
+def test_measuring_goes_without_telemetry(conv_onnx: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import sys; from mnv4_deploy.profiles.run_ort import OrtRunner;"
+        "runner = OrtRunner(sys.argv[1]); runner.run(); runner.close()"
+    )
+    variables = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    variables.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code, str(conv_onnx)], env=variables, check=True)
+    assert not list(home.rglob("*"))
