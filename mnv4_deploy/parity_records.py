@@ -78,7 +78,9 @@ class DeviceParity:
     ``first`` indexes the first of ``layers`` that differs on equal inputs. ``explanation`` says
     in plain words why, as far as the evidence goes; ``own`` counts the layers that differ on
     equal inputs. ``top_class_differs`` counts the inferences with another best class, None where
-    the output is no row of classes.
+    the output is no row of classes. ``first_code`` indexes the first layer whose codes differ on
+    equal inputs, and ``code_explanation`` is about it: floats before it that differ in their last
+    bits may well mean nothing.
     """
 
     device: str
@@ -90,6 +92,8 @@ class DeviceParity:
     explanation: str = ""
     notes: tuple[str, ...] = ()
     top_class_differs: int | None = None
+    first_code: int | None = None
+    code_explanation: str = ""
 
     @property
     def own(self) -> int:

@@ -55,17 +55,21 @@ def _verdict(device: DeviceParity) -> Iterator[str]:
         others = plural(device.top_class_differs, "input")
         yield f"Another top-1 class in {others}." if device.top_class_differs else _SAME_CLASSES
     if device.first is not None:
-        layer = device.layers[device.first]
-        own = layer.on_equal_inputs or layer.difference
-        yield (
-            f"First layer to differ: [bold]{_text(layer.module or layer.tensor)}[/] "
-            f"({_text(layer.kind)}, {_text(layer.compute)}), operator {layer.index}: "
-            f"{_figures(own)}."
-        )
+        yield _first("First layer to differ", device.layers[device.first])
     if device.explanation:
         yield _text(device.explanation)
+    if device.first_code not in (None, device.first):
+        yield _first("First layer whose codes differ", device.layers[device.first_code])
+        yield _text(device.code_explanation)
     for note in device.notes:
         yield f"[yellow]note:[/] {_text(note)}"
+
+
+def _first(title: str, layer: LayerParity) -> str:
+    return (
+        f"{title}: [bold]{_text(layer.module or layer.tensor)}[/] ({_text(layer.kind)}, "
+        f"{_text(layer.compute)}), operator {layer.index}: {_figures(_own(layer))}."
+    )
 
 
 def _figures(difference: Difference) -> str:

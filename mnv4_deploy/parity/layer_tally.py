@@ -1,4 +1,4 @@
-"""Every layer's difference over all inferences, and the first layer that differs by itself."""
+"""Every layer's difference over all inferences, and the first layers that differ by themselves."""
 
 from __future__ import annotations
 
@@ -51,14 +51,25 @@ class _Compared:
         )
 
 
+@dataclass(frozen=True)
+class LayersFound:
+    """Layers in order of execution. ``first`` is the first that differs by itself, ``first_code``
+    the first whose codes do: floats that differ in their last bits may mean nothing further on.
+    Each is a place in ``layers`` with its evidence."""
+
+    layers: tuple[LayerParity, ...]
+    first: tuple[int, Evidence] | None
+    first_code: tuple[int, Evidence] | None
+
+
 @dataclass
 class LayersTally:
     """All layers of a plan. ``missing`` are tensors that a runtime had no memory for."""
 
     plan: Plan
-    evidence: Evidence | None = None
     missing: set[int] = field(default_factory=set)
-    _first: int | None = None
+    _first: tuple[int, Evidence] | None = None
+    _first_code: tuple[int, Evidence] | None = None
 
     def __post_init__(self) -> None:
         self._compared = [
@@ -109,13 +120,18 @@ class LayersTally:
         here = kept[compared.layer.tensor]
         if not compared.equal_inputs.add(here, there):
             return
-        if self._first is None or at < self._first:
-            self._first = at
-            sources = {t: kept[t] for t in compared.layer.sources if t in kept}
-            self.evidence = Evidence(compared.layer, sources, here, there)
+        sources = {t: kept[t] for t in compared.layer.sources if t in kept}
+        found = at, Evidence(compared.layer, sources, here, there)
+        if self._first is None or at < self._first[0]:
+            self._first = found
+        if here.dtype.kind in "iu" and (self._first_code is None or at < self._first_code[0]):
+            self._first_code = found
 
-    def result(self) -> tuple[tuple[LayerParity, ...], int | None]:
-        """The layers that were seen, and which of them is the first to differ by itself."""
+    def result(self) -> LayersFound:
+        """The layers that were seen, and which of them are the first to differ by themselves."""
         seen = [at for at, compared in enumerate(self._compared) if compared.seen]
-        layers = tuple(self._compared[at].result() for at in seen)
-        return layers, None if self._first is None else seen.index(self._first)
+        firsts = [
+            None if first is None else (seen.index(first[0]), first[1])
+            for first in (self._first, self._first_code)
+        ]
+        return LayersFound(tuple(self._compared[at].result() for at in seen), *firsts)

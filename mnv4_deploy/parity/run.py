@@ -11,7 +11,7 @@ from mnv4_deploy.drift.layers.layer import Array
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.parity.inputs import Inputs
 from mnv4_deploy.parity.isolate import read_by_layers
-from mnv4_deploy.parity.layer_tally import Evidence, LayersTally
+from mnv4_deploy.parity.layer_tally import Evidence, LayersFound, LayersTally
 from mnv4_deploy.parity.layers import Plan
 from mnv4_deploy.parity.outputs import OutputsParity, compare_outputs, digest, run
 from mnv4_deploy.parity_records import DeviceParity, LayerParity
@@ -43,30 +43,38 @@ def compare_device(
     with closing(here.open(path)) as mine, closing(there.open(path)) as theirs:
         outputs = compare_outputs(mine, theirs, inputs, facts.outputs)
         runtimes = mine.runtime, theirs.runtime
-    layers: tuple[LayerParity, ...] = ()
+    found = LayersFound((), None, None)
     notes: tuple[str, ...] = ()
-    first, explanation = None, ""
     if outputs.difference.differing:
         try:
             found, notes = _layers(here, there, plan_of(), inputs, outputs, isolate)
         except UnsupportedError as error:
             notes = (f"Layers were not compared: {error}",)
-        else:
-            layers, first = found.result()
-            if found.evidence is not None and first is not None:
-                explanation = explain(found.evidence, layers[first])
+    first, explanation = _explained(found.first, found, explain)
+    first_code, code_explanation = _explained(found.first_code, found, explain)
     parity = DeviceParity(
         device=there.address.text,
         facts=there.facts,
         runtime=runtimes[1],
         outputs=outputs.difference,
-        layers=layers,
+        layers=found.layers,
         first=first,
         explanation=explanation,
         notes=notes,
         top_class_differs=outputs.top_class_differs,
+        first_code=first_code,
+        code_explanation=code_explanation,
     )
     return parity, runtimes[0]
+
+
+def _explained(
+    place: tuple[int, Evidence] | None, found: LayersFound, explain: Explain
+) -> tuple[int | None, str]:
+    if place is None:
+        return None, ""
+    at, evidence = place
+    return at, explain(evidence, found.layers[at])
 
 
 def _layers(
@@ -76,8 +84,8 @@ def _layers(
     inputs: Inputs,
     outputs: OutputsParity,
     isolate: Isolate | None,
-) -> tuple[LayersTally, tuple[str, ...]]:
-    found = LayersTally(plan)
+) -> tuple[LayersFound, tuple[str, ...]]:
+    tally = LayersTally(plan)
     unlike = [0, 0]
     isolated = _Isolated(there, plan, isolate)
     with ExitStack() as stack:
@@ -89,8 +97,8 @@ def _layers(
             kept = tuple(run(session, arrays, len(plan.order)) for session in (mine, theirs))
             alone = None
             if at < _ISOLATED_INFERENCES:
-                alone = isolated.run(arrays, found.by_tensor(arrays, kept[0]))
-            found.add(arrays, kept[0], kept[1], alone)
+                alone = isolated.run(arrays, tally.by_tensor(arrays, kept[0]))
+            tally.add(arrays, kept[0], kept[1], alone)
             digests = outputs.digests_here[at], outputs.digests_there[at]
             for side in (0, 1):
                 unlike[side] += digest(kept[side][: plan.outputs]) != digests[side]
@@ -103,12 +111,13 @@ def _layers(
         if count
     ]
     notes += isolated.notes
-    if found.missing:
+    if tally.missing:
         notes.append(
-            f"{len(found.missing)} of {len(plan.layers)} intermediate tensors are not kept by a "
+            f"{len(tally.missing)} of {len(plan.layers)} intermediate tensors are not kept by a "
             "runtime: the layer behind such a tensor answers for it."
         )
-    if found.evidence is None:
+    found = tally.result()
+    if found.first is None:
         notes.append(
             "No layer differs on equal inputs while intermediate tensors are kept: the outputs "
             "differ through operators that plain runs fuse."

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def on_arm(*arguments):
-    command = [sys.executable, SCRIPT, "run", "--root", ROOT, "--"]
+    command = [sys.executable, str(SCRIPT), "run", "--root", ROOT, "--"]
     return subprocess.run(
         [*command, sys.executable, "-m", "mnv4_deploy", *map(str, arguments)],
         capture_output=True,

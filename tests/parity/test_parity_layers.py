@@ -17,7 +17,7 @@ from tests.parity.checks import check, convs, facts_of
 from tests.parity.fake_devices import FakeDevice, Faulty, faulty, run_here
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_onnx import floats, helper, save
-from tests.profiles.planted_tflite import add, tensor, unary
+from tests.profiles.planted_tflite import add, conv, tensor, unary
 
 NAMES = ("body.first", "body.second", "body.third")
 Array = np.ndarray[Any, Any]
@@ -132,6 +132,38 @@ def test_a_bit_of_a_float_is_tier_1_and_another_order_of_summation(tmp_path: Pat
     assert found.first is not None
     assert found.layers[found.first].module == "body.second"
     assert "another order of summation" in found.explanation
+
+
+@pytest.mark.parametrize("float_differs", [True, False])
+def test_the_first_layer_whose_codes_differ_is_named_behind_floats_that_do(
+    tmp_path: Path, *, float_differs: bool
+) -> None:
+    """A float island in a network of integers differs in its last bits wherever it runs."""
+    b = TfliteBuilder()
+    image = tensor(b, "image", (1, 8, 8, 4), "int8")
+    island = unary(b, "LOGISTIC", unary(b, "DEQUANTIZE", image, "body.unpacked"), "body.island")
+    codes = unary(b, "QUANTIZE", island, "body.codes", "int8")
+    out = conv(b, codes, "body.conv", kernel=1, width=4, dtype="int8")
+    b.graph.tensors[out].name = "scores"
+    path = b.write(tmp_path / "island.tflite", (image,), (out,))
+
+    def fault(tensor: int, values: Array) -> Array:
+        if tensor == island and float_differs:
+            return np.nextafter(values, np.float32(2))
+        return changed(values, 3, 1) if tensor in (out, -1) else values
+
+    found = check(path, FakeDevice("arm", faulty(fault)))
+    assert found.first is not None
+    assert found.first_code is not None
+    first, code = found.layers[found.first], found.layers[found.first_code]
+    assert code.kind == "CONV_2D"
+    assert "device is up to" in found.code_explanation
+    if float_differs:
+        assert (first.kind, first.on_equal_inputs.max_codes) == ("LOGISTIC", None)
+        assert "approximation" in found.explanation
+    else:
+        assert found.first == found.first_code
+        assert found.explanation == found.code_explanation
 
 
 def test_a_runtime_that_keeps_no_tensors_is_a_note(tmp_path: Path) -> None:
