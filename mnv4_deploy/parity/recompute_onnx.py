@@ -20,19 +20,51 @@ from mnv4_deploy.profiles.onnx_model import load_onnx
 
 _LAST = (0, 2, 3, 1)
 _SOURCE, _WEIGHTS, _BIAS = range(3)
+_MOVES = frozenset({"Reshape", "Transpose", "QuantizeLinear", *DEQUANTIZE})
+_ELEMENTWISE = {"Add": "ADD", "Sub": "SUB", "Mul": "MUL"}
 
 
-def onnx_given(path: Path, graph: ModelGraph, evidence: Evidence) -> tuple[Given, Evidence] | None:
-    """What a Conv computes from, and its results with the channels last.
+_Found = tuple[Given, Evidence]
+
+
+def onnx_given(path: Path, graph: ModelGraph, evidence: Evidence) -> _Found | None:
+    """What a Conv computes from, and its results with the channels last; or an Add, Sub or Mul.
 
     None for other operators, and where something is in the way: a padding by a rule, an
     activation other than Relu, an input that does not come as it is.
     """
     model = load_onnx(onnx, path, weights=True)
     node = model.graph.node[evidence.layer.op]
+    facts = _Facts(model, graph)
+    if node.op_type in _ELEMENTWISE:
+        return _elementwise(facts, node, evidence)
     if node.op_type != "Conv" or evidence.here.ndim != len(_LAST):
         return None
-    facts = _Facts(model, graph)
+    return _conv(facts, node, evidence)
+
+
+def _elementwise(facts: _Facts, node: onnx.NodeProto, evidence: Evidence) -> _Found | None:
+    activation = facts.activation(node, evidence.layer.name)
+    values, scales = {}, {}
+    for at, name in enumerate(node.input):
+        found = facts.source(name, evidence)
+        if found is None:
+            constant = facts.constant(name)
+            found = None if constant is None else (constant, np.zeros(1))
+        if found is None:
+            return None
+        values[at], scales[at] = found
+    if activation is None:
+        return None
+    kind = _ELEMENTWISE[node.op_type]
+    options = {"fused_activation_function": activation}
+    op = Operator(evidence.layer.op, kind, node.name, tuple(values), (), options)
+    return Given(values, scales, op, evidence.here.shape), evidence
+
+
+def _conv(
+    facts: _Facts, node: onnx.NodeProto, evidence: Evidence
+) -> tuple[Given, Evidence] | None:
     options = facts.options(node, evidence)
     source = facts.source(node.input[0], evidence)
     weights = facts.weights(node)
@@ -62,11 +94,12 @@ class _Facts:
         self._constants = Constants(model.graph)
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._index = {tensor.name: i for i, tensor in enumerate(graph.tensors)}
+        self._shapes = [tensor.shape for tensor in graph.tensors]
         self._quantization: Mapping[int, Quantization] = onnx_quantizations(model, graph)
 
     def options(self, node: onnx.NodeProto, evidence: Evidence) -> dict[str, int | str] | None:
         own = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        activation = self._activation(node, evidence.layer.name)
+        activation = self.activation(node, evidence.layer.name)
         if own.get("auto_pad", b"NOTSET") != b"NOTSET" or activation is None:
             return None
         pads, strides = own.get("pads", [0] * 4), own.get("strides", [1, 1])
@@ -78,7 +111,7 @@ class _Facts:
             "fused_activation_function": activation,
         }
 
-    def _activation(self, node: onnx.NodeProto, end: str) -> str | None:
+    def activation(self, node: onnx.NodeProto, end: str) -> str | None:
         """What stands between ``node`` and the tensor ``end``; None for what is not known."""
         found, name = "NONE", end
         while name not in node.output:
@@ -90,20 +123,38 @@ class _Facts:
         return found
 
     def source(self, name: str, evidence: Evidence) -> tuple[F64, F64] | None:
-        maker = self._makers.get(name)
-        if maker is not None and maker.op_type in DEQUANTIZE:
-            name = maker.input[0]
-        at = self._index.get(name, -1)
-        own = self._quantization.get(at)
-        array = evidence.sources.get(at)
-        if array is None and own is not None:
-            array = self._quantized(name, own, evidence)
-        if array is None or (array.dtype.kind != "f" and own is None):
+        """Real values of a tensor and their step, 0 for floats."""
+        found = self._kept(name, evidence)
+        if found is None:
+            return None
+        array, own = found
+        if array.dtype.kind != "f" and own is None:
             return None
         real = array.astype(np.float64)
         if own is None:
             return real, np.zeros(1)
         return (real - own.zero_point) * own.scale, np.array([own.scale])
+
+    def _kept(self, name: str, evidence: Evidence) -> tuple[Array, Quantization | None] | None:
+        """What the layer read there. Sources stand before operators that only move values."""
+        at = self._index.get(name, -1)
+        own, maker = self._quantization.get(at), self._makers.get(name)
+        array = evidence.sources.get(at)
+        if array is None and own is not None:
+            array = self._quantized(name, own, evidence)
+        if array is not None:
+            return array, own
+        if maker is None or maker.op_type not in _MOVES:
+            return None
+        inner = self._kept(maker.input[0], evidence)
+        if inner is None or (maker.op_type == "QuantizeLinear" and inner[1] != own):
+            return None
+        if maker.op_type == "Reshape":
+            return inner[0].reshape(self._shapes[at]), inner[1]
+        if maker.op_type == "Transpose":
+            order = {a.name: list(a.ints) for a in maker.attribute}.get("perm")
+            return inner[0].transpose(order), inner[1]
+        return inner
 
     def _quantized(self, name: str, own: Quantization, evidence: Evidence) -> Array | None:
         """Codes of a file's float input: QuantizeLinear has one result alone that is right."""
@@ -135,7 +186,8 @@ class _Facts:
         if maker is None or maker.op_type not in DEQUANTIZE:
             stored = self._constants.value(name)
             return None if stored is None else stored.astype(np.float64)
-        parts = [self._constants.value(part) for part in maker.input[:2]]
-        if parts[0] is None or parts[1] is None:
+        parts = [self._constants.value(part) for part in maker.input]
+        if any(part is None for part in parts):
             return None
-        return np.asarray(parts[0].astype(np.float64) * parts[1].astype(np.float64))
+        codes, scale, *zero = (np.asarray(part, np.float64) for part in parts)
+        return np.asarray((codes - (zero[0] if zero else 0.0)) * scale)

@@ -101,6 +101,60 @@ def test_a_wrong_sum_is_no_tie(tmp_path: Path) -> None:
     assert "the device is up to 8.5 steps off" in found.explanation
 
 
+def qdq_add(folder: Path) -> Path:
+    """QuantizeLinear -> DQ -> Add of the same twice -> Q with a step of 4 -> DQ."""
+    stored = {"one": np.float32(1.0), "four": np.float32(4.0), "zero": np.uint8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["xq"], "x_QuantizeLinear"),
+        helper.make_node("DequantizeLinear", ["xq", "one", "zero"], ["xd"], "x_DequantizeLinear"),
+        helper.make_node("Add", ["xd", "xd"], ["a"], "/body/add/Add"),
+        helper.make_node("QuantizeLinear", ["a", "four", "zero"], ["aq"], "a_QuantizeLinear"),
+        helper.make_node("DequantizeLinear", ["aq", "four", "zero"], ["out"], "a_Dequant"),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", kind, [1, 1, 1, 4])],
+        [helper.make_tensor_value_info("out", kind, [1, 1, 1, 4])],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path = folder / "add.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((1, 1, 3, 5), "at most 0 steps from the tie"),
+        ((0, 7, 2, 4), "the device is up to 6.0 steps off"),
+    ],
+)
+def test_an_addition_is_recomputed(tmp_path: Path, codes: tuple[int, ...], said: str) -> None:
+    path = qdq_add(tmp_path)
+    x = X[:, :1]
+    (here,) = TensorRunner(str(path)).run([x])
+    assert here.ravel().tolist() == [0, 4, 8, 16]  # 0.5, 1, 2.5 and 4.5 steps, half to even
+    device = FakeDevice("other", lambda path, tensors: Sums(path, tensors, codes))
+    found = check(path, device, inputs=fixed_inputs(x))
+    assert found.first is not None
+    assert (found.layers[found.first].kind, found.first) == ("Add", found.first_code)
+    assert said in found.explanation
+
+
+class Sums(Rounding):
+    """``codes`` for the sum alone: as a tensor, and dequantized as the output."""
+
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        codes = np.array(self._codes, np.uint8).reshape(1, 1, 1, 4)
+        results = self._own.run(inputs)
+        wrong = [codes if v.dtype == np.uint8 and v.max() < 8 else v for v in results]
+        return (codes.astype(np.float32) * 4, *wrong[1:])
+
+
 def test_pairs_that_saturate_are_named_where_a_processor_may(tmp_path: Path) -> None:
     path = qdq(tmp_path, [100, 100, 60, 60, 127, -127], scale=0.01)
     assert large_pairs(path, 3) == 1
