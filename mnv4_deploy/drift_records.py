@@ -318,5 +318,11 @@ class DriftResult:
     parity: tuple[DeviceAgreement, ...] = ()
 
     @property
+    def rate(self) -> float | None:
+        """Images per second; None on an emulated processor, whose speed means nothing."""
+        emulated = self.device is not None and self.device.emulator
+        return None if emulated else self.images_per_second
+
+    @property
     def failed(self) -> bool:
         return any(limit.exceeded for limit in self.limits)

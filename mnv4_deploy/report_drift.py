@@ -70,10 +70,8 @@ def _images(result: DriftResult) -> str:
     labels = "labelled" if output.labelled == output.images else f"{output.labelled:,} labelled"
     resumed = f", {result.resumed_images:,} from an earlier run" if result.resumed_images else ""
     where = "on the device" if result.device is not None else plural(result.workers, "worker")
-    return (
-        f"{output.images:,} ({_text(result.data)}, {labels}), {where}, "
-        f"{result.images_per_second:.0f} images/s{resumed}"
-    )
+    rate = "" if result.rate is None else f", {result.rate:.0f} images/s"
+    return f"{output.images:,} ({_text(result.data)}, {labels}), {where}{rate}{resumed}"
 
 
 def _accuracy_table(output: OutputDrift) -> Table:

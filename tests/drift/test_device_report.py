@@ -54,6 +54,12 @@ def test_the_device_is_named_with_its_system_processor_and_runtime():
     assert "Worker processes" not in page
 
 
+def test_the_speed_of_an_emulated_processor_is_not_told():
+    result = result_of(EQUAL, emulator="qemu-aarch64")
+    assert "images/s" not in printed(result) + report_page(result)
+    assert drift_to_dict(result)["run"]["images_per_second"] is None
+
+
 def test_without_a_device_nothing_is_said_of_one():
     result = make_result()
     assert "evice" not in printed(result)

@@ -45,7 +45,7 @@ def drift_to_dict(result: DriftResult) -> dict[str, Any]:
         "skipped": result.skipped,
         "run": {
             "seconds": result.seconds,
-            "images_per_second": result.images_per_second,
+            "images_per_second": result.rate,
             "resumed_images": result.resumed_images,
             "workers": result.workers,
         },

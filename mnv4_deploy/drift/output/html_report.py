@@ -93,12 +93,13 @@ def _place_fact(result: DriftResult) -> tuple[str, str]:
 
 def _run_facts(result: DriftResult) -> list[tuple[str, str]]:
     output = result.output
+    rate = "" if result.rate is None else f", {result.rate:.1f} images/s"
     facts = [
         ("Images", f"{output.images:,} of {result.data}"),
         ("Labelled", f"{output.labelled:,}"),
         ("Skipped", f"{len(result.skipped):,}"),
         _place_fact(result),
-        ("Time", f"{result.seconds:.1f} s, {result.images_per_second:.1f} images/s"),
+        ("Time", f"{result.seconds:.1f} s{rate}"),
     ]
     if result.resumed_images:
         facts.append(("Kept from an earlier run", f"{result.resumed_images:,} images"))
