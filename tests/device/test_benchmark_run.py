@@ -48,7 +48,7 @@ WITHOUT = {
     "csv": frozenset({"op_profiling_output_mode"}),
     "text": frozenset({"op_profiling_output_mode", "profiling_output_csv_file"}),
 }
-SHARED = Path("/work/shared/data/third-party")
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "third-party"
 _RUNS = 5
 
 
