@@ -100,7 +100,7 @@ def loopback(
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if not sys.platform.startswith("linux") or not sshd or not shutil.which("ssh"):
         pytest.skip("needs sshd and ssh")
-    private = os.geteuid() == 0 and shutil.which("unshare") and shutil.which("setpriv")
+    private = _can_be_private()
     # Not pytest's own temporary folder, which other users cannot enter.
     root = Path(tempfile.mkdtemp(prefix="loopback-"))
     root.chmod(0o755)
@@ -123,6 +123,17 @@ def loopback(
             process.kill()
             process.wait()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _can_be_private() -> bool:
+    """Whether this is root that may mount: in a container it often may not."""
+    if os.geteuid() != 0 or not shutil.which("unshare") or not shutil.which("setpriv"):
+        return False
+    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--fork"]
+    trial = subprocess.run(
+        [*command, "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True, check=False
+    )
+    return trial.returncode == 0
 
 
 def _prepare(
