@@ -1,8 +1,8 @@
 """A device to test with: a real sshd on a loopback port, with a user and packages of its own.
 
-As root the device has a user that does not exist otherwise, in private mount and process
-namespaces, so that nothing of this machine changes and nothing can be left running. Without root
-it is the same user in the same place. The client side is the system's ssh with a configuration,
+The device has a user that does not exist otherwise, in private mount and process namespaces, so
+that nothing of this machine changes and nothing can be left running: that takes root, without
+which the tests skip. The client side is the system's ssh with a configuration,
 a key and known hosts of its own, through a wrapper that comes first in PATH.
 """
 
@@ -38,18 +38,17 @@ _START_S = 15.0
 
 @dataclass(frozen=True)
 class Loopback:
-    """``address`` for ``--device``. ``home`` and ``temporary`` are the device user's, ``uid``
-    is None where the device has no user of its own. ``tiny`` and ``small`` are folders on disks
-    of 64 kB and 24 MB (None without root). ``root`` has the key, the configuration and
-    "known_hosts" of the client."""
+    """``address`` for ``--device``. ``home`` and ``temporary`` are the device user's. ``tiny`` and
+    ``small`` are folders on disks of 64 kB and 24 MB. ``root`` has the key, the configuration
+    and "known_hosts" of the client."""
 
     address: str
     root: Path
     home: Path
     temporary: Path
-    uid: int | None
-    tiny: Path | None
-    small: Path | None
+    uid: int
+    tiny: Path
+    small: Path
 
     @property
     def left(self) -> list[Path]:
@@ -61,8 +60,7 @@ class Loopback:
         ]
 
     def processes(self) -> list[tuple[int, str]]:
-        """Process number and command line of everything that runs as the device's user, or in
-        its temporary folder."""
+        """Process number and command line of everything that runs as the device's user."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -70,8 +68,7 @@ class Loopback:
                 uid = folder.stat().st_uid
             except (OSError, UnicodeDecodeError):
                 continue
-            ours = uid == self.uid or (self.uid is None and str(self.temporary) in command)
-            if ours and command:
+            if uid == self.uid and command:
                 found.append((int(folder.name), command.strip()))
         return found
 
@@ -100,14 +97,14 @@ def loopback(
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if not sys.platform.startswith("linux") or not sshd or not shutil.which("ssh"):
         pytest.skip("needs sshd and ssh")
-    private = _can_be_private()
+    if not _can_be_private():
+        pytest.skip("needs root that may mount")
     # Not pytest's own temporary folder, which other users cannot enter.
     root = Path(tempfile.mkdtemp(prefix="loopback-"))
     root.chmod(0o755)
     process = None
     try:
-        uid = _free_uid() if private else None
-        device = _prepare(root, uid, runtimes, greeting, python=python)
+        device = _prepare(root, _free_uid(), runtimes, greeting, python=python)
         port = int(device.address.rpartition(":")[2])
         process = subprocess.Popen(
             _server_command(device, sshd),
@@ -137,9 +134,9 @@ def _can_be_private() -> bool:
 
 
 def _prepare(
-    root: Path, uid: int | None, runtimes: Sequence[str], greeting: str, *, python: bool
+    root: Path, uid: int, runtimes: Sequence[str], greeting: str, *, python: bool
 ) -> Loopback:
-    user = "mnv4board" if uid is not None else _user_name()
+    user = "mnv4board"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     folders = {
@@ -154,8 +151,8 @@ def _prepare(
         home=folders["home"],
         temporary=folders["tmp"],
         uid=uid,
-        tiny=folders["tiny"] if uid is not None else None,
-        small=folders["small"] if uid is not None else None,
+        tiny=folders["tiny"],
+        small=folders["small"],
     )
     for name in ("client/key", "server/key"):
         _keygen(root / name)
@@ -165,10 +162,9 @@ def _prepare(
         _make_environment(device, runtimes)
     if greeting:
         (device.home / ".bashrc").write_text(f"echo {shlex.quote(greeting)}\n")
-    if uid is not None:
-        _write_users(device, user, uid)
-        for folder in (device.home, device.temporary):
-            os.chown(folder, uid, uid)
+    _write_users(device, user)
+    for folder in (device.home, device.temporary):
+        os.chown(folder, uid, uid)
     return device
 
 
@@ -207,11 +203,11 @@ def _write_server(device: Loopback, port: int, *, python: bool) -> None:
     )
 
 
-def _write_users(device: Loopback, user: str, uid: int) -> None:
+def _write_users(device: Loopback, user: str) -> None:
     """Copies of the system's lists with one user more, for the private namespace."""
     lines = {
-        "passwd": f"{user}:x:{uid}:{uid}::{device.home}:/bin/bash\n",
-        "group": f"{user}:x:{uid}:\n",
+        "passwd": f"{user}:x:{device.uid}:{device.uid}::{device.home}:/bin/bash\n",
+        "group": f"{user}:x:{device.uid}:\n",
         "shadow": f"{user}:*:19000:0:99999:7:::\n",
     }
     if "\nsshd:" not in Path("/etc/passwd").read_text():
@@ -223,9 +219,6 @@ def _write_users(device: Loopback, user: str, uid: int) -> None:
 
 def _server_command(device: Loopback, sshd: str) -> list[str]:
     server = device.root / "server"
-    start = f"{sshd} -D -e -f {server}/config"
-    if device.uid is None:
-        return start.split()
     steps = [
         *(f"mount --bind {server}/{name} /etc/{name}" for name in ("passwd", "group", "shadow")),
         "mount -t tmpfs tmpfs /run",
@@ -235,7 +228,7 @@ def _server_command(device: Loopback, sshd: str) -> list[str]:
         f"mount --bind {shlex.quote(_packages())} {device.root}/packages",
         f"mount -t tmpfs -o mode=777,size={_TINY_BYTES} tmpfs {device.tiny}",
         f"mount -t tmpfs -o mode=777,size={_SMALL_BYTES} tmpfs {device.small}",
-        f"exec {start}",
+        f"exec {sshd} -D -e -f {server}/config",
     ]
     return [
         *("setpriv", "--pdeathsig", "KILL"),
@@ -246,10 +239,8 @@ def _server_command(device: Loopback, sshd: str) -> list[str]:
 
 def _make_environment(device: Loopback, runtimes: Sequence[str]) -> None:
     """A virtual environment whose packages are links to those installed here."""
-    base, packages = Path(sys.base_prefix), Path(_packages())
-    program = Path(os.path.realpath(sys.executable)).relative_to(base)
-    if device.uid is not None:
-        base, packages = device.root / "base", device.root / "packages"
+    program = Path(os.path.realpath(sys.executable)).relative_to(sys.base_prefix)
+    base, packages = device.root / "base", device.root / "packages"
     environment = device.root / "env"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = environment / "lib" / version / "site-packages"
@@ -278,12 +269,6 @@ def _keygen(path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path], check=True
     )
-
-
-def _user_name() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _free_uid() -> int:

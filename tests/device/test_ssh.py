@@ -98,8 +98,6 @@ def test_tensors_and_times(clean: Loopback, tmp_path: Path) -> None:
 
 
 def test_device_has_a_user_of_its_own(clean: Loopback) -> None:
-    if clean.uid is None:
-        pytest.skip("needs root")
     with open_device(clean.address):
         (folder,) = clean.left
         assert folder.stat().st_uid == clean.uid != os.geteuid()
@@ -243,15 +241,11 @@ def test_line_that_goes_dead_leaves_nothing(clean: Loopback, tmp_path: Path) -> 
 
 
 def test_disk_without_room_for_the_agent(clean: Loopback) -> None:
-    if clean.tiny is None:
-        pytest.skip("needs root")
     with pytest.raises(OutputError, match=r"tiny is full: name another .* --device-folder"):
         open_device(clean.address, DeviceOptions(folder=str(clean.tiny)))
 
 
 def test_disk_without_room_for_the_model(clean: Loopback, tmp_path: Path) -> None:
-    if clean.small is None:
-        pytest.skip("needs root")
     large = tmp_path / "large.tflite"
     large.write_bytes(tflite_file(tmp_path / "n.tflite").read_bytes() + bytes(30 << 20))
     with open_device(clean.address, DeviceOptions(folder=str(clean.small))) as device:
