@@ -40,7 +40,7 @@ def layer_cells(device: DeviceParity) -> list[str]:
     if device.first is None:
         return [count, ""]
     first = device.layers[device.first]
-    own = first.on_equal_inputs or first.difference
+    own = first.own
     codes = "" if own.max_codes is None else f", by up to {own.max_codes} codes"
     return [
         count,

@@ -67,6 +67,11 @@ class LayerParity:
     step: float | None = None
     on_equal_inputs: Difference | None = None
 
+    @property
+    def own(self) -> Difference:
+        """The layer's own difference: on equal inputs, where it ran on them."""
+        return self.on_equal_inputs or self.difference
+
 
 @dataclass(frozen=True)
 class DeviceParity:

@@ -68,7 +68,7 @@ def _verdict(device: DeviceParity) -> Iterator[str]:
 def _first(title: str, layer: LayerParity) -> str:
     return (
         f"{title}: [bold]{_text(layer.module or layer.tensor)}[/] ({_text(layer.kind)}, "
-        f"{_text(layer.compute)}), operator {layer.index}: {_figures(_own(layer))}."
+        f"{_text(layer.compute)}), operator {layer.index}: {_figures(layer.own)}."
     )
 
 
@@ -87,10 +87,10 @@ def _figures(difference: Difference) -> str:
 
 
 def _print_own(device: DeviceParity, top: int, console: Console) -> None:
-    own = [layer for layer in device.layers if _own(layer).differing and layer.inputs_equal]
+    own = [layer for layer in device.layers if layer.own.differing and layer.inputs_equal]
     if not own:
         return
-    own.sort(key=lambda layer: (-_own(layer).max_relative_error, -_own(layer).differing))
+    own.sort(key=lambda layer: (-layer.own.max_relative_error, -layer.own.differing))
     shown = own[:top] if top else own
     console.print(
         f"\n{len(own)} of {plural(len(device.layers), 'layer')} "
@@ -104,7 +104,7 @@ def _print_own(device: DeviceParity, top: int, console: Console) -> None:
     for column in ("differ", "of", "codes", "error", "relative"):
         table.add_column(column, justify="right", no_wrap=True)
     for layer in shown:
-        figures = _own(layer)
+        figures = layer.own
         table.add_row(
             _text(short(layer.module or layer.tensor, _NAME_WIDTH)),
             _text(short(layer.kind, 20)),
@@ -116,7 +116,3 @@ def _print_own(device: DeviceParity, top: int, console: Console) -> None:
             f"{figures.max_relative_error:.2g}",
         )
     console.print(table)
-
-
-def _own(layer: LayerParity) -> Difference:
-    return layer.on_equal_inputs or layer.difference

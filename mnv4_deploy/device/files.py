@@ -79,11 +79,11 @@ def _external_files(path: Path) -> list[str]:
         raise ToolchainError(
             "Sending an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
         ) from error
-    from mnv4_deploy.profiles.join.renamed import _external_files as locations_of
+    from mnv4_deploy.profiles.join.renamed import external_files
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-        return sorted(locations_of(onnx, model))
+        return sorted(external_files(onnx, model))
     except Exception as error:  # protobuf's and onnx's exceptions share no base
         raise ModelFileError(
             f"{path} is not a whole ONNX model: give a complete .onnx file."

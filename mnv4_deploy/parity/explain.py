@@ -39,15 +39,18 @@ _ROUNDING = {
 
 @dataclass(frozen=True)
 class Case:
-    """What the rules look at. ``own`` is the difference on equal inputs."""
+    """What the rules look at."""
 
     evidence: Evidence
     layer: LayerParity
-    own: Difference
     path: Path
     graph: ModelGraph
     here: DeviceFacts
     there: DeviceFacts
+
+    @property
+    def own(self) -> Difference:
+        return self.layer.own
 
     @property
     def family(self) -> str:
@@ -67,8 +70,7 @@ def explain(
     there: DeviceFacts,
 ) -> str:
     """One or two sentences on why ``layer``, the first to differ, does."""
-    own = layer.on_equal_inputs or layer.difference
-    case = Case(evidence, layer, own, path, graph, here, there)
+    case = Case(evidence, layer, path, graph, here, there)
     return next(filter(None, (rule(case) for rule in _RULES)), "")
 
 

@@ -50,7 +50,7 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, str(target))
-        for location in sorted(_external_files(onnx, model)):
+        for location in sorted(external_files(onnx, model)):
             _bring_along(source.parent, target.parent, location)
     except OSError as error:
         raise OutputError(
@@ -65,7 +65,8 @@ def _free(name: str, used: set[str]) -> str:
     return name
 
 
-def _external_files(onnx: Any, model: Any) -> set[str]:
+def external_files(onnx: Any, model: Any) -> set[str]:
+    """Where ``model`` keeps weights outside its file, relative to its folder."""
     from onnx import external_data_helper
 
     return {

@@ -16,7 +16,7 @@ def write_tflite(path: Path, product: Product, compute: Compute) -> Path:
     """CONV_2D, or FULLY_CONNECTED, in ``compute`` arithmetic as TFLite spells it."""
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _TfliteGraph(schema)
+    graph = TfliteGraph(schema)
     matrix, side = product.kernel == 0, product.kernel
     place = (product.height * product.width,) if matrix else (1, product.height, product.width)
     window = () if matrix else (side, side)
@@ -58,7 +58,7 @@ def write_tflite_chain(path: Path, length: int) -> Path:
     """``length`` additions of 16 floats, each of the last one's result."""
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _TfliteGraph(schema)
+    graph = TfliteGraph(schema)
     first = graph.tensor("x", (1, 16), "float32")
     last = first
     for step in range(length):
@@ -68,7 +68,7 @@ def write_tflite_chain(path: Path, length: int) -> Path:
     return graph.write(path, (first,), (last,))
 
 
-class _TfliteGraph:
+class TfliteGraph:
     """Collects tensors and operators of a .tflite file through the format's own schema."""
 
     def __init__(self, schema: Any) -> None:

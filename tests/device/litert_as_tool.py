@@ -8,25 +8,13 @@ from pathlib import Path
 
 from mnv4_deploy.device.android_shell import Completed
 from mnv4_deploy.profiles.litert_capi import CompiledModel, ProfilerEvent
-from mnv4_deploy.profiles.run_xnnpack import feed, operator_events
+from mnv4_deploy.profiles.run_xnnpack import feed
 from mnv4_deploy.profiles.tflite_graph import read_graph
 from mnv4_deploy.profiles.timing import time_run_us
 from tests.device.tool_output import USAGE, log, proto, report, summarize
+from tests.profiles.planted_tflite import record
 
 BINARY = "/data/local/tmp/benchmark_model"
-
-
-def record(path: Path, runs: int) -> list[tuple[ProfilerEvent, ...]]:
-    """The events of several runs, as LiteRT's profiler gives them."""
-    with CompiledModel(path, profiling=True) as model:
-        feed(model)
-        model.run()
-        recorded = []
-        for _ in range(runs):
-            model.start_profiler()
-            model.run()
-            recorded.append(operator_events(model.stop_profiler()))
-    return recorded
 
 
 def output_names(path: Path) -> list[list[str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.profiles.machine.tflite_models import _TfliteGraph
+from mnv4_deploy.profiles.machine.tflite_models import TfliteGraph
 
 
 def write_chain(path: Path, kinds: str, *, dynamic: bool = False, name: str = "in, put") -> Path:
@@ -17,7 +17,7 @@ def write_chain(path: Path, kinds: str, *, dynamic: bool = False, name: str = "i
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _TfliteGraph(schema)
+    graph = TfliteGraph(schema)
     first = graph.tensor(name, (1, 64), "float32")
     if dynamic:
         graph._graph.tensors[first].shapeSignature = [-1, 64]

@@ -38,9 +38,10 @@ from mnv4_deploy.profiles.machine.tflite_models import write_tflite
 from mnv4_deploy.profiles.measure.join import join_timed
 from mnv4_deploy.profiles.run_xnnpack import merge
 from mnv4_deploy.records import OpTiming
-from tests.device.litert_as_tool import BINARY, LocalShell, output_names, record
+from tests.device.litert_as_tool import BINARY, LocalShell, output_names
 from tests.device.planted_models import write_chain
 from tests.device.tool_output import log, proto, report, summarize
+from tests.profiles.planted_tflite import record
 
 FORMS = ("proto", "csv", "text")
 WITHOUT = {

@@ -18,6 +18,7 @@ from mnv4_deploy.profiles.litert_capi import (
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,
     CompiledModel,
+    ProfilerEvent,
 )
 from mnv4_deploy.profiles.run_xnnpack import feed, operator_events, partition_numbers
 from mnv4_deploy.records import OpKind, OpTiming
@@ -35,8 +36,8 @@ KINDS: dict[int, OpKind] = {
 Row = tuple[tuple[str, ...], tuple[str, ...]]  # kinds of the file, kernels
 
 
-def measure(path: Path, runs: int) -> list[OpTiming]:
-    """What the runtime says it ran."""
+def record(path: Path, runs: int) -> list[tuple[ProfilerEvent, ...]]:
+    """The events of several runs, as LiteRT's profiler gives them."""
     with CompiledModel(path, profiling=True) as model:
         feed(model)
         model.run()
@@ -45,6 +46,12 @@ def measure(path: Path, runs: int) -> list[OpTiming]:
             model.start_profiler()
             model.run()
             recorded.append(operator_events(model.stop_profiler()))
+    return recorded
+
+
+def measure(path: Path, runs: int) -> list[OpTiming]:
+    """What the runtime says it ran."""
+    recorded = record(path, runs)
     return [
         OpTiming(
             tag=event.tag,

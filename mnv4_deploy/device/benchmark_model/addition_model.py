@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnv4_deploy.profiles.machine.tflite_models import _TfliteGraph
+from mnv4_deploy.profiles.machine.tflite_models import TfliteGraph
 
 FLOAT_BYTES = 4
 # An addition reads two arrays and writes one.
@@ -19,7 +19,7 @@ def write_additions(path: Path, length: int, floats: int) -> Path:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _TfliteGraph(schema)
+    graph = TfliteGraph(schema)
     first = graph.tensor("x", (1, floats), "float32")
     last = first
     for step in range(length):
