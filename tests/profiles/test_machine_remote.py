@@ -155,12 +155,16 @@ def test_a_device_without_llvmlite_and_onnx_is_measured(measured):
     assert machine.method.count("Left out:") == 1
     assert "Left out: XNNPACK" in machine.method
     assert "NumPy" not in machine.method
-    limits = limits_macs_per_s(found.clock_ghz, _CPU.isa)
-    if limits:
+    per_ghz = limits_macs_per_s(1.0, _CPU.isa)
+    if per_ghz:
+        # On a busy machine the clock may seem slower than what multiply-adds prove it to be.
+        proven_ghz = found.peak("independent", "float32") / per_ghz["float32"]
+        assert proven_ghz < 7  # no processor runs faster
+        ghz = max(found.clock_ghz, proven_ghz)
         for compute in ("float32", "int8"):
+            limit = per_ghz[compute] * ghz
             for source in found.peak_macs_per_s:
-                # On a busy machine the clock seems slower, and the limits with it.
-                assert limits[compute] / 100 < found.peak(source, compute) < 10 * limits[compute]
+                assert limit / 100 < found.peak(source, compute) < 1.1 * limit
 
 
 def test_without_kernels_numpy_measures_memory(tmp_path):
