@@ -12,17 +12,21 @@ from mnv4_deploy.exporters.rewrites.base import LayerGraph, Rewrite, RewriteRepo
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
-from mnv4_deploy.exporters.rewrites.mqa_for_ort import mqa_for_ort
-from mnv4_deploy.exporters.rewrites.mqa_no_transpose import mqa_no_transpose
+from mnv4_deploy.exporters.rewrites.mobile_mqa import (
+    mqa_for_onnx,
+    mqa_for_tflite,
+    pool_queries_by_convolution,
+)
 
 _FOLDS: tuple[Rewrite, ...] = (
+    pool_queries_by_convolution,  # norms can be folded into a convolution, not into a pooling
     fold_batch_norm,
     fold_layer_scale,  # after the norm between it and its convolution has gone
     fold_pre_norm,
 )
 CHAINS: dict[str, tuple[Rewrite, ...]] = {
-    "onnx": (*_FOLDS, mqa_for_ort),
-    "tflite": (*_FOLDS, mqa_no_transpose),
+    "onnx": (*_FOLDS, mqa_for_onnx),
+    "tflite": (*_FOLDS, mqa_for_tflite),
 }
 
 

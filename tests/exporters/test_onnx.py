@@ -12,7 +12,7 @@ from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
-from mnv4_deploy.exporters.rewrites.mqa_for_ort import mqa_for_ort
+from mnv4_deploy.exporters.rewrites.mobile_mqa import mqa_for_onnx
 from mnv4_deploy.exporters.to_onnx import cast_onnx_to_fp16, export_onnx
 
 SIZE = (64, 96)
@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def _rewritten(module):
     rewritten = copy.deepcopy(module)
     with torch.no_grad():
-        for rewrite in (fold_batch_norm, fold_layer_scale, fold_pre_norm, mqa_for_ort):
+        for rewrite in (fold_batch_norm, fold_layer_scale, fold_pre_norm, mqa_for_onnx):
             rewrite(rewritten, torch.zeros(1, 3, *SIZE))
     return rewritten
 

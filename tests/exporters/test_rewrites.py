@@ -11,9 +11,7 @@ from mnv4_deploy.exporters.rewrites.base import ConvPlusMap, Rewrite, RewriteRep
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
-from mnv4_deploy.exporters.rewrites.mqa_no_transpose import MqaNhwc, mqa_no_transpose
 from mnv4_deploy.models.layers import LayerScale
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
 
 CHANNELS = 8
 
@@ -267,19 +265,8 @@ def test_pre_norm_is_refused(wiring: Callable[[nn.Module, Tensor], Tensor], reas
     assert isinstance(changed.bn, nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("kv_stride", [1, 2])
-def test_attention_is_the_same_as_rows_of_queries(kv_stride: int) -> None:
-    block = MobileMqaBlock(
-        CHANNELS, heads=3, key_dim=4, kv_stride=kv_stride, layer_scale_init=1e-5
-    )
-    net = settled(Net(lambda n, x: n.block(x), block=block))
-    report, changed = apply(mqa_no_transpose, net)
-    assert report.changed == ("block.attn",)
-    assert isinstance(changed.block.attn, MqaNhwc)
-
-
 def test_nothing_to_do_is_not_an_error() -> None:
     net = settled(Net(lambda n, x: n.conv(x), conv=conv()))
-    for rewrite in (fold_batch_norm, fold_layer_scale, fold_pre_norm, mqa_no_transpose):
+    for rewrite in (fold_batch_norm, fold_layer_scale, fold_pre_norm):
         report, _ = apply(rewrite, net)
         assert report == RewriteReport(rewrite.__name__)
