@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -41,7 +41,8 @@ def in_parallel(task: Callable[[_T], _R], items: Sequence[_T]) -> tuple[_R, ...]
 class FileJob:
     """``folder`` receives the files, ``work`` what they are made of.
 
-    ``calibration`` is None where nothing is quantized.
+    ``calibration`` is None where nothing is quantized. ``float_modules`` are those of the
+    rewritten network of each format that int8 files keep in float.
     """
 
     request: ExportRequest
@@ -50,6 +51,7 @@ class FileJob:
     folder: Path
     work: Path
     tools: dict[str, str]
+    float_modules: Mapping[Format, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def spec(self) -> Preprocessing:

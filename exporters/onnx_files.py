@@ -61,5 +61,6 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
         batches,
         method=check_method(choice.method),
         io=job.request.effective_io,
+        float_modules=job.float_modules.get("onnx", ()),
         float_layers=choice.float_layers,
     )

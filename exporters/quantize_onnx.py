@@ -31,12 +31,13 @@ import numpy.typing as npt
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.export_records import Io
+from mnv4_deploy.exporters.onnx_float import FIRST_REASON, first_convolutions, softmax_products
 from mnv4_deploy.exporters.onnx_io import round_edges, set_io
 from mnv4_deploy.exporters.onnx_weights import set_weights
 from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
-from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
 
 if TYPE_CHECKING:
     import onnx
@@ -56,6 +57,7 @@ FLOAT_OPS: Mapping[str, str] = {
     "Gelu": "onnxruntime has no int8 kernel",
 }
 _FLOAT_REASON = "onnxruntime has no int8 kernel for it, or none that was tried here"
+_CHOSEN_REASON = "it was chosen to stay in float"
 _SAME_RANGE = frozenset({"Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten"})
 _BIAS_LIMIT = 2**31 - 1
 _LOGITS_RANK = 2
@@ -82,6 +84,7 @@ def quantize_onnx(
     method: RangeMethod = "average",
     weights: WeightGrid = "pairs",
     io: Io = "float",
+    float_modules: Collection[str] = (),
     float_layers: Collection[str] = (),
 ) -> OnnxQuantization:
     """Write the int8 form of ``fp32_path`` to ``int8_path``.
@@ -90,7 +93,8 @@ def quantize_onnx(
     ``[B, H, W, 3]`` where the preprocessing is baked in). ``io`` is the type of inputs and
     outputs; for int8 and uint8 their scale and zero point are in ``metadata_props``.
     ``weights="full"`` is for CPUs that are known to have VNNI, or ARM; "pairs" is for all
-    (``pair_scales``). ``float_layers`` are module paths whose operators stay in float; what they
+    (``pair_scales``). ``float_modules`` are those of a rewritten network that stay in float with
+    all modules inside them, ``float_layers`` paths of modules whose own operators do; what they
     read from int8 operators and hand on to them is still rounded to 8 bits.
 
     Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
@@ -107,7 +111,10 @@ def quantize_onnx(
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
     chosen = chosen_operators(fp32_path, float_layers).values()
-    kept = frozenset(operator.name for operators in chosen for operator in operators)
+    inside = operators_inside(fp32_path, float_modules)
+    reasons = dict.fromkeys(first_convolutions(model), FIRST_REASON) if io == "float" else {}
+    reasons |= {o.name: _CHOSEN_REASON for operators in (*chosen, inside) for o in operators}
+    kept = frozenset(reasons)
     ranges, count = _observe(model, batches, method)
     try:
         with quiet():
@@ -130,7 +137,7 @@ def quantize_onnx(
     except Exception as error:
         raise ToolchainError(f"onnxruntime could not quantize the model ({error}).") from error
     onnx.save(quantized, int8_path)
-    int8_ops, float_ops = _arithmetic(quantized, kept)
+    int8_ops, float_ops = _arithmetic(quantized, reasons)
     return OnnxQuantization(
         int8_ops, float_ops, removed, _saturated(quantized), count, method, weights
     )
@@ -227,23 +234,13 @@ def _quantized(
         activation_qType=QuantType.QUInt8,
         tensors_range=data,
         nodes_to_quantize=[node.name for node in model.graph.node],
-        nodes_to_exclude=[*_float_products(model), *sorted(kept)],
+        nodes_to_exclude=[*softmax_products(model), *sorted(kept)],
         op_types_to_quantize=sorted(INT8_OPS & {node.op_type for node in model.graph.node}),
         extra_options={},
     )
     quantizer.quantize_model()
     result: onnx.ModelProto = quantizer.model.model
     return result
-
-
-def _float_products(model: onnx.ModelProto) -> list[str]:
-    """Products of a softmax's result.
-
-    In int8 they are no faster: quantizing the softmax's many results takes what the product
-    gains (Hybrid-M against stock, AVX2: 0.92 in float, 0.93 in int8).
-    """
-    softmaxes = {n.output[0] for n in model.graph.node if n.op_type == "Softmax"}
-    return [n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[0] in softmaxes]
 
 
 def _remove_idle_pairs(
@@ -330,7 +327,7 @@ def _shield(model: onnx.ModelProto, kept: frozenset[str]) -> None:
 
 
 def _arithmetic(
-    model: onnx.ModelProto, kept: frozenset[str]
+    model: onnx.ModelProto, reasons: Mapping[str, str]
 ) -> tuple[dict[str, int], tuple[tuple[str, str, str], ...]]:
     makers = {name: node for node in model.graph.node for name in node.output}
     int8: Counter[str] = Counter()
@@ -339,8 +336,8 @@ def _arithmetic(
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
         maker = makers.get(node.input[0])
-        if node.name in kept:
-            in_float.append((node.name, node.op_type, "it was chosen to stay in float"))
+        if node.name in reasons:
+            in_float.append((node.name, node.op_type, reasons[node.name]))
         elif (
             maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INT8_OPS
         ):

@@ -20,8 +20,9 @@ from mnv4_deploy.exporters.bias_room import make_room_in_tflite
 from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
-from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.graph_records import Operator
 
 # Operators whose output has the scale of their first input.
 _SAME_SCALE = ("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS")
@@ -38,22 +39,27 @@ def quantize_tflite(
     recipe: TfliteRecipe,
     method: RangeMethod = "average",
     input_range: Range | None = None,
+    float_modules: Collection[str] = (),
     float_layers: Collection[str] = (),
     int16_layers: Collection[str] = (),
 ) -> None:
     """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
 
     ``batches`` are model inputs ``[B, H, W, 3]``. ``input_range`` replaces the input's observed
-    range where it is known (0..1 for pixels). ``float_layers`` are module paths whose operators
-    stay in float, ``int16_layers`` those that compute with 16-bit activations and 8-bit weights;
-    what they read from int8 operators and hand on to them is still rounded to 8 bits. XNNPACK has
-    no 16-bit operator: each such layer leaves the delegate and splits the graph.
+    range where it is known (0..1 for pixels). ``float_modules`` are those of a rewritten network
+    that stay in float with all modules inside them, if the target has float operators at all.
+    ``float_layers`` are module paths whose own operators stay in float, ``int16_layers`` those
+    that compute with 16-bit activations and 8-bit weights; what they read from int8 operators and
+    hand on to them is still rounded to 8 bits. XNNPACK has no 16-bit operator: each such layer
+    leaves the delegate and splits the graph.
 
     Raises UnsupportedError for a layer that the file does not have, that is in both collections,
     that the target cannot have in float, or that LiteRT does not have in int16.
     """
     file = TfliteFile(fp32_path)
     exceptions = _exceptions(fp32_path, recipe, float_layers, int16_layers)
+    if recipe.target != "integer-only":
+        exceptions = [*_kept_in_float(fp32_path, float_modules), *exceptions]
     ranges = _observe(fp32_path, batches, method)
     if input_range is not None:
         ranges[file.name(int(file.graph.inputs[0]))] = input_range
@@ -122,10 +128,23 @@ def _exceptions(
                 )
             for operator in able:
                 if operator.kind in known:
-                    # The library searches in the names of an operator's results.
-                    outputs = "".join(f"{names.name(t)};" for t in operator.outputs)
-                    found.append((f"^{re.escape(outputs)}$", operator.kind, precision))
+                    found.append((_scope(names, operator), operator.kind, precision))
     return found
+
+
+def _kept_in_float(path: Path, modules: Collection[str]) -> list[tuple[str, str, LayerPrecision]]:
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    known = set(qtyping.TFLOperationName)
+    names = TfliteFile(path)
+    inside = operators_inside(path, modules)
+    return [(_scope(names, o), o.kind, "float") for o in inside if o.kind in known]
+
+
+def _scope(file: TfliteFile, operator: Operator) -> str:
+    """A regular expression for one operator: the library searches in its results' names."""
+    outputs = "".join(f"{file.name(tensor)};" for tensor in operator.outputs)
+    return f"^{re.escape(outputs)}$"
 
 
 def _int16x8() -> Any:

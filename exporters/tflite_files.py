@@ -58,6 +58,7 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
                 recipe=recipe(job.request.target),
                 method=check_method(choice.method),
                 input_range=(0.0, 1.0) if baked else None,
+                float_modules=job.float_modules.get("tflite", ()),
                 float_layers=choice.float_layers,
                 int16_layers=choice.int16_layers,
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,22 @@ def _module_scopes(traced: onnx.ModelProto) -> dict[str, str]:
                 # The last entry is the operator itself, the first ("") the root.
                 path = names[-2] if len(names) > 1 else ""
                 scopes.update(dict.fromkeys(node.output, path))
+    # A node that torch's own optimizer made of several has no entry: it is where its readers are.
+    readers: dict[str, list[str]] = {}
+    for node in reversed(traced.graph.node):
+        if not any(name in scopes for name in node.output):
+            paths = [path for name in node.output for path in readers.get(name, [])]
+            scopes.update(dict.fromkeys(node.output, _common_module(paths)))
+        path = scopes.get(node.output[0], "")
+        for name in node.input:
+            readers.setdefault(name, []).append(path)
     return scopes
+
+
+def _common_module(paths: Sequence[str]) -> str:
+    """The innermost module that all of ``paths`` are in, "" for the root."""
+    together = zip(*(path.split(".") for path in paths), strict=False)
+    return ".".join(names[0] for names in takewhile(lambda names: len({*names}) == 1, together))
 
 
 def _name_by_module(model: onnx.ModelProto, scopes: Mapping[str, str]) -> None:

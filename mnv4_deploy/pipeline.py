@@ -262,6 +262,8 @@ class _Export:
             "before": rewritten.histogram_before,
             "after": rewritten.histogram_after,
         }
+        kept = {**self.job.float_modules, format_: rewritten.float_modules}
+        self.job = replace(self.job, float_modules=kept)
         self.rewrites += [
             RewriteSummary(format_, report.name, report.changed, report.refused)
             for report in rewritten.reports

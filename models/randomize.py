@@ -14,20 +14,22 @@ from torch.nn.functional import interpolate
 from mnv4_deploy.models.layers import LayerScale
 
 _IMAGES = 8
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def randomize(module: nn.Module, seed: int, *, size: tuple[int, int] = (192, 192)) -> None:
     """Randomise ``module`` in place, the same way for the same ``seed``; leaves it in eval mode.
 
     Weights are normal with variance 2/fan_in (He et al., 2015), gammas uniform in 0.6..1.4,
-    betas normal 0.2, layer scales uniform in 0.3..1. Norm statistics are those of one forward
+    betas normal 0.2, layer scales uniform in 0.3..1, every other parameter (position biases)
+    normal 0.5. Norm statistics are those of one forward
     pass over 8 synthetic images of ``size`` (height, width), moved by about 10 % so that a norm
     is never exactly the whitening of its input. The deepest maps must not be mostly padding:
     statistics taken at 64 px let larger images grow without bound. Other machines may differ
     by float rounding.
     """
     generator = torch.Generator().manual_seed(seed)
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, _BATCH_NORMS)]
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -35,11 +37,14 @@ def randomize(module: nn.Module, seed: int, *, size: tuple[int, int] = (192, 192
                 layer.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
                 if layer.bias is not None:
                     layer.bias.normal_(0, 0.1, generator=generator)
-            elif isinstance(layer, nn.BatchNorm2d):
+            elif isinstance(layer, (*_BATCH_NORMS, nn.LayerNorm)):
                 layer.weight.uniform_(0.6, 1.4, generator=generator)
                 layer.bias.normal_(0, 0.2, generator=generator)
             elif isinstance(layer, LayerScale):
                 layer.gamma.uniform_(0.3, 1.0, generator=generator)
+            else:
+                for parameter in layer.parameters(recurse=False):
+                    parameter.normal_(0, 0.5, generator=generator)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
@@ -54,7 +59,7 @@ def randomize(module: nn.Module, seed: int, *, size: tuple[int, int] = (192, 192
             _jitter(norm, generator)
 
 
-def _jitter(norm: nn.BatchNorm2d, generator: torch.Generator) -> None:
+def _jitter(norm: nn.BatchNorm1d | nn.BatchNorm2d, generator: torch.Generator) -> None:
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None
     # A channel that happened to be nearly constant would amplify other images without bound.

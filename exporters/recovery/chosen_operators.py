@@ -32,3 +32,19 @@ def chosen_operators(path: Path, modules: Collection[str]) -> dict[str, tuple[Op
             hint = f"the nearest one is {nearest[0]!r}" if nearest else "its names tell no layers"
             raise UnsupportedError(f"{path.name} has no layer {module!r}: {hint}.")
     return {module: tuple(found[canonical(module)]) for module in modules}
+
+
+def operators_inside(path: Path, modules: Collection[str]) -> tuple[Operator, ...]:
+    """The operators of ``modules`` and of all modules inside them, in the file's order.
+
+    A module whose operators a converter folded away has none.
+    """
+    if not modules:
+        return ()
+    roots = tuple(canonical(module) for module in modules)
+    graph = read_graph_of(path)
+    return tuple(
+        operator
+        for operator, module in zip(graph.ops, module_of_ops(graph), strict=True)
+        if module in roots or module.startswith(tuple(f"{root}." for root in roots))
+    )

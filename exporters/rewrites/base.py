@@ -22,11 +22,16 @@ from mnv4_deploy.models.layers import LayerScale
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """Paths of the modules that one rewrite changed, and ``(path, reason)`` of its refusals."""
+    """Paths of the modules that one rewrite changed, and ``(path, reason)`` of its refusals.
+
+    ``float_modules`` are modules of the rewritten network that lose more in 8 bits than they
+    gain: int8 files for targets with float operators keep all that they compute in float.
+    """
 
     name: str
     changed: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
+    float_modules: tuple[str, ...] = ()
 
 
 Rewrite = Callable[[nn.Module, Tensor], RewriteReport]
@@ -98,7 +103,7 @@ class LayerGraph:
                 kinds[str(node.target)] += 1
         return dict(kinds.most_common())
 
-    def layers(self, kind: type[nn.Module]) -> Iterator[fx.Node]:
+    def layers(self, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterator[fx.Node]:
         for node in self.graph.nodes:
             if isinstance(self.layer(node), kind):
                 yield node
@@ -129,6 +134,29 @@ class LayerGraph:
         return self._shapes[node]
 
 
+def map_sizes(
+    root: nn.Module, example: Tensor, kind: type[nn.Module]
+) -> dict[str, tuple[int, int]]:
+    """Height and width of the map ``[B, C, H, W]`` that each module of one kind gets."""
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def note(path: str, inputs: tuple[Tensor, ...]) -> None:
+        height, width = inputs[0].shape[-2:]
+        sizes[path] = (height, width)
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, path=path: note(path, inputs))
+        for path, layer in root.named_modules()
+        if isinstance(layer, kind)
+    ]
+    if handles:
+        with torch.no_grad():
+            root(example)
+    for handle in handles:
+        handle.remove()
+    return sizes
+
+
 def replace_layer(root: nn.Module, path: str, layer: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, layer)
@@ -143,7 +171,7 @@ def scale_output_channels(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None
         conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1))
 
 
-def norm_as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def norm_as_affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift ``[C]`` of a batch norm in evaluation mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a batch norm without running statistics is not affine")

@@ -12,21 +12,28 @@ from mnv4_deploy.exporters.rewrites.base import LayerGraph, Rewrite, RewriteRepo
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
+from mnv4_deploy.exporters.rewrites.fold_residual import fold_residual
 from mnv4_deploy.exporters.rewrites.mobile_mqa import (
     mqa_for_onnx,
     mqa_for_tflite,
     pool_queries_by_convolution,
 )
+from mnv4_deploy.exporters.rewrites.split_depthwise import split_depthwise
 
 _FOLDS: tuple[Rewrite, ...] = (
     pool_queries_by_convolution,  # norms can be folded into a convolution, not into a pooling
     fold_batch_norm,
     fold_layer_scale,  # after the norm between it and its convolution has gone
     fold_pre_norm,
+    fold_residual,
 )
 CHAINS: dict[str, tuple[Rewrite, ...]] = {
     "onnx": (*_FOLDS, mqa_for_onnx),
-    "tflite": (*_FOLDS, mqa_for_tflite),
+    "tflite": (
+        *_FOLDS,
+        mqa_for_tflite,
+        split_depthwise,  # of whatever depthwise convolutions are left
+    ),
 }
 
 
@@ -38,6 +45,11 @@ class Rewritten:
     reports: tuple[RewriteReport, ...]
     histogram_before: dict[str, int]
     histogram_after: dict[str, int]
+
+    @property
+    def float_modules(self) -> tuple[str, ...]:
+        """Paths of the modules that int8 files keep in float, with all modules inside them."""
+        return tuple(path for report in self.reports for path in report.float_modules)
 
 
 def rewrite(module: nn.Module, format_: str, size: tuple[int, int]) -> Rewritten:

@@ -1,4 +1,6 @@
-"""Fold a norm forward into the convolutions that read it (an attention's pre-norm).
+"""Fold a norm forward into the convolutions or linear layers that read it.
+
+(An attention's pre-norm, a classifier's norm.)
 
 ``conv(s*x + t)`` is ``conv'(x) + b`` with the scale ``s`` in the weights. Where the convolution
 pads with zeros, the padding is not ``t``: the shift then reaches the border through fewer taps,
@@ -7,7 +9,7 @@ interior costs a small addition; one bias for all positions would be wrong at th
 padded convolution feeds only a 1x1 convolution (K and V behind their depthwise), the map moves
 behind that one, where it is smallest.
 
-Changes: a batch norm all of whose readers are convolutions.
+Changes: a batch norm all of whose readers are convolutions or linear layers.
 Refuses: a norm with any other reader, or one that is called twice.
 """
 
@@ -29,12 +31,14 @@ def fold_pre_norm(module: nn.Module, example: Tensor) -> RewriteReport:
     layers = LayerGraph.trace(module, example)
     changed: list[str] = []
     refused: list[tuple[str, str]] = []
-    for node in layers.layers(nn.BatchNorm2d):
+    for node in layers.layers((nn.BatchNorm1d, nn.BatchNorm2d)):
         path = str(node.target)
         norm = layers.layer(node)
-        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
         readers = [user for user in node.users if not _reads_only_shape(user)]
-        if not all(type(layers.layer(reader)) is nn.Conv2d for reader in readers):
+        # A linear layer's features are the last axis, a norm's the second.
+        kinds = (nn.Conv2d,) if len(layers.shape(node)) > 2 else (nn.Linear,)
+        if not all(type(layers.layer(reader)) in kinds for reader in readers):
             refused.append((path, "something other than convolutions reads it"))
         elif any(layers.calls(n) > 1 for n in (node, *readers)):
             refused.append((path, "the layer is called more than once"))
@@ -52,6 +56,10 @@ def _fold_into(
     module: nn.Module, layers: LayerGraph, reader: fx.Node, scale: Tensor, shift: Tensor
 ) -> None:
     conv = layers.layer(reader)
+    if isinstance(conv, nn.Linear):
+        _add_to_bias(conv, conv.weight @ shift)
+        conv.weight = nn.Parameter(conv.weight * scale)
+        return
     assert isinstance(conv, nn.Conv2d)
     height, width = layers.shape(reader.all_input_nodes[0])[-2:]
     with torch.no_grad():
@@ -105,5 +113,5 @@ def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
     return plain
 
 
-def _add_to_bias(conv: nn.Conv2d, shift: Tensor) -> None:
+def _add_to_bias(conv: nn.Conv2d | nn.Linear, shift: Tensor) -> None:
     conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias + shift)

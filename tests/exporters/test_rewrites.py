@@ -42,7 +42,7 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     """In float64 and eval mode, with no norm or layer scale near the identity."""
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             if layer.affine:
                 layer.weight.data.uniform_(0.5, 1.5, generator=generator)
                 layer.bias.data.normal_(0, 1, generator=generator)
@@ -51,7 +51,7 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
                 layer.running_var.uniform_(0.3, 3, generator=generator)
         elif isinstance(layer, LayerScale):
             layer.gamma.data.uniform_(0.2, 0.9, generator=generator)
-        elif isinstance(layer, nn.Conv2d):
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
             layer.weight.data.normal_(0, 0.3, generator=generator)
     return module.double().eval()
 
@@ -189,6 +189,64 @@ def test_pre_norm_is_exact_at_every_border(
     report, changed = apply(fold_pre_norm, net, size)
     assert report.changed == ("bn",)
     assert isinstance(changed.bn, nn.Identity)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_pre_norm_goes_into_a_linear_layer(bias: bool) -> None:
+    layers = {"bn": nn.BatchNorm1d(CHANNELS), "fc": nn.Linear(CHANNELS, 5, bias=bias)}
+    net = settled(Net(lambda n, x: n.fc(n.bn(x.mean((2, 3)))), **layers))
+    report, changed = apply(fold_pre_norm, net)
+    assert report == RewriteReport("fold_pre_norm", changed=("bn",))
+    assert isinstance(changed.bn, nn.Identity)
+    assert type(changed.fc) is nn.Linear and changed.fc.bias is not None
+
+
+def test_pre_norm_goes_into_all_linear_layers_that_read_it() -> None:
+    fc = nn.Linear(CHANNELS, 3)
+    layers = {"bn": nn.BatchNorm1d(CHANNELS, affine=False), "a": fc, "b": nn.Linear(CHANNELS, 3)}
+    net = settled(Net(lambda n, x: n.a(y := n.bn(x.mean((2, 3)))) * n.b(y), **layers))
+    net.b.weight = net.a.weight
+    assert apply(fold_pre_norm, net)[0].changed == ("bn",)
+
+
+@pytest.mark.parametrize(
+    ("wiring", "reason"),
+    [
+        pytest.param(
+            # Width and channels are alike: the shapes fit, the axes do not.
+            lambda n, x: n.fc(n.bn2(x)),
+            "something other than convolutions reads it",
+            id="last-axis-of-a-map",
+        ),
+        pytest.param(
+            lambda n, x: n.fc(n.bn(x.flatten(2)[:, :, :CHANNELS])),
+            "something other than convolutions reads it",
+            id="last-axis-of-a-sequence",
+        ),
+        pytest.param(
+            lambda n, x: n.fc(n.bn(x.mean((2, 3))).relu()),
+            "something other than convolutions reads it",
+            id="activation-between",
+        ),
+        pytest.param(
+            lambda n, x: n.fc(y := n.bn(x.mean((2, 3)))) + y,
+            "something other than convolutions reads it",
+            id="another-reader",
+        ),
+        pytest.param(
+            lambda n, x: n.fc(n.fc(n.bn(x.mean((2, 3))))),
+            "the layer is called more than once",
+            id="called-twice",
+        ),
+    ],
+)
+def test_pre_norm_of_other_axes_is_refused(
+    wiring: Callable[[nn.Module, Tensor], Tensor], reason: str
+) -> None:
+    layers = {"bn": nn.BatchNorm1d(CHANNELS), "bn2": norm(), "fc": nn.Linear(CHANNELS, CHANNELS)}
+    report, _ = apply(fold_pre_norm, settled(Net(wiring, **layers)), (9, CHANNELS))
+    assert report.changed == ()
+    assert [why for _, why in report.refused] == [reason]
 
 
 def test_one_bias_for_all_positions_would_be_wrong_at_the_border() -> None:
