@@ -21,13 +21,18 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 # In timm's order: averaged weights are the ones a training run reports and ships.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-_CLASSIFIER = "classifier.weight"
+_CLASSIFIERS = ("classifier.weight", "head.linear.weight", "head.weight")
+# Buffers that published checkpoints hold though they follow from the architecture.
+_DERIVED = (".attention_bias_idxs", ".rope.rotations")
 _LISTED = 4
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's tensors by timm's names, unwrapped, and its safetensors metadata (else empty)."""
+    """A file's tensors by timm's names, unwrapped, and its safetensors metadata (else empty).
+
+    Tensors that follow from the architecture (tables of indices, rotations) are left out.
+    """
 
     path: Path
     sha256: str
@@ -37,8 +42,8 @@ class Checkpoint:
     @property
     def num_classes(self) -> int | None:
         """Rows of the classifier, or None where there is none."""
-        head = self.tensors.get(_CLASSIFIER)
-        return None if head is None or head.ndim != 2 else int(head.shape[0])
+        heads = (self.tensors[name] for name in _CLASSIFIERS if name in self.tensors)
+        return next((int(head.shape[0]) for head in heads if head.ndim == 2), None)
 
 
 def file_sha256(path: Path) -> str:
@@ -142,7 +147,11 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     # torch.optim.swa_utils.AveragedModel keeps its step counter beside the weights.
-    tensors = {key: value for key, value in tensors.items() if key != "n_averaged"}
+    tensors = {
+        key: value
+        for key, value in tensors.items()
+        if key != "n_averaged" and not key.endswith(_DERIVED)
+    }
     while tensors:
         prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None)
         if prefix is None:

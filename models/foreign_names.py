@@ -1,7 +1,8 @@
 """Tensor names of other implementations of the reference networks, translated into timm's.
 
-Known: MobileNetV2 as torchvision names it, and EfficientNet-Lite as the PyTorch ports of
-EfficientNet do that derive from the package efficientnet-pytorch.
+Known: MobileNetV2 as torchvision names it, EfficientNet-Lite as the PyTorch ports of
+EfficientNet do that derive from the package efficientnet-pytorch, and EfficientViT as its authors
+do (microsoft/Cream).
 """
 
 from __future__ import annotations
@@ -70,7 +71,30 @@ def to_timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if f"{next(iter(naming.outer))}.weight" in tensors:
             layers = {**naming.outer, **_blocks(tensors, naming)}
             return {_renamed(name, layers): tensor for name, tensor in tensors.items()}
+    if "patch_embed.0.c.weight" in tensors:
+        return {_efficientvit(name): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _efficientvit(name: str) -> str:
+    """timm's name of a tensor of the published EfficientViT.
+
+    They number the layers of the patch embedding with the ReLUs between them, and a stage's
+    blocks behind the three parts of its subsampling, which the first stage does not have.
+    """
+    steps = ["conv" if s == "c" else "linear" if s == "l" else s for s in name.split(".")]
+    if steps[0] == "patch_embed":
+        steps[1] = f"conv{int(steps[1]) // 2 + 1}"
+    elif (found := re.fullmatch(r"blocks([123])", steps[0])) is not None:
+        stage, index = int(found[1]) - 1, int(steps[1])
+        parts = ("res1", "patchmerge", "res2") if stage else ()
+        place = (
+            ["downsample", parts[index]]
+            if index < len(parts)
+            else ["blocks", str(index - len(parts))]
+        )
+        steps = ["stages", str(stage), *place, *steps[2:]]
+    return ".".join(steps)
 
 
 def _renamed(name: str, layers: Mapping[str, str]) -> str:

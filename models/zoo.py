@@ -16,7 +16,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mnv4_deploy.errors import InputError, UnknownModelError
-from mnv4_deploy.models import inverted_residual_variants, mobilenetv4_variants
+from mnv4_deploy.models import (
+    efficientvit_variants,
+    inverted_residual_variants,
+    mobilenetv4_variants,
+)
 from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
@@ -78,6 +82,13 @@ FAMILIES: tuple[Family, ...] = (
         "mnv4_deploy.models.inverted_residual:InvertedResidualNet",
         crop_pct=0.875,
         interpolation="bilinear",
+    ),
+    Family(
+        "efficientvit",
+        efficientvit_variants.VARIANTS,
+        "mnv4_deploy.models.efficientvit:EfficientVit",
+        stride=64,
+        crop_pct=0.875,
     ),
 )
 

@@ -301,6 +301,13 @@ class TestWeights:
     def test_no_such_weights(self, refused, weights):
         refused("export", "--model", "conv-s", "--weights", weights)
 
+    @pytest.mark.parametrize("weights", ["timm", "m.safetensors"])
+    def test_classes_of_other_weights(self, refused, tmp_path, weights):
+        state = zoo.build("efficientvit-m0", num_classes=1000).state_dict()
+        save_file(state, tmp_path / "m.safetensors")
+        model = ("--model", "efficientvit-m0", "--weights", weights)
+        assert "1000 classes, not 7" in refused("export", *model, "--num-classes", 7)
+
     def test_hub_unreachable(self, refused, monkeypatch):
         cache = tempfile.mkdtemp()
         monkeypatch.setenv("HF_HUB_CACHE", cache)

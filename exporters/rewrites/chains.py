@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 from mnv4_deploy.exporters.rewrites.base import LayerGraph, Rewrite, RewriteReport
+from mnv4_deploy.exporters.rewrites.cascaded_group_attention import (
+    cga_for_onnx,
+    cga_for_tflite,
+)
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
@@ -28,10 +32,11 @@ _FOLDS: tuple[Rewrite, ...] = (
     fold_residual,
 )
 CHAINS: dict[str, tuple[Rewrite, ...]] = {
-    "onnx": (*_FOLDS, mqa_for_onnx),
+    "onnx": (*_FOLDS, mqa_for_onnx, cga_for_onnx),
     "tflite": (
         *_FOLDS,
         mqa_for_tflite,
+        cga_for_tflite,
         split_depthwise,  # of whatever depthwise convolutions are left
     ),
 }

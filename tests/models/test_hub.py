@@ -1,6 +1,7 @@
 """The download of timm checkpoints against a local server that speaks the hub's protocol."""
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +109,25 @@ def test_the_test_size_gets_its_own_crop(local_hub: LocalHub) -> None:
     assert (elsewhere.height, elsewhere.width, elsewhere.crop_pct) == (160, 192, 0.875)
 
 
+def test_efficientvit_comes_from_its_own_repository(local_hub: LocalHub) -> None:
+    state = zoo.build("efficientvit-m0").state_dict()
+    # timm's files have the table of offsets as well.
+    tables = {
+        key.replace("biases", "bias_idxs"): torch.zeros(49, 49, dtype=torch.long)
+        for key in state
+        if key.endswith("attention_biases")
+    }
+    local_hub.files["timm/efficientvit_m0.r224_in1k"] = save(state | tables)
+    reference = load_reference("efficientvit-m0", "timm")
+    own = reference.module.state_dict()
+    assert own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
+    assert reference.source.name == "timm/efficientvit_m0.r224_in1k"
+    assert reference.labels == imagenet_labels(1000)
+    spec = reference.preprocessing
+    assert (spec.height, spec.width, spec.crop_pct) == (224, 224, 0.875)
+    assert (spec.mean, spec.interpolation) == ((0.485, 0.456, 0.406), "bicubic")
+
+
 def test_a_cached_file_serves_offline_and_when_the_hub_is_gone(
     local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,12 +231,12 @@ def test_untrained_models_say_so() -> None:
 
 def test_table_is_consistent() -> None:
     found = [c for name in zoo.names() for c in hub.checkpoints(name)]
-    assert len(found) == len({c.hub_id for c in found}) == 25
+    assert len(found) == len({c.hub_id for c in found}) == 31
     for checkpoint in found:
         timm_name = zoo.entry(checkpoint.model).timm_name
         assert checkpoint.hub_id == f"timm/{timm_name}.{checkpoint.tag}"
-        if "_r" in checkpoint.tag:
-            resolution = int(checkpoint.tag.split("_r")[1][:3])
+        if found_side := re.search(r"(?:^|_)r(\d{3})_", checkpoint.tag):
+            resolution = int(found_side[1])
             assert checkpoint.input_size == (resolution, resolution)
         is_12k = checkpoint.tag.endswith("_in12k")
         assert checkpoint.num_classes == (11_821 if is_12k else 1_000)

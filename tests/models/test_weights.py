@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mnv4_deploy.errors import InputError, UnknownModelError, WeightsError
 from mnv4_deploy.models import checkpoint_file, images, weights, zoo
+from mnv4_deploy.models.efficientvit import Residual
 from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
 from mnv4_deploy.models.weights import load_reference
 
@@ -126,7 +127,7 @@ def test_random_is_decided_by_the_seed() -> None:
     "name",
     [
         *("conv-s-035", "conv-m", "conv-l", "hybrid-m-075", "hybrid-l-075"),
-        *("efficientnet-lite0", "mobilenetv2-100"),
+        *("efficientnet-lite0", "mobilenetv2-100", "efficientvit-m1"),
     ],
 )
 def test_random_leaves_no_branch_dead(
@@ -144,7 +145,7 @@ def test_random_leaves_no_branch_dead(
     hooks = [
         block.register_forward_hook(watch(key))
         for key, block in module.named_modules()
-        if isinstance(block, MobileMqaBlock) or getattr(block, "has_skip", False)
+        if isinstance(block, MobileMqaBlock | Residual) or getattr(block, "has_skip", False)
     ]
     reference = weights.load_reference("conv-s-035", "random")
     photos = images.select(images.bundled_evaluation(reference), 16)

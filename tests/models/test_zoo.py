@@ -25,6 +25,7 @@ def test_names() -> None:
         "efficientnet-lite3",
         "efficientnet-lite4",
         "mobilenetv2-100",
+        *(f"efficientvit-m{number}" for number in range(6)),
     )
 
 
@@ -48,6 +49,8 @@ def test_importing_needs_no_torch(module: str) -> None:
         ("mobilenetv4_conv_small_50", "conv-s-050"),
         ("tf_efficientnet_lite2", "efficientnet-lite2"),
         ("mobilenet_v2", "mobilenetv2-100"),
+        ("efficientvit_m3", "efficientvit-m3"),
+        ("EfficientViT-M5", "efficientvit-m5"),
     ],
 )
 def test_unknown_name_gets_the_nearest_and_the_list(typo: str, meant: str) -> None:
