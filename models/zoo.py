@@ -19,6 +19,7 @@ from mnv4_deploy.errors import InputError, UnknownModelError
 from mnv4_deploy.models import (
     efficientvit_variants,
     inverted_residual_variants,
+    mlla_variants,
     mobilenetv4_variants,
 )
 from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -88,6 +89,13 @@ FAMILIES: tuple[Family, ...] = (
         efficientvit_variants.VARIANTS,
         "mnv4_deploy.models.efficientvit:EfficientVit",
         stride=64,
+        crop_pct=0.875,
+    ),
+    Family(
+        "mlla",
+        mlla_variants.VARIANTS,
+        "mnv4_deploy.models.mlla:Mlla",
+        # data/build.py of LeapLabTHU/MLLA: the shorter side to 256 / 224 of the crop.
         crop_pct=0.875,
     ),
 )

@@ -17,6 +17,11 @@ from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
 from mnv4_deploy.exporters.rewrites.fold_residual import fold_residual
+from mnv4_deploy.exporters.rewrites.layer_norm import fold_layer_norm, layer_norm_for_tflite
+from mnv4_deploy.exporters.rewrites.linear_attention import (
+    linear_attention_for_onnx,
+    linear_attention_for_tflite,
+)
 from mnv4_deploy.exporters.rewrites.mobile_mqa import (
     mqa_for_onnx,
     mqa_for_tflite,
@@ -32,11 +37,14 @@ _FOLDS: tuple[Rewrite, ...] = (
     fold_residual,
 )
 CHAINS: dict[str, tuple[Rewrite, ...]] = {
-    "onnx": (*_FOLDS, mqa_for_onnx, cga_for_onnx),
+    "onnx": (*_FOLDS, mqa_for_onnx, cga_for_onnx, linear_attention_for_onnx),
     "tflite": (
         *_FOLDS,
         mqa_for_tflite,
         cga_for_tflite,
+        fold_layer_norm,
+        linear_attention_for_tflite,
+        layer_norm_for_tflite,  # what is left of those that were folded, and the others
         split_depthwise,  # of whatever depthwise convolutions are left
     ),
 }

@@ -16,7 +16,7 @@ from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
 # Square, non-square, odd. At a stride of 32 these are the smallest with a border and no interior.
 SIZES = ((64, 64), (64, 96), (65, 97))
 # Other attentions are tested at many sizes in small networks; here, one whole model of each.
-OTHERS = {"efficientvit": "efficientvit-m1"}
+OTHERS = {"efficientvit": "efficientvit-m1", "mlla": "mlla-t"}
 CASES = [
     *((name, SIZES) for name in zoo.names() if zoo.entry(name).family not in OTHERS),
     *((name, SIZES[-1:]) for name in OTHERS.values()),

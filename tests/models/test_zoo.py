@@ -26,6 +26,7 @@ def test_names() -> None:
         "efficientnet-lite4",
         "mobilenetv2-100",
         *(f"efficientvit-m{number}" for number in range(6)),
+        *("mlla-t", "mlla-s", "mlla-b"),
     )
 
 
