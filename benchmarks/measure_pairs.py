@@ -55,39 +55,66 @@ class Comparison:
     ours: Side
 
 
-def compare(pair: Pair, threads: int, rounds: int) -> Comparison:
+@dataclass(frozen=True)
+class Race:
+    """Times of stock's fastest candidate and of ours, which took turns."""
+
+    form: str
+    stock: WallTimes
+    ours: WallTimes
+
+    @property
+    def ratio(self) -> float:
+        return self.ours.ratio_to(self.stock)
+
+    @property
+    def round_ratios(self) -> list[float]:
+        """Our median over stock's, round by round."""
+        pairs = zip(self.ours.rounds_us, self.stock.rounds_us, strict=True)
+        return [median(mine) / median(theirs) for mine, theirs in pairs]
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, _, high = quantiles(self.round_ratios, n=4)
+        return low, high
+
+
+def race(pair: Pair, threads: int, rounds: int) -> Race:
     """Time all candidates and ours in one round-robin; the fastest candidate is stock."""
     paths = [*pair.stock.values(), pair.ours]
     *candidates, ours = time_files(paths, threads=threads, rounds=rounds)
     form, stock = min(zip(pair.stock, candidates, strict=True), key=lambda c: c[1].median_us)
-    low, _, high = quantiles(_round_ratios(ours, stock), n=4)
+    return Race(form, stock, ours)
+
+
+def compare(pair: Pair, threads: int, rounds: int) -> Comparison:
+    return detailed(pair, race(pair, threads, rounds))
+
+
+def detailed(pair: Pair, timed: Race, runs: int = 30) -> Comparison:
+    """``timed`` with what the files are and, from ``runs`` profiled runs, where the time goes."""
     return Comparison(
         model=pair.model,
         format=pair.format,
         dtype=pair.dtype,
-        threads=threads,
-        ratio=ours.ratio_to(stock),
-        ratio_quartiles=(low, high),
-        fastest_ratio=_fastest_us(ours) / _fastest_us(stock),
-        stock=_side(stock, form),
-        ours=_side(ours, ""),
+        threads=timed.ours.threads,
+        ratio=timed.ratio,
+        ratio_quartiles=timed.quartiles,
+        fastest_ratio=_fastest_us(timed.ours) / _fastest_us(timed.stock),
+        stock=_side(timed.stock, timed.form, runs),
+        ours=_side(timed.ours, "", runs),
     )
-
-
-def _round_ratios(mine: WallTimes, theirs: WallTimes) -> list[float]:
-    pairs = zip(mine.rounds_us, theirs.rounds_us, strict=True)
-    return [median(a) / median(b) for a, b in pairs]
 
 
 def _fastest_us(times: WallTimes) -> float:
     return min(sample for samples in times.rounds_us for sample in samples)
 
 
-def _side(times: WallTimes, form: str) -> Side:
+def _side(times: WallTimes, form: str, runs: int) -> Side:
     path = Path(times.path)
     facts = inspect_file(path)
     tflite = facts.format == "tflite"
-    profile = profile_file(path, threads=times.threads, runs=30)
+    profile = profile_file(path, threads=times.threads, runs=runs)
     return Side(
         path=path.name,
         form=form,

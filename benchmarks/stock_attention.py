@@ -78,8 +78,9 @@ class StockCascadedAttention(nn.Module):
             )
             q, k, v = self.dws[head](q).flatten(2), k.flatten(2), v.flatten(2)
             if self.form == "sdpa":
+                q_BNK, k_BNK, v_BNd = (part.transpose(-2, -1) for part in (q, k, v))
                 o = nn.functional.scaled_dot_product_attention(
-                    *(part.transpose(-2, -1) for part in (q, k, v)), attn_mask=bias_hNN[head]
+                    q_BNK, k_BNK, v_BNd, attn_mask=bias_hNN[head]
                 ).transpose(-2, -1)
             else:
                 logits = q.transpose(-2, -1) @ k * self.key_dim**-0.5 + bias_hNN[head]

@@ -35,45 +35,48 @@ def build_stock_onnx(
 
     ``options`` are those of ``quantize_static``, None for the fastest.
     """
+    export_stock_onnx(module, fp32_path, input_shape=input_shape)
+    quantize_stock_onnx(fp32_path, int8_path, calibration, options)
+
+
+def export_stock_onnx(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int]) -> None:
+    batch, height, width = input_shape
     with quiet():
-        _build(module, fp32_path, int8_path, input_shape, calibration, options)
+        import onnx
+        import onnxsim
+
+        stock = with_stock_attention(module, "matmul", (height, width))
+        program = torch.onnx.export(
+            stock,
+            (torch.zeros(batch, 3, height, width),),
+            dynamo=True,
+            input_names=["input"],
+            output_names=["logits"],
+            verbose=False,
+        )
+        assert program is not None
+        model, _ = onnxsim.simplify(program.model_proto)
+        onnx.save(model, path)
 
 
-def _build(
-    module: nn.Module,
+def quantize_stock_onnx(
     fp32_path: Path,
     int8_path: Path,
-    input_shape: tuple[int, int, int],
     calibration: Iterable[npt.NDArray[np.float32]],
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    import onnx
-    import onnxsim
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
+        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches = iter(calibration)
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.batches = iter(calibration)
 
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"input": batch}
+            def get_next(self) -> dict[str, Any] | None:
+                batch = next(self.batches, None)
+                return None if batch is None else {"input": batch}
 
-    batch, height, width = input_shape
-    stock = with_stock_attention(module, "matmul").eval()
-    program = torch.onnx.export(
-        stock,
-        (torch.zeros(batch, 3, height, width),),
-        dynamo=True,
-        input_names=["input"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
-    model, _ = onnxsim.simplify(program.model_proto)
-    onnx.save(model, fp32_path)
-    with tempfile.TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(fp32_path, prepared)
         fastest = {

@@ -28,14 +28,28 @@ def build_stock_tflite(
     calibration: Iterable[npt.NDArray[np.float32]],
 ) -> None:
     """Write both files. ``calibration`` gives inputs ``[B, H, W, 3]``."""
+    export_stock_tflite(module, fp32_path, form=form, input_shape=input_shape)
+    quantize_stock_tflite(fp32_path, int8_path, calibration)
+
+
+def export_stock_tflite(
+    module: nn.Module, path: Path, *, form: AttentionForm, input_shape: tuple[int, int, int]
+) -> None:
     with quiet():
         import litert_torch
-        from ai_edge_quantizer import quantizer, recipe
 
-        stock = litert_torch.to_channel_last_io(with_stock_attention(module, form), args=[0])
+        stock = with_stock_attention(module, form, input_shape[1:])
+        stock = litert_torch.to_channel_last_io(stock, args=[0]).eval()
         example = torch.zeros(*input_shape, 3)
         with torch.no_grad():
-            litert_torch.convert(stock.eval(), (example,)).export(str(fp32_path))
+            litert_torch.convert(stock, (example,)).export(str(path))
+
+
+def quantize_stock_tflite(
+    fp32_path: Path, int8_path: Path, calibration: Iterable[npt.NDArray[np.float32]]
+) -> None:
+    with quiet():
+        from ai_edge_quantizer import quantizer, recipe
 
         work = quantizer.Quantizer(str(fp32_path))
         work.load_quantization_recipe(recipe.static_wi8_ai8())
