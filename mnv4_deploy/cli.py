@@ -164,17 +164,26 @@ def export(
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
-    """List the models: parameters, MACs, input, and the weights there are."""
-    from mnv4_deploy.catalogue import SCHEMA_VERSION, list_models
+def models(
+    model: Annotated[
+        str | None, typer.Argument(help="Show this one in full.  [default: list all]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the models: parameters, MACs, input, weights, and the files and targets that work."""
+    from mnv4_deploy.catalogue import SCHEMA_VERSION, find_model, list_models
+    from mnv4_deploy.plain_records import to_plain
 
-    entries = list_models()
+    entries = list_models() if model is None else (find_model(model),)
     if as_json:
-        print_json({"schema_version": SCHEMA_VERSION, "models": [vars(e) for e in entries]})
+        print_json({"schema_version": SCHEMA_VERSION, "models": to_plain(entries)})
         return
-    from mnv4_deploy.report import print_models
+    from mnv4_deploy.report_models import print_model, print_models
 
-    print_models(entries)
+    if model is None:
+        print_models(entries)
+    else:
+        print_model(entries[0])
 
 
 @app.command()

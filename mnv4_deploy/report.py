@@ -9,32 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mnv4_deploy.catalogue import CatalogueEntry
 from mnv4_deploy.export_records import Drift, ExportResult, TruthCheck
 from mnv4_deploy.records import FileFacts
 from mnv4_deploy.report_ladder import print_ladder
 
 _MEGA = 1e6
-
-
-def print_models(entries: Iterable[CatalogueEntry], console: Console | None = None) -> None:
-    console = console or Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("model", "params", "MACs", "input", "weights"):
-        table.add_column(title, justify="left" if title in ("model", "weights") else "right")
-    for entry in entries:
-        table.add_row(
-            entry.name,
-            f"{entry.parameters / _MEGA:.2f} M",
-            f"{entry.macs / _MEGA:,.0f} M",
-            str(entry.native_size),
-            ", ".join(entry.weights),
-        )
-    console.print(table)
-    console.print(
-        "\nbundled weights are a CIFAR-10 demonstration; --weights timm and pypi are ImageNet-1k.",
-        style="dim",
-    )
 
 
 def print_export(result: ExportResult, console: Console | None = None) -> None:

@@ -11,17 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy import catalogue, cli
+from mnv4_deploy import cli
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.models import zoo
-
-COUNTS = {  # parameters, native size, MACs there
-    "conv-s": (3_774_024, 224, 186_005_568),
-    "conv-m": (9_715_512, 256, 1_080_244_224),
-    "conv-l": (32_590_864, 384, 6_376_220_672),
-    "hybrid-m": (11_074_648, 256, 1_271_183_360),
-    "hybrid-l": (37_764_624, 384, 7_711_877_120),
-}
 
 
 def _command(*arguments, **options):
@@ -84,32 +75,6 @@ def test_help_is_quick():
         assert _command("--help").returncode == 0
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.4
-
-
-def test_models_as_json_equal_the_exact_counts(run):
-    code, out, err = run("models", "--json")
-    assert (code, err) == (0, "")
-    answer = json.loads(out)
-    assert answer["schema_version"] == 1
-    by_name = {model["name"]: model for model in answer["models"]}
-    assert set(by_name) == set(zoo.names())
-    for name, (parameters, native_size, macs) in COUNTS.items():
-        assert by_name[name]["parameters"] == parameters
-        assert by_name[name]["native_size"] == native_size
-        assert by_name[name]["macs"] == macs
-    assert by_name["hybrid-m"]["weights"][0] == "bundled"
-    assert by_name["conv-s"]["weights"][-1] == "random"
-    assert not any("bundled" in m["weights"] for n, m in by_name.items() if n != "hybrid-m")
-
-
-def test_models_for_people(run, monkeypatch):
-    entry = catalogue.CatalogueEntry("conv-s", "f", 3_774_024, 186_005_568, 224, ("timm:x",))
-    monkeypatch.setattr(catalogue, "list_models", lambda: (entry,))
-    code, out, err = run("models")
-    assert (code, err) == (0, "")
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
-    assert rows["conv-s"] == ["conv-s", "3.77", "M", "186", "M", "224", "timm:x"]
-    assert "CIFAR-10" in out
 
 
 def test_inspect_as_json(run, linear):

@@ -1,0 +1,295 @@
+"""What `mnv4-deploy models` says works: that it was recorded, that it holds, what voids it."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+
+from mnv4_deploy import catalogue, support_facts, support_record
+from mnv4_deploy.errors import InputError, ToolchainError, UnknownModelError
+from mnv4_deploy.exporters import recipes
+from mnv4_deploy.models import zoo
+from mnv4_deploy.models.weights import load_reference
+from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.support_facts import KINDS, TOOLS, FileSupport, ModelSupport
+
+ROOT = Path(__file__).parents[1]
+RECORDS = support_facts.read()
+# One of each kind of network, the smallest, in the format that takes seconds to make.
+SAMPLE = {"conv-s-035": "tflite", "mobilenetv2-100": "onnx", "efficientvit-m0": "onnx"}
+# With these, all families, and TFLite of each network with attention: minutes.
+ALL = "MNV4_DEPLOY_ALL_SUPPORT_FACTS"
+THOROUGH = {
+    "hybrid-m-075": "tflite",
+    "efficientnet-lite0": "tflite",
+    "efficientvit-m0": "tflite",
+    "mlla-t": "tflite",
+}
+
+
+def record(model="conv-s-035", **changes):
+    files = tuple(FileSupport(k.format, k.precision, k.target, True) for k in KINDS)
+    tools = {tool: "1.0" for tools in TOOLS.values() for tool in tools}
+    made = ModelSupport(model, support_facts.digest(model), 5, 7, tools, files)
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Files of a model in a format, made once."""
+
+    @cache
+    def make_(model, format_):
+        reference = load_reference(model, support_record.WEIGHTS)
+        folder = tmp_path_factory.mktemp("made")
+        return tuple(support_record.make_files(reference, format_, folder))
+
+    return make_
+
+
+def compare_with_record(model, format_, made):
+    recorded = {file.kind: file for file in RECORDS[model].files}
+    assert [file.kind for file in made] == [kind for kind in KINDS if kind.format == format_]
+    for file in made:
+        fact = recorded[file.kind]
+        assert not (file.error and fact.works), file.error
+        if not file.error:
+            found = support_record.discrete(inspect_file(file.path))
+            assert found == {name: getattr(fact, name) for name in found}, file.kind
+
+
+class TestRecorded:
+    def test_each_family_can_be_made_again(self):
+        families = {zoo.entry(name).family for name in (*SAMPLE, *THOROUGH)}
+        assert families == {family.name for family in zoo.FAMILIES}
+
+    def test_nothing_is_unknown_with_the_pinned_tools(self):
+        lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+        pinned = {canonicalize_name(name): version for name, version in pins.items()}
+        assert tuple(RECORDS) == zoo.names()
+        for model, made in RECORDS.items():
+            files = support_facts.current(model, made, pinned)
+            assert tuple(file.kind for file in files) == KINDS
+            assert not [f"{model}: {f.reason}" for f in files if f.works is None]
+
+    @pytest.mark.parametrize("model", RECORDS)
+    def test_counts_are_those_of_the_network(self, model):
+        assert (RECORDS[model].parameters, RECORDS[model].macs) == catalogue.count(model)
+
+    def test_figures_agree_with_the_verdicts(self):
+        for file in (file for made in RECORDS.values() for file in made.files):
+            if not file.works:
+                assert file.reason
+            elif file.precision == "fp32":
+                assert file.max_relative_error <= file.tolerance
+            else:
+                assert file.sqnr_db >= support_record.MIN_SQNR_DB[file.precision]
+            assert sum(file.outside.values()) <= sum(file.operators.values())
+            if file.works:
+                assert (file.partitions is None) == (file.format == "onnx")
+
+    @pytest.mark.parametrize(("model", "format_"), SAMPLE.items())
+    def test_files_made_again_are_what_was_recorded(self, model, format_, make):
+        compare_with_record(model, format_, make(model, format_))
+
+    @pytest.mark.skipif(ALL not in os.environ, reason=f"takes minutes: set {ALL}")
+    @pytest.mark.parametrize(("model", "format_"), THOROUGH.items())
+    def test_files_of_all_families_are_what_was_recorded(self, model, format_, make):
+        compare_with_record(model, format_, make(model, format_))
+
+
+class TestWhatIsUnknown:
+    TOOLS = record().tools
+
+    def reasons(self, made, installed=TOOLS):
+        files = support_facts.current("conv-s-035", made, installed)
+        assert tuple(file.kind for file in files) == KINDS
+        for file in files:
+            assert (file.works is None) == bool(file.reason)
+            assert file.works is None or file.works
+        return {file.kind: file.reason for file in files}
+
+    def test_nothing_that_holds(self):
+        assert not any(self.reasons(record()).values())
+
+    def test_a_model_without_record(self):
+        assert all("nothing was recorded" in reason for reason in self.reasons(None).values())
+
+    def test_a_file_without_record(self):
+        reasons = self.reasons(record(files=record().files[1:]))
+        assert [kind for kind, reason in reasons.items() if reason] == [KINDS[0]]
+
+    def test_files_of_the_format_whose_tool_changed(self):
+        reasons = self.reasons(record(), {**self.TOOLS, "onnxruntime": "1.1"})
+        for kind, reason in reasons.items():
+            assert bool(reason) == (kind.format == "onnx")
+            if reason:
+                assert "onnxruntime 1.0, not with the 1.1" in reason
+
+    def test_a_tool_that_is_not_installed_contradicts_nothing(self):
+        installed = {**self.TOOLS, "torch": support_facts.NOT_INSTALLED}
+        assert not any(self.reasons(record(), installed).values())
+        assert all(self.reasons(record(tools={}), self.TOOLS).values())
+
+    def test_a_model_that_changed(self, monkeypatch):
+        before = record()
+        entry = dataclasses.replace(zoo.entry("conv-s-035"), native_size=192)
+        monkeypatch.setattr(zoo, "entry", lambda _: entry)
+        assert all("changed" in reason for reason in self.reasons(before).values())
+
+    def test_int8_recipes_that_changed(self, monkeypatch):
+        before = record()
+        other = dataclasses.replace(recipes.RECIPES["xnnpack"], float_ops=frozenset({"SOFTMAX"}))
+        monkeypatch.setitem(recipes.RECIPES, "xnnpack", other)
+        assert all("changed" in reason for reason in self.reasons(before).values())
+
+    def test_digests_tell_models_apart_and_are_the_same_in_each_process(self):
+        digests = {name: support_facts.digest(name) for name in zoo.names()}
+        assert len(set(digests.values())) == len(digests)
+        code = "from mnv4_deploy.support_facts import digest; print(digest('hybrid-m'))"
+        for seed in ("1", "2"):  # of the order of sets
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={"PYTHONHASHSEED": seed},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert done.stdout.strip() == digests["hybrid-m"]
+
+
+class TestFile:
+    def test_what_is_written_is_read_back_in_the_zoos_order(self, tmp_path):
+        path = tmp_path / "facts.json"
+        assert support_facts.read(path) == {}
+        support_facts.write([record("hybrid-m"), record("mobilenetv2-100")], path)
+        support_facts.write([record("conv-s"), record("hybrid-m", parameters=9)], path)
+        records = support_facts.read(path)
+        assert list(records) == ["conv-s", "hybrid-m", "mobilenetv2-100"]
+        assert records["hybrid-m"] == record("hybrid-m", parameters=9)
+        assert records["conv-s"] == record("conv-s")
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    def test_records_of_models_that_are_gone_go(self, tmp_path):
+        path = tmp_path / "facts.json"
+        gone = dataclasses.replace(record(), model="gone")
+        support_facts.write([record(), gone], path)
+        assert list(support_facts.read(path)) == ["conv-s-035"]
+
+    def test_a_failure_leaves_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "facts.json"
+        support_facts.write([record()], path)
+        before = path.read_bytes()
+
+        def full(*_, **__):
+            raise OSError("disk full")
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+            patch.setattr(os, "fdopen", full)
+            support_facts.write([record("hybrid-m")], path)
+        assert path.read_bytes() == before
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"models": [{"model": 3}]}', "\udcff"])
+    def test_a_damaged_file_is_said_to_be_and_kept(self, text, tmp_path):
+        path = tmp_path / "facts.json"
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(InputError, match="damaged"):
+            support_facts.read(path)
+        with pytest.raises(InputError, match="damaged"):
+            support_facts.write([record()], path)
+        assert path.read_text(encoding="utf-8", errors="surrogateescape") == text
+
+
+class TestRecording:
+    def test_a_format_that_fails_takes_no_other_along(self, monkeypatch):
+        fine = tuple(f for f in record().files if f.format == "onnx")
+
+        def child(function, model, *format_, **_):
+            assert model == "conv-s-035"
+            if function == "mnv4_deploy.catalogue:count":
+                return 5, 7
+            if format_ == ("tflite",):
+                raise ToolchainError("It made the\nnative runtime crash.")
+            return fine
+
+        heard: list[str] = []
+        monkeypatch.setattr(support_record, "run_isolated", child)
+        made = support_record.record_model("conv-s-035", heard.append)
+        assert heard == ["counts", "onnx", "tflite"]
+        assert (made.parameters, made.macs) == (5, 7)
+        assert [file.works for file in made.files] == [True] * 3 + [False] * 4
+        assert tuple(file.kind for file in made.files) == KINDS
+        assert {f.reason for f in made.files[3:]} == {"It made the native runtime crash."}
+        assert made.tools == support_facts.installed_tools()
+
+    def test_an_unknown_model(self):
+        with pytest.raises(UnknownModelError):
+            support_record.record_model("hybrid-x")
+
+    def test_a_conversion_that_fails_is_the_reason_of_all_its_files(self, monkeypatch, tmp_path):
+        from mnv4_deploy.exporters import onnx_files
+
+        def fail(*_):
+            raise ToolchainError("torch could not export the model.")
+
+        monkeypatch.setattr(onnx_files, "convert", fail)
+        reference = load_reference("conv-s-035", "random", size=(32, 32))
+        made = list(support_record.make_files(reference, "onnx", tmp_path))
+        assert {file.error for file in made} == {"torch could not export the model."}
+        assert len(made) == 3
+
+    def test_files_are_judged_by_what_they_compute(self, make):
+        """Files that cannot be made, of another network, or with a float operator are seen."""
+        made = make("conv-s-035", "tflite")
+        right = support_record._Judge(load_reference("conv-s-035", "random:0"))
+        fp32, fp16, int8, integers = (right.judge(file) for file in made)
+        assert fp32.works and fp32.max_relative_error < 1e-4 == fp32.tolerance
+        assert fp32.operators["DEPTHWISE_CONV_2D"] == 15
+        assert fp16.works and 30 < fp16.sqnr_db < 90
+        assert int8.works and 5 < int8.sqnr_db < fp16.sqnr_db
+        assert integers.works and integers.target == "integer-only"
+        for_floats = dataclasses.replace(made[3], path=made[2].path)
+        assert right.judge(for_floats).reason == "2 operators compute in float"
+        lost = right.judge(dataclasses.replace(made[2], error="no int8"))
+        assert (lost.works, lost.reason, lost.sqnr_db) == (False, "no int8", None)
+        assert right._fp32 is not None
+        right._fp32 = right._fp32[::-1]  # of other images
+        assert "SQNR" in right.judge(made[1]).reason
+        wrong = support_record._Judge(load_reference("conv-s-035", "random:1"))
+        stranger = wrong.judge(made[0])
+        assert not stranger.works
+        assert "differs from PyTorch" in stranger.reason
+        assert stranger.max_relative_error > 0.1
+
+    def test_the_command_says_what_cannot_be_used(self, tmp_path):
+        script = ROOT / "benchmarks" / "record_support.py"
+        damaged = tmp_path / "facts.json"
+        damaged.write_text("{", encoding="utf-8")
+        for arguments, sentence in (
+            (["--models", "hybrid-x"], "no model 'hybrid-x'"),
+            (["--models", "conv-s", "--out", str(damaged)], "damaged"),
+        ):
+            done = subprocess.run(
+                [sys.executable, str(script), *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 2
+            assert done.stdout == ""
+            assert sentence in done.stderr and "Traceback" not in done.stderr
+        assert damaged.read_text(encoding="utf-8") == "{"
+
+
+def test_the_shipped_file_is_plain_json_of_this_version():
+    content = json.loads(support_facts.FACTS.read_text(encoding="utf-8"))
+    assert content["schema_version"] == support_facts.SCHEMA_VERSION
+    assert str(Path.home()) not in support_facts.FACTS.read_text(encoding="utf-8")
