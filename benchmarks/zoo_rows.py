@@ -18,7 +18,7 @@ from mnv4_deploy.records import WallTimes
 # A large model has fewer rounds than asked for, or it alone would take most of the time.
 _SECONDS_PER_COMPARISON = 15.0
 _RUNS_PER_ROUND = 6
-_FEWEST_ROUNDS = 8
+_FEWEST_ROUNDS = 6
 
 
 @dataclass(frozen=True)
