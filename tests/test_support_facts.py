@@ -32,6 +32,10 @@ THOROUGH = {
     "mlla-t": "tflite",
 }
 
+# Not recorded: half precision and integers of networks that take longest to convert.
+LARGEST = ("mlla-s", "mlla-b")
+NOT_RECORDED = {k for k in KINDS if k.precision == "fp16" or k.target == "integer-only"}
+
 
 def record(model="conv-s-035", **changes):
     files = tuple(FileSupport(k.format, k.precision, k.target, True) for k in KINDS)
@@ -77,7 +81,8 @@ class TestRecorded:
         for model, made in RECORDS.items():
             files = support_facts.current(model, made, pinned)
             assert tuple(file.kind for file in files) == KINDS
-            assert not [f"{model}: {f.reason}" for f in files if f.works is None]
+            unknown = {f.kind for f in files if f.works is None}
+            assert unknown <= (NOT_RECORDED if model in LARGEST else set()), model
 
     # The published counts of the other models are those of their networks, and of this command.
     @pytest.mark.parametrize("model", [*SAMPLE, *THOROUGH])
