@@ -15,7 +15,8 @@ them exactly ("pairs", ``pair_scales``). Top-1 and median SQNR on such a process
     MobileNetV2, 800 photographs, average  89.9 %                 86.5 %, 15.8  88.1 %, 19.4 dB
     EfficientNet-Lite0, the same           91.8 %                 91.1 %, 13.6  92.5 %, 18.6 dB
 
-(8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %.)
+(8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %. All with an int8 first
+convolution, which files of float input have had in float since: ``onnx_float``.)
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
 from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.records import Preprocessing
 
-_OWN_ERROR_FACTOR = 4.0
+# How much further from float64 a float32 file may be than PyTorch's own float32 is.
+OWN_ERROR_FACTOR = 4.0
 TIERS = {"exact": 1e-9, "close": 1e-4, "half": 1e-2}
 
 
@@ -67,7 +68,7 @@ def compare_to_float64(
     PyTorch's own float32 has on the same image.
     """
     own = _relative_error(single, double)
-    allowed = np.maximum(TIERS[tier], _OWN_ERROR_FACTOR * own)
+    allowed = np.maximum(TIERS[tier], OWN_ERROR_FACTOR * own)
     error = _relative_error(actual, double)
     worst = int((error / allowed).argmax())
     return Deviation(

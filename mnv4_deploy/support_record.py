@@ -35,8 +35,6 @@ IMAGES = 16
 # A file that computes something else has as much noise as signal, 0 dB or less; random weights
 # amplify rounding more than trained ones do (that of float16 weights to 30 dB in EfficientViT-M4).
 MIN_SQNR_DB = {"fp16": 20.0, "int8": 3.0}
-# How much further from float64 a float32 file may be than PyTorch's own float32 ever is.
-OWN_ERROR_FACTOR = 4.0
 _TIMEOUT_S = 3600.0
 _MEMORY_BYTES = 64 << 30
 _REASON_CHARACTERS = 300
@@ -206,7 +204,7 @@ class _Judge:
             )
             # Which of the images amplifies rounding most is chance.
             own = verify.compare("", "", self._expected, self._expected_double, "close")
-            allowed = max(deviation.tolerance, OWN_ERROR_FACTOR * own.max_relative_error)
+            allowed = max(deviation.tolerance, verify.OWN_ERROR_FACTOR * own.max_relative_error)
             deviation = replace(deviation, tolerance=allowed)
         error, tolerance = deviation.max_relative_error, deviation.tolerance
         reason = f"differs from {deviation.against} by {error:.2g} (tolerance {tolerance:.2g})"

@@ -182,7 +182,8 @@ def entry(name: str) -> ZooEntry:
 def build(name: str, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:
     """Build a model in eval mode, with its initial (untrained) values.
 
-    With ``features_only`` it returns the maps at strides 4 to 32 and has no classifier.
+    With ``features_only`` it returns the last map of each resolution from
+    stride 4 (EfficientViT: 16) on, and has no classifier.
 
     Raises:
         UnknownModelError: no such model.

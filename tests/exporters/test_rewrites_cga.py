@@ -134,8 +134,8 @@ def test_chain_is_exact(format_: str, size: tuple[int, int]) -> None:
     assert reports["fold_pre_norm"].changed == ("head.bn",)
     # Two in each of four blocks, and two around each of two mergings.
     assert len(reports["fold_residual"].changed) == 2 * 4 + 2 * 2
+    assert CascadedGroupAttention not in left
     if format_ == "tflite":
-        assert CascadedGroupAttention not in left
         assert [p for p in reports["split_depthwise"].changed if "depthwise" in p] == [
             f"stages.{stage}.blocks.{block}.mixer.m.cascade.heads.0.depthwise"
             for stage, block in ((0, 0), (1, 0), (1, 1), (2, 0))
