@@ -6,7 +6,6 @@ beside the files, under a name that changes with the code that made it.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from build_pairs import DTYPES, Dtype, Maker, Subject, digest, make, makers, reference_of
 
-from mnv4_deploy.export_records import Deviation
-from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters import expected_outputs, verify
+from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 from mnv4_deploy.exporters.run_artifact import RUNNERS, Outputs, Pixels, pixels
 from mnv4_deploy.models.images import bundled_evaluation, select
 from mnv4_deploy.profiles.inspect import inspect_file
@@ -124,7 +122,8 @@ def one_line(error: Exception) -> str:
 
 
 def _record_path(maker: Maker, subject: Subject, cache: Path) -> Path:
-    code = digest((Path(__file__), Path(verify.__file__)))
+    sources = (__file__, verify.__file__, expected_outputs.__file__)
+    code = digest(tuple(map(Path, sources)))
     return cache / f"{maker.stem(subject)}-{code}.json"
 
 
@@ -142,7 +141,9 @@ def _examined(
         outside = {}
         for operator in facts.not_delegated:
             outside[operator.kind] = outside.get(operator.kind, 0) + 1
-    deviation = _deviation(path.name, outputs, subject) if dtype == "float32" else None
+    deviation = None
+    if dtype == "float32":
+        deviation = _expected(subject).compare(path.name, outputs, "close")
     sqnr_db = None
     if dtype == "int8" and fp32 is not None:
         nowhere = (None,) * len(shown)
@@ -162,18 +163,6 @@ def _examined(
     return record, outputs
 
 
-def _deviation(name: str, outputs: Outputs, subject: Subject) -> Deviation:
-    """As an export judges its files: against float64 where PyTorch's float32 is off itself."""
-    shown, expected = _shown(subject), _expected(subject)
-    found = verify.compare(name, "PyTorch", outputs, expected, "close")
-    if found.ok:
-        return found
-    reference = reference_of(subject)
-    double = copy.deepcopy(reference.module).double()
-    exact = verify.run_module(double, shown, reference.preprocessing, double=True)
-    return verify.compare_to_float64(name, outputs, exact, expected, "close")
-
-
 @lru_cache(maxsize=1)
 def _shown(subject: Subject) -> Pixels:
     """The images that files are compared on: as many as calibrate them, and none of those."""
@@ -183,6 +172,6 @@ def _shown(subject: Subject) -> Pixels:
 
 
 @lru_cache(maxsize=1)
-def _expected(subject: Subject) -> npt.NDArray[np.float64]:
+def _expected(subject: Subject) -> ExpectedOutputs:
     reference = reference_of(subject)
-    return verify.run_module(reference.module, _shown(subject), reference.preprocessing)
+    return ExpectedOutputs(reference.module, _shown(subject), reference.preprocessing)

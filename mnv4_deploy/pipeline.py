@@ -149,17 +149,17 @@ class _Export:
         self.deviations: list[Deviation] = []
         self.histograms: dict[str, dict[str, dict[str, int]]] = {}
         self._modules: dict[Format, nn.Module] = {}
-        self._float64_known: dict[int, npt.NDArray[np.float64]] = {}
 
     def run(self) -> ExportResult:
         from mnv4_deploy.exporters import run_artifact, truth, verify
+        from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
         from mnv4_deploy.exporters.file_job import in_parallel, maker
         from mnv4_deploy.models.macs import count_macs
 
         shown = run_artifact.pixels(self.evaluation, self.spec)
         parity = shown[:_PARITY_IMAGES]
         with self.progress.stage("Run the PyTorch reference"):
-            expected = verify.run_module(self.reference.module, parity, self.spec)
+            expected = ExpectedOutputs(self.reference.module, parity, self.spec)
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
             with self.progress.stage(f"Convert to {format_}"):
@@ -178,13 +178,7 @@ class _Export:
                     path = self.job.path(format_, precision)
                     outputs = self.job.run(path, parity)
                     tier = "half" if precision == "fp16" else "close"
-                    deviation = verify.compare(path.name, "PyTorch", outputs, expected, tier)
-                    if not deviation.ok and tier == "close":
-                        double = self._float64_outputs(parity)
-                        deviation = verify.compare_to_float64(
-                            path.name, outputs, double, expected, tier
-                        )
-                    self.deviations.append(deviation)
+                    self.deviations.append(expected.compare(path.name, outputs, tier))
         verify.demand(self.deviations)
         int8 = self._int8(shown) if self.request.int8 else Climbed((), (), ())
         self.deviations += int8.deviations
@@ -226,19 +220,6 @@ class _Export:
         held = Held(self.evaluation.labels, shown, fp32)
         return climb_all(self.job, self._modules, choice, held, drifts, self.progress)
 
-    def _float64_outputs(self, shown: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """The reference's outputs in float64 for the first images, computed once."""
-        import copy
-
-        from mnv4_deploy.exporters import verify
-
-        if len(shown) not in self._float64_known:
-            double = copy.deepcopy(self.reference.module).double()
-            self._float64_known[len(shown)] = verify.run_module(
-                double, shown, self.spec, double=True
-            )
-        return self._float64_known[len(shown)]
-
     def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
         """The module to convert, proved equal in float64 before it is used."""
         import copy
@@ -247,13 +228,14 @@ class _Export:
         from mnv4_deploy.exporters.rewrites.chains import rewrite
 
         with self.progress.stage("Rewrite"):
-            rewritten = rewrite(copy.deepcopy(self.reference.module).double(), format_, self.size)
+            double = copy.deepcopy(self.reference.module).double()
+            rewritten = rewrite(double, format_, self.size)
             sample = parity[:1]
             deviation = verify.compare(
                 f"the rewritten model for {format_}",
                 "PyTorch",
                 verify.run_module(rewritten.module, sample, self.spec, double=True),
-                self._float64_outputs(sample),
+                verify.run_module(double, sample, self.spec, double=True),
                 "exact",
             )
             verify.demand([deviation])

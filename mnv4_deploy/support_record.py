@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
     from mnv4_deploy.exporters.file_job import FileJob
     from mnv4_deploy.models.weights import ReferenceModel
 
@@ -193,19 +194,8 @@ class _Judge:
         self, made: Made, outputs: npt.NDArray[np.float32]
     ) -> tuple[str, FileSupport]:
         """Why the file is too far off (empty if it is not), and how far."""
-        from mnv4_deploy.exporters import verify
-
         self._fp32 = outputs
-        name = made.path.name
-        deviation = verify.compare(name, "PyTorch", outputs, self._expected, "close")
-        if not deviation.ok:
-            deviation = verify.compare_to_float64(
-                name, outputs, self._expected_double, self._expected, "close"
-            )
-            # Which of the images amplifies rounding most is chance.
-            own = verify.compare("", "", self._expected, self._expected_double, "close")
-            allowed = max(deviation.tolerance, verify.OWN_ERROR_FACTOR * own.max_relative_error)
-            deviation = replace(deviation, tolerance=allowed)
+        deviation = self._expected.compare(made.path.name, outputs, "close")
         error, tolerance = deviation.max_relative_error, deviation.tolerance
         reason = f"differs from {deviation.against} by {error:.2g} (tolerance {tolerance:.2g})"
         return "" if deviation.ok else reason, replace(
@@ -227,17 +217,10 @@ class _Judge:
         return "" if enough else reason, replace(_failed(made.kind), sqnr_db=sqnr)
 
     @cached_property
-    def _expected(self) -> npt.NDArray[np.float64]:
-        from mnv4_deploy.exporters import verify
+    def _expected(self) -> ExpectedOutputs:
+        from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 
-        return verify.run_module(self._reference.module, self._shown, self._spec)
-
-    @cached_property
-    def _expected_double(self) -> npt.NDArray[np.float64]:
-        from mnv4_deploy.exporters import verify
-
-        double = copy.deepcopy(self._reference.module).double()
-        return verify.run_module(double, self._shown, self._spec, double=True)
+        return ExpectedOutputs(self._reference.module, self._shown, self._spec)
 
 
 def discrete(facts: FileFacts) -> dict[str, Any]:

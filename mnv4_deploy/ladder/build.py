@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.export_records import Deviation, Format, Int8Choice
 from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 from mnv4_deploy.exporters.file_job import FileJob, maker
 from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.recovery.correct_bias import correct_bias
@@ -111,15 +112,10 @@ class Builder:
 
     def _check_file(self, choice: Int8Choice, module: nn.Module, path: Path) -> None:
         """The converted file computes what the changed module computes."""
-        sample, spec = self.job.calibration_sample(_PARITY_IMAGES), self.job.spec
+        sample = self.job.calibration_sample(_PARITY_IMAGES)
+        expected = ExpectedOutputs(module, sample, self.job.spec, "its PyTorch model")
         subject = f"{_changes(choice)} {self.job.path(self.format, 'fp32').name}"
-        actual = self.job.run(path, sample)
-        single = verify.run_module(module, sample, spec)
-        deviation = verify.compare(subject, "its PyTorch model", actual, single, "close")
-        if not deviation.ok:
-            double = verify.run_module(copy.deepcopy(module).double(), sample, spec, double=True)
-            deviation = verify.compare_to_float64(subject, actual, double, single, "close")
-        self._demand(deviation)
+        self._demand(expected.compare(subject, self.job.run(path, sample), "close"))
 
     def _demand(self, deviation: Deviation) -> None:
         verify.demand([deviation])

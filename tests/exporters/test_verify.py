@@ -126,7 +126,7 @@ class TestAgainstFloat64:
     def test_no_closer_than_pytorch_itself_is_asked_for(self):
         single = np.array([[1.0, 0.0], [1.0, 0.01]])  # off by 1e-2 on the second image
         actual = np.array([[1.0, 0.0], [1.0, 0.03]])
-        found = verify.compare_to_float64("a", actual, self.double, single, "close")
+        found = verify.compare_to_float64("a", actual, self.double, [single], "close")
         assert found.ok
         assert found.max_relative_error == pytest.approx(0.03)
         assert found.tolerance == pytest.approx(0.04)
@@ -134,11 +134,21 @@ class TestAgainstFloat64:
     def test_each_image_has_its_own_allowance(self):
         single = np.array([[1.0, 0.0], [1.0, 0.01]])
         actual = np.array([[1.0, 0.03], [1.0, 0.0]])  # the error is on the well-behaved image
-        found = verify.compare_to_float64("a", actual, self.double, single, "close")
+        found = verify.compare_to_float64("a", actual, self.double, [single], "close")
         assert not found.ok
         assert found.tolerance == verify.TIERS["close"]
 
+    def test_the_worst_order_of_summation_counts_image_by_image(self):
+        singles = [np.array([[1.0, 0.0], [1.0, e]]) for e in (0.001, 0.01, 0.002)]
+        singles[0][0, 1] = 0.005
+        for image, allowed in ((0, 0.02), (1, 0.04)):
+            actual = self.double.copy()
+            actual[image, 1] = 0.03
+            found = verify.compare_to_float64("a", actual, self.double, singles, "close")
+            assert found.tolerance == pytest.approx(allowed)
+            assert found.ok is (image == 1)
+
     def test_nan_is_no_agreement(self):
         actual = np.array([[1.0, 0.0], [np.nan, 0.0]])
-        found = verify.compare_to_float64("a", actual, self.double, self.double, "close")
+        found = verify.compare_to_float64("a", actual, self.double, [self.double], "close")
         assert not found.ok

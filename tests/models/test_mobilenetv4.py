@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock, MultiQueryAttention
+from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
 
 FEATURES = {
     "conv-s": (32, 64, 96, 960),
@@ -96,79 +95,3 @@ def test_only_hybrids_have_attention_and_layer_scale(name: str) -> None:
         keys = set(zoo.build(name).state_dict())
     for part in ("layer_scale", "attn"):
         assert any(part in key for key in keys) == name.startswith("hybrid")
-
-
-def random_attention(kv_stride: int) -> MultiQueryAttention:
-    generator = torch.Generator().manual_seed(5)
-    layer = MultiQueryAttention(24, heads=3, key_dim=8, kv_stride=kv_stride).double().eval()
-    for tensor in layer.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.uniform_(-0.5, 0.5, generator=generator)
-    for norm in layer.modules():
-        if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
-            norm.running_var.uniform_(0.5, 2, generator=generator)
-    return layer
-
-
-def attention_in_loops(layer: MultiQueryAttention, x_hwc: np.ndarray) -> np.ndarray:
-    """TensorFlow's layer in NHWC, one query and one head at a time, for one image."""
-    state = {key: value.numpy() for key, value in layer.state_dict().items()}
-
-    def keys_or_values(part: str) -> np.ndarray:
-        source = x_hwc
-        if f"{part}.down_conv.weight" in state:
-            kernel = state[f"{part}.down_conv.weight"][:, 0]  # [C, 3, 3]
-            padded = np.pad(x_hwc, ((1, 1), (1, 1), (0, 0)))
-            height, width = (-(-side // 2) for side in x_hwc.shape[:2])
-            source = np.empty((height, width, x_hwc.shape[2]))
-            for row in range(height):
-                for column in range(width):
-                    window = padded[2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
-                    source[row, column] = np.einsum("ijc,cij->c", window, kernel)
-            mean, variance = (state[f"{part}.norm.running_{s}"] for s in ("mean", "var"))
-            gamma, beta = state[f"{part}.norm.weight"], state[f"{part}.norm.bias"]
-            source = (source - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-        kernel_oi: np.ndarray = state[f"{part}.proj.weight"][:, :, 0, 0]
-        return np.asarray(source.reshape(-1, source.shape[2]) @ kernel_oi.T)
-
-    keys, values = keys_or_values("key"), keys_or_values("value")
-    w_query = state["query.proj.weight"][:, :, 0, 0]
-    w_output = state["output.proj.weight"][:, :, 0, 0]
-    result = np.empty_like(x_hwc)
-    for position in np.ndindex(x_hwc.shape[:2]):
-        query = w_query @ x_hwc[position]
-        heads = []
-        for head in range(layer.heads):
-            d = layer.key_dim
-            logits = keys @ query[head * d : (head + 1) * d] / np.sqrt(d)
-            weights = np.exp(logits - logits.max())
-            heads.append((weights / weights.sum()) @ values)
-        result[position] = w_output @ np.concatenate(heads)
-    return result
-
-
-@pytest.mark.parametrize("kv_stride", [1, 2])
-@pytest.mark.parametrize("size", [(6, 6), (5, 8), (7, 3)])
-def test_attention_is_tensorflows_formula(kv_stride: int, size: tuple[int, int]) -> None:
-    layer = random_attention(kv_stride)
-    generator = torch.Generator().manual_seed(6)
-    x = 2 * torch.randn(1, 24, *size, generator=generator, dtype=torch.float64)
-    with torch.inference_mode():
-        actual = layer(x)[0].permute(1, 2, 0).numpy()
-    expected = attention_in_loops(layer, x[0].permute(1, 2, 0).numpy())
-    assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_attention_without_stride_commutes_with_permuting_pixels() -> None:
-    layer = random_attention(1)
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(2, 24, 4, 6, generator=generator, dtype=torch.float64)
-    order = torch.randperm(24, generator=generator)
-
-    def permuted(t: torch.Tensor) -> torch.Tensor:
-        return t.flatten(2)[..., order].reshape(t.shape)
-
-    with torch.inference_mode():
-        torch.testing.assert_close(layer(permuted(x)), permuted(layer(x)))
-        assert not torch.allclose(layer(permuted(x)), layer(x))
