@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mnv4_deploy.models.layers import LayerScale
+from mnv4_deploy.models.mlla import MllaBlock
 
 _IMAGES = 8
+_POSITION_ENCODING = 0.2
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -22,11 +24,12 @@ def randomize(module: nn.Module, seed: int, *, size: tuple[int, int] = (192, 192
 
     Weights are normal with variance 2/fan_in (He et al., 2015), gammas uniform in 0.6..1.4,
     betas normal 0.2, layer scales uniform in 0.3..1, every other parameter (position biases)
-    normal 0.5. Norm statistics are those of one forward
-    pass over 8 synthetic images of ``size`` (height, width), moved by about 10 % so that a norm
-    is never exactly the whitening of its input. The deepest maps must not be mostly padding:
-    statistics taken at 64 px let larger images grow without bound. Other machines may differ
-    by float rounding.
+    normal 0.5. Position encodings, which are added to their own input with no norm behind, are
+    a fifth of that size: MLLA-S has 42 in a row, and its maps would grow to 1e10. Norm
+    statistics are those of one forward pass over 8 synthetic images of ``size`` (height,
+    width), moved by about 10 % so that a norm is never exactly the whitening of its input. The
+    deepest maps must not be mostly padding: statistics taken at 64 px let larger images grow
+    without bound. Other machines may differ by float rounding.
     """
     generator = torch.Generator().manual_seed(seed)
     norms = [m for m in module.modules() if isinstance(m, _BATCH_NORMS)]
@@ -45,6 +48,10 @@ def randomize(module: nn.Module, seed: int, *, size: tuple[int, int] = (192, 192
             else:
                 for parameter in layer.parameters(recurse=False):
                     parameter.normal_(0, 0.5, generator=generator)
+        for block in module.modules():
+            if isinstance(block, MllaBlock):
+                for encoding in (block.cpe1, block.cpe2):
+                    encoding.weight.mul_(_POSITION_ENCODING)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

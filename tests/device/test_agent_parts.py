@@ -91,16 +91,13 @@ def test_titles(tmp_path: Path) -> None:
 
 def test_emulator_is_named_by_what_really_runs(tmp_path: Path) -> None:
     assert facts.find_emulator() == ""
-    # A program of that name that waits for its input as the emulated Python would.
+    # This Python by that name, which waits for its input as the emulated one would.
+    real = Path(sys.executable).resolve()
     emulator = tmp_path / "qemu-aarch64-static"
-    real = Path("/bin/cat").resolve()
     emulator.write_bytes(real.read_bytes())
     emulator.chmod(0o755)
-    waiter = tmp_path / "python"
-    waiter.write_text(f"#!/bin/sh\nexec {emulator}\n")
-    waiter.chmod(0o755)
-    found = {facts.find_emulator(str(waiter)) for _ in range(20)}
-    assert "qemu-aarch64-static" in found
+    (tmp_path / "pyvenv.cfg").write_text(f"home = {real.parent}\n")
+    assert facts.find_emulator(str(emulator)) == "qemu-aarch64-static"
     assert facts.find_emulator(str(tmp_path / "missing")) == ""
 
 

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from mnv4_deploy.models import zoo
+from mnv4_deploy.models.mlla import Mlla, MllaBlock
+from mnv4_deploy.models.mlla_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 
@@ -25,6 +27,21 @@ def test_random_values_do_not_change_between_versions(name: str, sums: tuple[flo
     found = [float(state[key].double().sum()) for key in names]
     assert found[:4] == pytest.approx(sums[:4], abs=1e-3)
     assert found[4:] == pytest.approx(sums[4:], rel=0.01, abs=0.1)
+
+
+def test_maps_of_many_blocks_keep_their_size() -> None:
+    """As in a trained network: sums with nothing to normalise them grow with every block."""
+    module = Mlla(Variant("deep", "", 64, 16, (1, 1, 21, 1), (1, 1, 2, 4)), num_classes=5)
+    sizes: list[float] = []
+    for block in module.modules():
+        if isinstance(block, MllaBlock):
+            block.register_forward_hook(lambda *call: sizes.append(float(call[2].std())))
+    randomize(module, 0, size=(64, 64))
+    assert len(sizes) == 24
+    assert min(sizes) > 0.1 and max(sizes) < 100
+    encoding = module.get_submodule("layers.2.blocks.20.cpe2")
+    assert isinstance(encoding, nn.Conv2d)
+    assert float(encoding.weight.detach().std()) > 0.05
 
 
 def test_random_values_of_other_attentions_are_not_trivial() -> None:
