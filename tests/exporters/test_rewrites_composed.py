@@ -17,8 +17,14 @@ from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
 SIZES = ((64, 64), (64, 96), (65, 97))
 # Other attentions are tested at many sizes in small networks; here, one whole model of each.
 OTHERS = {"efficientvit": "efficientvit-m1", "mlla": "mlla-t"}
+# The smallest with each arrangement of blocks; the others differ from them in widths and depths.
+AT_ALL_SIZES = ("conv-s-035", "conv-m", "hybrid-m-075", "hybrid-l-075", "efficientnet-lite0")
 CASES = [
-    *((name, SIZES) for name in zoo.names() if zoo.entry(name).family not in OTHERS),
+    *(
+        (name, SIZES if name in AT_ALL_SIZES else SIZES[-1:])
+        for name in zoo.names()
+        if zoo.entry(name).family not in OTHERS
+    ),
     *((name, SIZES[-1:]) for name in OTHERS.values()),
 ]
 FOLDED = (
