@@ -20,7 +20,7 @@ from mnv4_deploy.records import Preprocessing
 class ExpectedOutputs:
     """Outputs ``[N, classes]`` of ``module`` for 0..255 RGB images ``[N, H, W, 3]``.
 
-    Those in float32 are computed at once, the others when they are first needed.
+    ``single``, those in float32, are computed at once, the others when they are first needed.
     """
 
     def __init__(
@@ -30,7 +30,16 @@ class ExpectedOutputs:
         self._images = images
         self._spec = spec
         self._name = name
-        self._single = verify.run_module(module, images, spec)
+        self.single = verify.run_module(module, images, spec)
+
+    @cached_property
+    def half(self) -> npt.NDArray[np.float64]:
+        """With all parameters rounded to float16, computed in float32."""
+        module = copy.deepcopy(self._module)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(parameter.half())
+        return verify.run_module(module, self._images, self._spec)
 
     @cached_property
     def _double(self) -> npt.NDArray[np.float64]:
@@ -50,8 +59,8 @@ class ExpectedOutputs:
         float64. Which order of summation comes closest to that is chance (EfficientViT-M4 with
         random weights: 3.3e-4 or 5.7e-5 on one image), so the worse of two counts.
         """
-        deviation = verify.compare(subject, self._name, actual, self._single, tier)
+        deviation = verify.compare(subject, self._name, actual, self.single, tier)
         if deviation.ok or tier != "close":
             return deviation
-        singles = (self._single, self._single_in_another_order)
+        singles = (self.single, self._single_in_another_order)
         return verify.compare_to_float64(subject, actual, self._double, singles, tier)

@@ -22,7 +22,7 @@ from torch import nn
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.errors import VerificationError
 from mnv4_deploy.export_records import Deviation, Drift
-from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
+from mnv4_deploy.exporters.run_artifact import Pixels
 from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.records import Preprocessing
 
@@ -110,7 +110,10 @@ def demand(deviations: list[Deviation]) -> None:
 
 
 def measure_drift(
-    subject: str, actual: Outputs, fp32: Outputs, labels: tuple[int | None, ...]
+    subject: str,
+    actual: npt.NDArray[np.floating],
+    fp32: npt.NDArray[np.floating],
+    labels: tuple[int | None, ...],
 ) -> Drift:
     """``actual`` against ``fp32``, both ``[N, classes]``; see ``records.Drift``."""
     signal = (fp32.astype(np.float64) ** 2).sum(axis=1)
@@ -120,7 +123,7 @@ def measure_drift(
     known = np.array([label is not None for label in labels])
     truth = np.array([-1 if label is None else label for label in labels])
 
-    def top1(outputs: Outputs) -> float | None:
+    def top1(outputs: npt.NDArray[np.floating]) -> float | None:
         if not known.any():
             return None
         return 100 * float((outputs.argmax(axis=1) == truth)[known].mean())

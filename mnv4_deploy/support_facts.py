@@ -60,7 +60,8 @@ class FileSupport:
     ``works`` None: unknown; ``reason`` says why for anything but True. ``operators`` and
     ``outside`` (those XNNPACK does not take) count by kind. ``max_relative_error`` is that of
     fp32 files against PyTorch, allowed was ``tolerance``; ``sqnr_db`` is the median over images
-    of the other files against the fp32 file of their format.
+    of the other files against the fp32 file of their format, ``least_sqnr_db`` what was asked
+    where that is less than usual.
     """
 
     format: Format
@@ -74,6 +75,7 @@ class FileSupport:
     max_relative_error: float | None = None
     tolerance: float | None = None
     sqnr_db: float | None = None
+    least_sqnr_db: float | None = None
 
     @property
     def kind(self) -> Kind:

@@ -96,3 +96,16 @@ def test_other_tiers_have_no_such_excuse() -> None:
     expected = ExpectedOutputs(Cancelling(2.0**17), IMAGES, SPEC, "its model")
     found = expected.compare("a", exact() + 1.0, "half")
     assert (found.against, found.tolerance, found.ok) == ("its model", 1e-2, False)
+
+
+def test_half_rounds_every_parameter_and_leaves_the_module_alone() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    linear = module[1]
+    assert isinstance(linear, nn.Linear)
+    nn.init.constant_(linear.weight, 1 + 2**-12)  # float16 has steps of 2^-10 above 1
+    nn.init.constant_(linear.bias, 2**-30)  # and none so small
+    expected = ExpectedOutputs(module, IMAGES, SPEC)
+    sums = exact().sum(axis=1, keepdims=True).repeat(2, axis=1)
+    np.testing.assert_allclose(expected.half, sums, atol=1e-4)
+    np.testing.assert_allclose(expected.single, sums * (1 + 2**-12), atol=1e-4)
+    assert float(linear.weight[0, 0]) == 1 + 2**-12
