@@ -274,13 +274,14 @@ class TestRecording:
         for kept_db, works, least_db in (
             (17.0, True, 11.0),
             (23.0, False, 17.0),
-            (40.0, False, 20),
+            (40.0, False, 20.0),
+            (-3.0, True, 10.0),
         ):
             right.__dict__["_half_sqnr_db"] = kept_db
             noisy = right.judge(made[1])
             assert 13 < noisy.sqnr_db < 17
             assert (noisy.works, noisy.least_sqnr_db) == (works, least_db)
-        right._fp32 = clean[::-1]  # of other images
+        right._fp32 = clean[::-1]  # of other images, and PyTorch would keep nothing either
         assert "SQNR" in right.judge(made[1]).reason
         wrong = support_record._Judge(load_reference("conv-s-035", "random:1"))
         stranger = wrong.judge(made[0])
