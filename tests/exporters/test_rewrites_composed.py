@@ -18,7 +18,10 @@ SIZES = ((64, 64), (64, 96), (65, 97))
 # Other attentions are tested at many sizes in small networks; here, one whole model of each.
 OTHERS = {"efficientvit": "efficientvit-m1", "mlla": "mlla-t"}
 # The smallest with each arrangement of blocks; the others differ from them in widths and depths.
-AT_ALL_SIZES = ("conv-s-035", "conv-m", "hybrid-m-075", "hybrid-l-075", "efficientnet-lite0")
+AT_ALL_SIZES = (
+    *("conv-s-035", "conv-m", "hybrid-m-075", "hybrid-l-075"),
+    *("efficientnet-lite0", "mobilenetv2-100"),
+)
 CASES = [
     *(
         (name, SIZES if name in AT_ALL_SIZES else SIZES[-1:])
