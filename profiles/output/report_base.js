@@ -4,7 +4,13 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const families = new Map(data.families.map((family) => [family.key, family]));
-const config = { displaylogo: false, responsive: true };
+// These buttons and no others, whatever plotly adds: by default it has one that uploads the chart.
+// The page's policy cannot stop that, for it opens a window.
+const config = {
+  modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "select2d", "lasso2d"],
+                   ["zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"]],
+  showSendToCloud: false, plotlyServerURL: "", displaylogo: false, responsive: true,
+};
 const still = { ...config, displayModeBar: false };
 const BAR_PIXELS = 20;
 
