@@ -68,7 +68,11 @@ def drift(
         int | None, typer.Option(help="Processes on this machine.  [default: one a CPU]")
     ] = None,
     cluster: Annotated[
-        str, typer.Option(help="Run on a Dask cluster: its scheduler, such as tcp://host:8786.")
+        str,
+        typer.Option(
+            help="Run on a Dask cluster: its scheduler, such as tls://host:8786 (with the "
+            "certificates of Dask's own configuration) or tcp://host:8786."
+        ),
     ] = "",
     device: DeviceText = "",
     setup: Setup = False,

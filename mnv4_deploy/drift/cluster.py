@@ -7,35 +7,37 @@ size. The scheduler moves the shards of a worker that dies to the others.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import importlib
-import logging
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.drift import environment
+from mnv4_deploy.drift.cluster_connection import (
+    CONNECT_SECONDS,
+    ENCRYPTED,
+    WITH_FILES,
+    brief,
+    connected,
+    is_exposed,
+    library,
+)
 from mnv4_deploy.drift.shards import FileState, describe
 from mnv4_deploy.drift.workers import RUNNER, Place, Results, completed
 from mnv4_deploy.drift_records import Dataset, Shard, ShardJob, Subject
-from mnv4_deploy.errors import InputError, ToolchainError
+from mnv4_deploy.errors import ToolchainError
 
 if TYPE_CHECKING:
     from mnv4_deploy.drift.cluster_worker import Answer, Parcel
 
-CONNECT_SECONDS = 5
 LOST_SECONDS = 60.0
 # Images on their way to workers that cannot read them lie in the scheduler's memory.
 _BYTES_IN_FLIGHT = 256 << 20
-_START = "start 'dask scheduler' there and 'dask worker HOST:8786' on each machine"
 
 Note = Callable[[str], None]
 
@@ -82,7 +84,7 @@ class ClusterPlace:
                 try:
                     with self._lost_is_explained():
                         result = future.result()
-                except _library().KilledWorker as error:
+                except library().KilledWorker as error:
                     raise ToolchainError(
                         f"Every worker that took {describe(parcel.shard)} was killed: give the "
                         "workers more memory, or leave these images out."
@@ -161,10 +163,18 @@ def cluster_place(
     """The workers of the Dask scheduler at ``address``, with what they need for ``job``.
 
     Model files and images that a worker cannot read under the same path are sent to it; ``note``
-    says so. Raises InputError for an address that is not one of a Dask scheduler or does not
-    answer, ToolchainError without workers, for other versions there, and without Dask here.
+    says so, and who can run code where the connection is not encrypted. Raises InputError for an
+    address that is not one of a Dask scheduler, does not answer, or does not go with Dask's TLS
+    settings here; ToolchainError without workers, for other versions there, and without Dask
+    here.
     """
-    with _connected(address) as client:
+    with connected(address) as client:
+        if is_exposed(address):
+            note(
+                f"{address} is not encrypted: whoever reaches that scheduler can run code on its "
+                "workers and, as its answers are unpickled, here as this user; start it with TLS "
+                "and give tls://HOST:PORT."
+            )
         job = ShardJob(_absolute(job.reference), _absolute(job.candidate))
         answers = _ask(client, address, job, dataset, states)
         place = ClusterPlace(client, address, job, states, answers, runner)
@@ -173,76 +183,6 @@ def cluster_place(
             yield place
         finally:
             place.close()
-
-
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    if address.startswith("ray://"):
-        raise InputError(
-            f"{address!r} is a Ray cluster and drift runs on Dask: on the same machines {_START}, "
-            "then give --cluster tcp://HOST:8786."
-        )
-    try:
-        distributed = _library()
-    except ImportError as error:
-        raise ToolchainError(
-            "--cluster needs Dask: run pip install 'mnv4-deploy[cluster]'."
-        ) from error
-    quiet = logging.getLogger("distributed")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)
-    # Image bytes are sent on purpose, and versions are compared here.
-    settings = {
-        "distributed.admin.large-graph-warning-threshold": "10GB",
-        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
-    }
-    try:
-        with importlib.import_module("dask").config.set(settings):
-            _check_answers(address)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-            try:
-                yield client
-            finally:
-                with contextlib.suppress(Exception):
-                    client.close(timeout=CONNECT_SECONDS)
-    finally:
-        quiet.setLevel(level)
-
-
-def _check_answers(address: str) -> None:
-    """Raise InputError unless a scheduler answers.
-
-    A ``Client`` that finds none leaves its thread behind, which can block the next one's start.
-    """
-    # In a thread, as this one may have an event loop at work (a notebook's).
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            found = thread.submit(lambda: asyncio.run(_identity(address))).result()
-        except Exception as error:  # of as many kinds as there are wrong addresses
-            raise InputError(
-                f"No Dask scheduler answers at {address!r} within {CONNECT_SECONDS} s: give the "
-                f"address that it printed when it started, or {_START}."
-            ) from error
-    if found.get("type") != "Scheduler":
-        raise InputError(
-            f"At {address!r} is a Dask {str(found.get('type')).lower()}: give its scheduler's "
-            "address."
-        )
-
-
-async def _identity(address: str) -> dict[str, Any]:
-    distributed = _library()
-    arguments = distributed.Security().get_connection_args("client")
-    scheduler = distributed.core.rpc(address, connection_args=arguments)
-    async with asyncio.timeout(CONNECT_SECONDS), scheduler:
-        return dict(await scheduler.identity())
-
-
-def _library() -> Any:
-    """Typed in part only, so used as if not at all."""
-    return importlib.import_module("distributed")
 
 
 def _ask(
@@ -260,7 +200,7 @@ def _ask(
     except TimeoutError as error:
         raise ToolchainError(
             f"The cluster at {address} has no workers: start 'dask worker {address}' on each "
-            "machine."
+            f"machine{f', {WITH_FILES}' if address.startswith(ENCRYPTED) else ''}."
         ) from error
     subjects = (job.reference, job.candidate)
     last = len(dataset.images) - 1
@@ -271,7 +211,7 @@ def _ask(
     for worker, found in answers.items():
         if isinstance(found, BaseException):
             raise ToolchainError(
-                f"The cluster's worker {worker} cannot load mnv4-deploy ({_brief(found)}): "
+                f"The cluster's worker {worker} cannot load mnv4-deploy ({brief(found)}): "
                 f"install {expected['mnv4-deploy']} there."
             ) from found
         _refuse_differences(f"worker {worker}", expected, found.versions)
@@ -279,7 +219,7 @@ def _ask(
         at_scheduler = client.run_on_scheduler(environment.versions)
     except Exception as error:  # whatever its import raised there
         raise ToolchainError(
-            f"The scheduler at {address} cannot load mnv4-deploy ({_brief(error)}): install "
+            f"The scheduler at {address} cannot load mnv4-deploy ({brief(error)}): install "
             f"{expected['mnv4-deploy']} there."
         ) from error
     essential = {name: expected[name] for name in ("mnv4-deploy", "python")}
@@ -323,8 +263,3 @@ def _content(path: str) -> bytes | None:
         return Path(path).read_bytes()
     except (OSError, ValueError):
         return None
-
-
-def _brief(error: BaseException) -> str:
-    lines = chain(str(error).splitlines(), [type(error).__name__])
-    return next(line for line in lines if line.strip())[:200]

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from mnv4_deploy.drift import cluster
+from mnv4_deploy.drift import cluster, cluster_connection
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
@@ -47,11 +47,12 @@ def process(*command, **environment):
 
 
 @contextmanager
-def a_scheduler(folder):
+def a_scheduler(folder, *options):
     file = folder / "scheduler.json"
     with process(
         "distributed.cli.dask_scheduler",
         *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
+        *options,
     ) as child:
         wait_until(file.exists, 20)
         wait_until(lambda: file.read_text().endswith("}"), 5)
@@ -69,7 +70,7 @@ def a_worker(address, *options, **environment):
 
 
 def count(address) -> int:
-    with cluster._connected(address) as client:
+    with cluster_connection.connected(address) as client:
         return len(client.nthreads())
 
 
@@ -181,7 +182,7 @@ class TestOneWorker:
         assert steady.poll() is None  # a crash in a shard is none of the worker
 
     def test_address_of_a_worker(self, tmp_path, run, scheduler):
-        with cluster._connected(scheduler) as client:
+        with cluster_connection.connected(scheduler) as client:
             (address,) = client.nthreads()
         with pytest.raises(InputError, match="is a Dask worker: give its scheduler's address"):
             run(make_job(tmp_path), make_dataset(tmp_path / "images", 5), cluster=address)
@@ -270,7 +271,8 @@ def test_worker_without_the_package(tmp_path, run, workers):
 
 
 def test_no_workers(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    for module in (cluster, cluster_connection):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
     with pytest.raises(ToolchainError, match="has no workers: start 'dask worker tcp://"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5))
 
@@ -340,7 +342,8 @@ def make_dataset_again(tmp_path):
     ],
 )
 def test_address_without_a_scheduler(tmp_path, run, address, monkeypatch, capfd):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    for module in (cluster, cluster_connection):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
     started = time.monotonic()
     with pytest.raises(InputError, match="No Dask scheduler answers at"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5), cluster=address)
@@ -350,7 +353,8 @@ def test_address_without_a_scheduler(tmp_path, run, address, monkeypatch, capfd)
 
 
 def test_address_of_something_else(tmp_path, run, monkeypatch, capfd):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    for module in (cluster, cluster_connection):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match="No Dask scheduler answers"):
