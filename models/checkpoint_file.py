@@ -25,6 +25,8 @@ _CLASSIFIERS = ("classifier.weight", "head.linear.weight", "head.weight")
 # Buffers that published checkpoints hold though they follow from the architecture.
 _DERIVED = (".attention_bias_idxs", ".rope.rotations")
 _LISTED = 4
+# Training state included: the largest model has 0.4 GB of parameters.
+_MAX_BYTES = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ def read(path: Path) -> Checkpoint:
     if not path.is_file():
         raise WeightsError(f"There is no checkpoint file '{path}'; check the path.")
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise WeightsError(
+                f"'{path}' has {path.stat().st_size / 1e9:.0f} GB, more than any model here; give "
+                "a checkpoint of the model."
+            )
         sha256 = file_sha256(path)
         if suffix == ".safetensors":
             tensors, metadata = _read_safetensors(path)

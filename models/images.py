@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 import random
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MIN_IMAGES = 16
 EMPTY = "empty file"
+_MAX_BYTES = 2 << 30  # Pillow decodes at most 179 million pixels, of 8 bytes at most
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Kind = Literal["bundled", "folder", "random"]
 Split = Literal["calibration", "evaluation"]
@@ -50,6 +52,8 @@ class ImageRef:
     class_name: str = ""
 
     def pixels(self, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+        if _is_endless(self.path):
+            raise OSError(f"{self.path} is not a regular file")
         with Image.open(self.path) as image:
             return to_uint8(image, spec)
 
@@ -153,7 +157,8 @@ def open_folder(path: Path, labels: tuple[str, ...] = ()) -> ImageSet:
     The first folder level gives the class where it is there: a folder named like a label (or
     one of its comma-separated synonyms), a WordNet id if ``labels`` are ImageNet's, or, when
     no folder is recognised and there are exactly as many as labels, by sorted order (the
-    convention of torchvision's ``ImageFolder``). Other images have no label.
+    convention of torchvision's ``ImageFolder``). Other images have no label. What has the name
+    of an image but can never be one is passed over: a pipe, a device.
 
     Raises:
         ImagesError: not a folder, not readable, or no image in it.
@@ -194,7 +199,18 @@ def _walk(root: Path) -> Iterator[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in names:
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(folder) / name
+                path = Path(folder) / name
+                if not _is_endless(path):
+                    yield path
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether reading ``path`` may never end; not so for a file that is missing or locked, of
+    which those who read it tell."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _class_indices(folders: list[str], labels: tuple[str, ...]) -> dict[str, int]:
@@ -313,8 +329,13 @@ def spread(refs: tuple[ImageRef, ...], seed: int) -> Iterator[ImageRef]:
 def _defect(path: Path) -> str:
     """Why an image cannot be used, or ""."""
     try:
-        if path.stat().st_size == 0:
+        if _is_endless(path):
+            return "not a regular file"
+        size = path.stat().st_size
+        if size == 0:
             return EMPTY
+        if size > _MAX_BYTES:
+            return "larger than any image"
         with Image.open(path) as image:
             to_rgb(image)
     except Exception as error:  # PIL's decoders raise nearly anything on damaged files

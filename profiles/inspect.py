@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import cast
 
+from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.isolated import DEFAULT_TIMEOUT_S, run_isolated
 from mnv4_deploy.profiles.measure.runners import format_of
+from mnv4_deploy.profiles.regular_file import open_regular, pieces
 from mnv4_deploy.records import FileFacts
 
-_CHUNK_BYTES = 1 << 20
 _PACKAGE = "mnv4_deploy.profiles"
 
 
@@ -28,9 +29,12 @@ def inspect_file(path: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> F
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; ModelFileError for one that cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    try:
+        with open_regular(path) as file:
+            for piece in pieces(file):
+                digest.update(piece)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror or error}).") from error
     return digest.hexdigest()

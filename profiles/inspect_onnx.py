@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.external_weights import load_weights
 from mnv4_deploy.profiles.inspect import sha256_of
 from mnv4_deploy.profiles.onnx_model import load_onnx
 from mnv4_deploy.profiles.run_ort import optimized_graph
@@ -40,7 +41,8 @@ def inspect_here(path: str) -> FileFacts:
             "Inspecting an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
         ) from error
     file = Path(path)
-    model = load_onnx(onnx, file, weights=True)
+    model = load_onnx(onnx, file)
+    load_weights(file, model)
     problem = _checker_problem(onnx, file)
     notes: tuple[str, ...] = ()
     executed, traced = None, None

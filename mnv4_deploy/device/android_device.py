@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from mnv4_deploy.device_records import DeviceAddress, DeviceState
 from mnv4_deploy.errors import ModelFileError, OutputError, UnsupportedError
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.profile_records import MeasureRequest, TimedFile
+from mnv4_deploy.profiles.regular_file import open_regular
 
 _TIMEOUT_S = 30.0
 # The tool writes its results beside the model.
@@ -127,7 +129,8 @@ class AndroidDevice:
                 "benchmark_model."
             )
         try:
-            found = path.stat()
+            with open_regular(path) as file:
+                found = os.fstat(file.fileno())
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
         content = (path.absolute(), found.st_mtime_ns, found.st_size)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import queue
+import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
@@ -24,6 +27,7 @@ _ANSWERS = ("hello", "done")
 _NOISE_BYTES = 1 << 20
 _LOG_BYTES = 1 << 16
 _END_S = 15.0
+_WRITABLE_EVERY_S = 0.2
 
 
 class Connection:
@@ -43,10 +47,10 @@ class Connection:
         self._process, self._name, self._note = process, name, note
         self._silence_s = silence_s
         self._input = WatchedInput(process.stdout.fileno())
-        self._sender = Sender(process.stdin)
+        self._closed = threading.Event()
+        self._sender = Sender(io.BufferedWriter(_WatchedOutput(process.stdin, self._over)))
         self._answers: queue.Queue[Message | DeployError | None] = queue.Queue()
         self._log = bytearray()
-        self._closed = threading.Event()
         self._lock = threading.RLock()
         self._readers = [
             threading.Thread(target=task, daemon=True) for task in (self._receive, self._keep_log)
@@ -108,7 +112,7 @@ class Connection:
         if self._closed.is_set():
             return
         self._closed.set()
-        # The write lock may be held by a thread that is stuck in a full pipe: close under it.
+        # It waits for a thread that is writing, which gives up soon where the pipe is full.
         closer = threading.Thread(target=self._sender.close, daemon=True)
         closer.start()
         closer.join(1.0)
@@ -142,8 +146,7 @@ class Connection:
             try:
                 found = self._answers.get(timeout=1.0)
             except queue.Empty:
-                # Before the first word ssh may be asking for a passphrase.
-                if not self._input.heard or self._input.silent_s < self._silence_s:
+                if not self._gone():
                     continue
                 return None
             if isinstance(found, DeployError):
@@ -151,6 +154,14 @@ class Connection:
             if found is None:
                 self._answers.put(None)  # for the next question
             return found
+
+    def _gone(self) -> bool:
+        """Whether the other side has said nothing for too long; before its first word ssh may be
+        asking for a passphrase."""
+        return self._input.heard and self._input.silent_s >= self._silence_s
+
+    def _over(self) -> bool:
+        return self._closed.is_set() or self._gone()
 
     def _lost(self) -> ToolchainError:
         self.close()
@@ -196,6 +207,41 @@ class Connection:
         with contextlib.suppress(OSError, ValueError):
             while not self._closed.wait(beat_s):
                 self._sender.send("heartbeat")
+
+
+class _WatchedOutput(io.RawIOBase):
+    """Writes to a pipe whose reader may stop reading: a process that is halted, or behind a
+    network that is gone, leaves it full for ever. ``over`` tells when to wait no longer."""
+
+    def __init__(self, pipe: IO[bytes], over: Callable[[], bool]) -> None:
+        self._pipe, self._over = pipe, over
+        self._given_up = False
+        if hasattr(os, "set_blocking"):  # on Windows since Python 3.12
+            os.set_blocking(pipe.fileno(), False)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write some of ``data``; TimeoutError, now and from then on, where that is not to be."""
+        while not self._given_up:
+            with contextlib.suppress(BlockingIOError):
+                return os.write(self._pipe.fileno(), data)
+            self._given_up = self._over()
+            self._wait()
+        raise TimeoutError("nobody reads what is sent")
+
+    def _wait(self) -> None:
+        if not hasattr(select, "poll"):
+            time.sleep(_WRITABLE_EVERY_S)
+            return
+        writable = select.poll()
+        writable.register(self._pipe.fileno(), select.POLLOUT)
+        writable.poll(_WRITABLE_EVERY_S * 1000)
+
+    def close(self) -> None:
+        super().close()
+        self._pipe.close()
 
 
 def _skip_noise(stream: IO[bytes]) -> bool:

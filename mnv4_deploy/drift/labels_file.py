@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnv4_deploy.drift.head import Head, as_index
 from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.profiles.regular_file import read_regular
 
 _USUAL_NAMES = ("labels.csv", "labels.txt", "val.txt")
 _FILE_COLUMNS = ("file", "filename", "file_name", "path", "image", "image_id", "imageid")
@@ -27,6 +29,7 @@ _LABEL_COLUMNS = (
     "predictionstring",  # Kaggle's listing of the ImageNet validation set
 )
 _DELIMITERS = ",;\t"
+_MAX_BYTES = 1 << 30  # ten million lines of a hundred characters
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def _class_of(row: _Row, path: Path, head: Head) -> int:
 
 def _read(path: Path, *, need_heads: bool = False) -> list[_Row]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = read_regular(path, max_bytes=_MAX_BYTES)
+        text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
         is_table = path.suffix.lower() == ".csv" or any(
             delimiter in text.partition("\n")[0] for delimiter in _DELIMITERS
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mnv4_deploy.outputs import MANIFEST
+from mnv4_deploy.profiles.regular_file import read_regular
 from mnv4_deploy.records import FileFacts, Interpolation, Preprocessing
 
 OWN_METADATA = "mnv4_deploy"
@@ -70,9 +71,9 @@ def manifest_of(path: Path, sha256: str) -> tuple[dict[str, Any], dict[str, Any]
     manifest = path.parent / MANIFEST
     ignored = f"{MANIFEST} beside {path.name} was not used: "
     try:
-        if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST_BYTES:
-            return {}, {}, ()
-        document = json.loads(manifest.read_bytes())
+        document = json.loads(read_regular(manifest, max_bytes=_MAX_MANIFEST_BYTES))
+    except FileNotFoundError:
+        return {}, {}, ()
     except (OSError, ValueError, RecursionError):
         return {}, {}, (f"{ignored}it is no readable JSON.",)
     if not isinstance(document, dict):

@@ -12,6 +12,7 @@ import numpy as np
 
 from mnv4_deploy.drift.layers.layer import Array
 from mnv4_deploy.errors import InputError
+from mnv4_deploy.profiles.regular_file import open_regular
 from mnv4_deploy.records import TensorFacts
 
 _DAMAGED = (
@@ -80,7 +81,7 @@ def _load(path: Path, facts: Sequence[TensorFacts]) -> tuple[Array, ...]:
         raise InputError(f"{path} does not exist: give an .npz file with the inputs.")
     names = [fact.name for fact in facts]
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise ValueError("one array alone")
             wanted = names if set(names) <= set(stored.files) else list(stored.files)

@@ -61,7 +61,7 @@ def _tflite_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], path: Path
 def _onnx_copy(source: Path, graph: ModelGraph, given: Sequence[int], path: Path) -> None:
     import onnx
 
-    model = onnx.load(str(source))
+    model = onnx.load(str(source), load_external_data=False)  # a copy of ours has all in it
     renamed = {graph.tensors[t].name: f"{graph.tensors[t].name}{_GIVEN}" for t in given}
     for node in model.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -18,6 +18,7 @@ from mnv4_deploy.drift.layers.onnx_constants import Constants
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.parity.layers import INTEGERS, Plan, Watched
+from mnv4_deploy.profiles.external_weights import load_weights
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.onnx_model import load_onnx
 from mnv4_deploy.records import FileFacts
@@ -35,7 +36,8 @@ def onnx_plan(path: Path, graph: ModelGraph, facts: FileFacts, folder: Path) -> 
     """
     import onnx
 
-    model = load_onnx(onnx, path, weights=True)
+    model = load_onnx(onnx, path)
+    load_weights(path, model)
     quantization = onnx_quantizations(model, graph)
     found = find_layers(graph, module_of_ops(graph), quantization)
     layers = tuple(

@@ -12,6 +12,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.graph_records import Attribute, ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.external_weights import check_weights
 from mnv4_deploy.profiles.graph.onnx_run import run_once
 from mnv4_deploy.profiles.graph.shapes import Shapes
 from mnv4_deploy.profiles.onnx_model import load_onnx
@@ -38,6 +39,7 @@ def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
     """
     onnx = _import_onnx()
     model = load_onnx(onnx, path)
+    check_weights(path.resolve(), model)  # the folder that run_once names to onnxruntime
     graph = model.graph
     values = _constants(onnx, graph)
     inputs = [v.name for v in graph.input if v.name not in values]

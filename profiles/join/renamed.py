@@ -7,12 +7,13 @@ not be told apart.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, OutputError
+from mnv4_deploy.profiles.external_weights import check_weights, external_files, open_weights
+from mnv4_deploy.profiles.regular_file import pieces
 
 
 def renamed_copy(path: str | Path, folder: str | Path) -> Path:
@@ -23,8 +24,8 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     External data is linked, or copied where that cannot be done. Profile, trace and optimised
     graph must come from the returned file.
 
-    Raises ModelFileError for what is no ONNX file, OutputError where ``folder`` cannot be
-    written.
+    Raises ModelFileError for what is no ONNX file and for external data that is no regular file
+    beside it, OutputError where ``folder`` cannot be written.
     """
     import onnx
 
@@ -36,6 +37,7 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
         raise ModelFileError(
             f"{source} is not a whole ONNX model: give a complete .onnx file."
         ) from error
+    check_weights(source, model)
     counts = Counter(node.name for node in nodes)
     if all(name and count == 1 for name, count in counts.items()):
         return source
@@ -50,8 +52,8 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, str(target))
-        for location in sorted(external_files(onnx, model)):
-            _bring_along(source.parent, target.parent, location)
+        for location in external_files(model):
+            _bring_along(source, target.parent, location)
     except OSError as error:
         raise OutputError(
             f"{target} cannot be written ({error.strerror or error}): check the temporary folder."
@@ -65,28 +67,16 @@ def _free(name: str, used: set[str]) -> str:
     return name
 
 
-def external_files(onnx: Any, model: Any) -> set[str]:
-    """Where ``model`` keeps weights outside its file, relative to its folder."""
-    from onnx import external_data_helper
-
-    return {
-        external_data_helper.ExternalDataInfo(tensor).location
-        for tensor in external_data_helper._get_all_tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    }
-
-
 def _bring_along(source: Path, target: Path, location: str) -> None:
-    """Link or copy one file of weights; a location outside the folder is left to the runtime,
-    which refuses it."""
-    inside = os.path.normpath(location)
-    origin = source / inside
-    if Path(inside).is_absolute() or inside.startswith(os.pardir) or not origin.is_file():
-        return
-    copy = target / inside
+    """Link or copy one file of weights of the model ``source`` into the folder ``target``."""
+    copy = target / location
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.unlink(missing_ok=True)
-    try:
-        os.link(origin, copy)
-    except OSError:
-        shutil.copyfile(origin, copy)
+    with open_weights(source, location) as origin:
+        with suppress(OSError):  # another disk, or somebody else's file
+            os.link((source.parent / location).resolve(), copy)
+            if os.path.samestat(copy.lstat(), os.fstat(origin.fileno())):
+                return
+        copy.unlink(missing_ok=True)
+        with copy.open("xb") as stream:
+            stream.writelines(pieces(origin))

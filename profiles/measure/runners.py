@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.graph_records import ModelFormat
+from mnv4_deploy.profiles.regular_file import open_regular
 from mnv4_deploy.profiles.tflite_graph import looks_like_tflite
 from mnv4_deploy.records import OpTiming
 
@@ -70,10 +71,13 @@ def format_of(path: str | Path) -> ModelFormat:
             raise ModelFileError(f"{file} does not exist: give a .tflite or .onnx file.")
         if not file.is_file():
             raise ModelFileError(f"{file} is not a file: give a .tflite or .onnx file.")
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             head = stream.read(_HEAD_BYTES)
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{file} cannot be read ({error}).") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(
+            f"{file} cannot be read ({reason}): give a .tflite or .onnx file."
+        ) from error
     if not head:
         raise ModelFileError(f"{file} is empty: give a .tflite or .onnx file.")
     return "tflite" if looks_like_tflite(head) else "onnx"

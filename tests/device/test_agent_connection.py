@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mnv4_deploy.device import connection as connection_module
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.device.agent_device import open_agent
 from mnv4_deploy.device.connection import Connection
@@ -18,6 +21,7 @@ from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.agent.bootstrap import MAGIC
 from mnv4_deploy.profiles.agent.streams import error_from, printable
+from tests.time_limit import in_time
 
 
 def line(kind: str, **body) -> bytes:
@@ -91,6 +95,91 @@ def test_silence_is_a_lost_connection() -> None:
     assert time.monotonic() - start < 20
     with pytest.raises(ToolchainError, match="is closed"):
         found.request("state")
+
+
+def deaf(then: str, silence_s: float = 1.0) -> Connection:
+    """A device that said hello, reads nothing more and goes on with the program ``then``."""
+    said = MAGIC + line("hello", facts=FACTS)
+    code = f"import sys, time; out = sys.stdout.buffer; out.write({said!r}); out.flush()\n{then}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    return Connection(process, "ssh://x", lambda _: None, silence_s)
+
+
+MORE_THAN_A_PIPE_HOLDS = bytes(1 << 22)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not end by itself is soon ended."""
+    monkeypatch.setattr(connection_module, "_END_S", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["payload", "arrays", "request"])
+def test_a_device_that_stops_reading_is_lost(how: str) -> None:
+    found = deaf("time.sleep(3600)")
+    found.start({}, b"")
+    array = np.zeros(1 << 20, np.float32)
+    ask = {
+        "payload": lambda: found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS),
+        "arrays": lambda: found.tell("run", {}, arrays=[array]),
+        "request": lambda: found.request("run", {}, [array]),
+    }[how]
+    with in_time(), pytest.raises(ToolchainError, match="was lost"):
+        ask()
+    with pytest.raises(ToolchainError, match="is closed"):
+        found.tell("piece")
+    assert found._process.returncode is not None
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_is_lost_too_whose_pipe_its_child_keeps_open() -> None:
+    """Killing a wrapper does not end what it started: nobody may wait for that one's pipe."""
+    child = "import subprocess\nwith subprocess.Popen([sys.executable, '-c', "
+    found = deaf(child + "'import time; time.sleep(15)']): time.sleep(3600)")
+    found.start({}, b"")
+    with in_time(), pytest.raises(ToolchainError, match="was lost"):
+        found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_end_does_not_wait_for_what_is_being_sent() -> None:
+    found = deaf("time.sleep(3600)", silence_s=3600)
+    found.start({}, b"")
+    errors = []
+
+    def send() -> None:
+        try:
+            found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
+        except ToolchainError as error:
+            errors.append(error)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    while not found._sender._lock.locked():
+        time.sleep(0.01)
+    with in_time():
+        found.close()
+        sender.join()
+    assert len(errors) == 1
+
+
+def test_a_device_that_is_slow_but_alive_is_waited_for() -> None:
+    busy = line("busy")
+    found = deaf(
+        f"for _ in range(30): out.write({busy!r}); out.flush(); time.sleep(0.1)\n"
+        "while sys.stdin.buffer.read1(1 << 16): pass"
+    )
+    found.start({}, b"")
+    with in_time():
+        found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
+        found.close()
+    assert found._process.returncode == 0
 
 
 def test_process_without_an_agent_is_not_waited_for() -> None:

@@ -142,7 +142,7 @@ def test_weights_outside_the_folder_are_not_read(
 def test_missing_weights_are_named(device: Device, tmp_path: Path) -> None:
     path = onnx_with_weights_beside(tmp_path / "net.onnx", "w.bin")
     (tmp_path / "w.bin").unlink()
-    with pytest.raises(ModelFileError, match=r"w\.bin cannot be read"):
+    with pytest.raises(ModelFileError, match=r"w\.bin"):
         device.open(path)
 
 

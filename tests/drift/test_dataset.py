@@ -11,7 +11,9 @@ from mnv4_deploy.drift.dataset import open_dataset
 from mnv4_deploy.drift.head import Head
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.models.weights import find_bundle, imagenet_labels, read_labels
+from tests.astray import NO_FILES, TOO_LARGE
 from tests.drift.classifiers import make_subject
+from tests.time_limit import in_time
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "imagenet-cc-by"
 PETS = ("cat", "hound, dog", "guinea_pig")
@@ -224,6 +226,41 @@ def test_folders_that_cannot_be_used(tmp_path):
             open_dataset(str(tmp_path / name), subject())
     with pytest.raises(ImagesError, match="15 images are too few"):
         open_dataset("bundled", subject(), limit=15)
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_is_no_file_is_neither_an_image_nor_labels(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    root = flat(tmp_path / "data")
+    NO_FILES[name](root / "x.jpg")
+    (root / "pipe").unlink(missing_ok=True)
+    NO_FILES[name](root / "labels.csv")
+    with in_time():
+        found = open_dataset(str(root), subject())
+        with pytest.raises(ImagesError, match=r"labels\.csv"):
+            open_dataset(str(root), subject(), labels_file=str(root / "labels.csv"))
+    assert len(found.images) == 20 and not found.labelled
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_labels_files_have_a_limit(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    root = flat(tmp_path / "data")
+    TOO_LARGE[name](root / "labels.csv")
+    with in_time():
+        assert not open_dataset(str(root), subject()).labelled
+        with pytest.raises(ImagesError, match=r"labels\.csv"):
+            open_dataset(str(root), subject(), labels_file=str(root / "labels.csv"))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_labels_files_of_every_system(tmp_path, ending):
+    (tmp_path / "data").mkdir()
+    root = flat(tmp_path / "data")
+    text = ending.join(["\ufefffile;label", "00.jpg;cat", "01.jpg;guinea_pig", ""])
+    (root / "truth.csv").write_bytes(text.encode())
+    labels = labels_of(open_dataset(str(root), subject()))
+    assert (labels["00.jpg"], labels["01.jpg"], labels["02.jpg"]) == (0, 2, None)
 
 
 def test_choice_is_even_nested_and_repeatable(tmp_path):

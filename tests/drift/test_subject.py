@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mnv4_deploy.drift.options import parse_options
+from mnv4_deploy.drift.provenance import manifest_of
 from mnv4_deploy.drift.subject import check_pair, open_subject
 from mnv4_deploy.errors import (
     InputError,
@@ -24,7 +25,9 @@ from mnv4_deploy.exporters.tflite_metadata import append_labels, image_classifie
 from mnv4_deploy.models.weights import imagenet_labels
 from mnv4_deploy.profiles import inspect, isolated
 from mnv4_deploy.records import Preprocessing
+from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
 from tests.drift.classifiers import LABELS, OWN, SPEC, make_onnx, make_subject, make_tflite
+from tests.time_limit import in_time
 
 GIVEN = {"mean": "0.1,0.2,0.3", "std": "0.5"}
 
@@ -101,6 +104,16 @@ def test_a_manifest_of_another_version_is_ignored_and_told(tmp_path):
     assert "JSON" in open_subject(str(path)).notes[0]
     write_manifest(path, files="nonsense")
     assert open_subject(str(path)).notes == ()
+
+
+@pytest.mark.parametrize("name", [*NO_FILES, *TOO_LARGE])
+def test_a_manifest_that_is_no_file_is_not_read_and_told(tmp_path, name):
+    path = tmp_path / "x.onnx"
+    path.touch()
+    EVERYTHING[name](tmp_path / "manifest.json")
+    with in_time():
+        entry, manifest, notes = manifest_of(path, "")
+    assert (entry, manifest, len(notes)) == ({}, {}, 1)
 
 
 @pytest.mark.parametrize(

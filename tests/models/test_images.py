@@ -15,6 +15,8 @@ from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.models import images, weights
 from mnv4_deploy.models.weights import ReferenceModel, imagenet_labels, load_reference
 from mnv4_deploy.records import Preprocessing
+from tests.astray import NO_FILES
+from tests.time_limit import in_time
 
 SPEC = Preprocessing(32, 48)
 
@@ -233,6 +235,43 @@ def test_an_image_that_vanishes_in_between_is_an_error(folder: Path) -> None:
     chosen.refs[3].path.unlink()  # type: ignore[union-attr]
     with pytest.raises(ImagesError, match="run again"):
         list(chosen.arrays(SPEC))
+
+
+# What can never be an image
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_is_no_file_is_passed_over(folder: Path, name: str) -> None:
+    NO_FILES[name](folder / "cat" / "00x.png")
+    with in_time():
+        found = images.open_folder(folder)
+        chosen = images.select(found)
+        for ref in found.refs:
+            ref.pixels(SPEC)
+    assert len(found.refs) == chosen.source.count == 26
+    assert not chosen.source.skipped
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_takes_the_place_of_an_image_is_not_read(folder: Path, name: str) -> None:
+    found = images.open_folder(folder)
+    chosen = images.select(found)
+    path = folder / "cat" / "00.png"
+    path.unlink()
+    NO_FILES[name](path)
+    with in_time():
+        (skipped,) = images.select(found).source.skipped
+        with pytest.raises(ImagesError):
+            list(chosen.uint8_arrays(SPEC))
+    assert skipped.name == "cat/00.png"
+
+
+def test_an_image_of_a_terabyte_is_not_hashed(folder: Path) -> None:
+    path = folder / "cat" / "00.png"
+    os.truncate(path, 1 << 40)  # a whole image, and a hole behind it
+    with in_time():
+        (skipped,) = images.select(images.open_folder(folder)).source.skipped
+    assert skipped.name == "cat/00.png"
 
 
 def test_random_images_are_called_random() -> None:

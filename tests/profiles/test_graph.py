@@ -263,7 +263,7 @@ def test_onnx_with_weights_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert tensor(graph, "w") == Tensor("w", (3, 5), "float32", constant=True)
     assert shapes_of(graph)["y"] == (2, 5)
     next(p for p in folder.iterdir() if p.name != "m.onnx").unlink()
-    with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot run"):
+    with pytest.raises(ModelFileError, match="cannot be read"):
         read_onnx(path)
 
 

@@ -32,6 +32,7 @@ from mnv4_deploy.drift.layers.onnx_constants import Constants
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.run_artifact import OnnxRunner, onnx_quantization
 from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.profiles.external_weights import load_weights
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.onnx_model import load_onnx
@@ -55,7 +56,8 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, spec: Preprocessing) -> None:
         self._path = path
-        self._model: onnx.ModelProto = load_onnx(onnx, path, weights=True)
+        self._model: onnx.ModelProto = load_onnx(onnx, path)
+        load_weights(path, self._model)
         self._constants = Constants(self._model.graph)
         stored = {tensor.name for tensor in self._model.graph.initializer}
         given = next(v for v in self._model.graph.input if v.name not in stored)
