@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
+# What setuptools leaves in the checkout.
+BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
 # Errors only: a corporate index or an old pip would otherwise bury them in warnings.
 PIP_INSTALL := install -qq --disable-pip-version-check
 SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
@@ -25,25 +27,30 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Only what make itself has made: out/ may hold other exports, and VENV may be anything.
 clean:
-	rm -rf $(VENV) $(VENV)-fresh build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	for folder in $(VENV) $(VENV)-fresh; do \
+	  if [ -e $$folder/pyvenv.cfg ]; then rm -rf $$folder; fi; done
+	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache
 
 # A copy is installed, not the checkout, so any change of a source installs it again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
 	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 2 GB the first time)"
-	@rm -rf build  # setuptools would install modules deleted since
+	@rm -rf $(BUILT)  # setuptools would install modules deleted since
 	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]'
-	@rm -rf build
+	@rm -rf $(BUILT)
 	@touch $@
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@[ ! -e $(VENV) ] || [ -e $(VENV)/pyvenv.cfg ] || \
+	  { echo "$(VENV) is no virtual environment: move it away, or give make another VENV."; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { [ ! -e $(VENV)/pyvenv.cfg ] || rm -rf $(VENV); exit 1; }
 
 # torch is chosen by hand: a new one changes what the exporters see.
 constraints: TORCH ?= 2.13.0
 constraints: FRESH := $(VENV)-fresh
 constraints:
-	rm -rf $(FRESH)
+	@[ ! -e $(FRESH) ] || { echo "$(FRESH) exists: move it away."; exit 2; }
 	$(PYTHON) -m venv $(FRESH)
 	$(FRESH)/bin/pip $(PIP_INSTALL) torch==$(TORCH) '.[dev]'
 	{ sed -n '/^#/p' constraints.txt; \

@@ -227,6 +227,9 @@ def _quantized(
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
+    # What says that shapes are known: it would infer them again, through files in the temporary
+    # folder whose names onnx makes of this machine's network address.
+    model.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
     quantizer = QDQQuantizer(
         model,
         per_channel=True,

@@ -21,8 +21,14 @@ Errors that the caller can act on derive from ``mnv4_deploy.errors.DeployError``
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+# Before anything of ours imports them: these libraries tell their vendors how they are used
+# unless they are told not to. Who wants that sets the variables.
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 if TYPE_CHECKING:
     from mnv4_deploy.catalogue import CatalogueEntry

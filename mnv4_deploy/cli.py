@@ -6,9 +6,13 @@ does not agree with PyTorch; 4 a library or runtime failed; 130 or 143 interrupt
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -18,6 +22,7 @@ import typer
 from mnv4_deploy import cli_compare, cli_device, cli_drift, cli_profile
 from mnv4_deploy.cli_json import Json, print_json
 from mnv4_deploy.errors import DeployError, UnsupportedError
+from mnv4_deploy.profiles.files.own import scratch_folder
 
 # What the extras bring; anything else that cannot be imported is a bug.
 _LIBRARIES = frozenset(
@@ -38,6 +43,7 @@ _LIBRARIES = frozenset(
         "torch",
     }
 )
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -241,6 +247,27 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Let what libraries write for a while be in a folder that goes with this process, or is known
+    as ours by later ones. torch makes a folder for compiled code as soon as it is at work."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = str(stack.enter_context(scratch_folder()))
+        except OSError:  # whoever needs one will say so
+            yield
+            return
+        before = tempfile.tempdir
+        compiled = os.environ.setdefault(_COMPILED, folder)
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            if compiled == folder:
+                del os.environ[_COMPILED]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``mnv4-deploy`` command."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -248,7 +275,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal has every character
     try:
-        app(arguments)
+        with _own_temporary_folder():
+            app(arguments)
     except DeployError as error:
         # Libraries' own messages, which some of ours quote, can have several lines.
         sys.stderr.write(f"mnv4-deploy: {' '.join(str(error).split())}\n")
@@ -271,8 +299,18 @@ def main(arguments: list[str] | None = None) -> None:
     except SystemExit as stop:
         # Typer makes an exit code of Ctrl-C, and _terminate of SIGTERM.
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            sys.stderr.write("mnv4-deploy: interrupted; nothing was written.\n")
+            sys.stderr.write(f"mnv4-deploy: interrupted; {_what_is_kept(stop)}.\n")
         raise
+
+
+def _what_is_kept(stop: BaseException) -> str:
+    """What the interrupted work noted on the exception that ended it."""
+    cause: BaseException | None = stop
+    while cause is not None:
+        if notes := getattr(cause, "__notes__", None):
+            return str(notes[0])
+        cause = cause.__context__
+    return "nothing was written"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.outputs import check_free, staged
+from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profile_records import MeasureRequest, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.ranking import RankedModule, rank_modules
 from mnv4_deploy.progress import Progress
@@ -191,13 +190,10 @@ def pareto_names(result: DevicesComparison) -> Mapping[str, str]:
 
 def _write(result: DevicesComparison, out: Path, *, overwrite: bool) -> None:
     with staged(out, overwrite=overwrite, manifest=COMPARISON_JSON) as folder:
-        names = [COMPARISON_JSON, _CSV]
         _write_csv(result, folder / _CSV)
         if result.accuracy:
             _write_plot(result, folder)
-            names += _PLOTS
-        content = {**to_dict(result), "files": [{"file": name} for name in names]}
-        (folder / COMPARISON_JSON).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_manifest(folder, to_dict(result), name=COMPARISON_JSON, indent=1)
 
 
 def _write_plot(result: DevicesComparison, folder: Path) -> None:

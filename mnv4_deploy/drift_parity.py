@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.drift_records import DeviceAgreement, ShardJob, Subject
 from mnv4_deploy.parity_records import DeviceParity
+from mnv4_deploy.profiles.files.own import scratch_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,8 +59,8 @@ def _parity(subject: Subject, here: Device, there: Device, pixels: Pixels) -> De
     source = facts.inputs[0]
     sides = tuple(side if isinstance(side, int) and side > 0 else -1 for side in source.shape)
     graph = read_graph_of(path, {source.name: image_shape(sides, subject.preprocessing)})
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        file = LayeredFile(path, graph, facts, Path(folder))
+    with scratch_folder() as folder:
+        file = LayeredFile(path, graph, facts, folder)
         explain = file.explainer(here.facts, there.facts)
         inputs = _inputs(subject, pixels)
         parity, _ = compare_device(here, there, path, facts, inputs, file.plan, explain)

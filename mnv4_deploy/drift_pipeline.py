@@ -50,6 +50,7 @@ def drift(request: DriftRequest, progress: Progress) -> DriftResult:
     from mnv4_deploy.drift import limits
     from mnv4_deploy.drift.dataset import open_dataset
     from mnv4_deploy.drift.run import open_run
+    from mnv4_deploy.drift.store import store_folder
     from mnv4_deploy.drift.subject import check_pair, open_subject
 
     _check(request)
@@ -85,7 +86,7 @@ def drift(request: DriftRequest, progress: Progress) -> DriftResult:
             workers=request.workers,
             cluster=request.cluster,
             place=bench.place if bench else None,
-            store=request.out,
+            store=store_folder(request.out),
             progress=progress,
         ) as run,
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.parity_records import DeviceParity, ParityRequest, ParityResult
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def parity(request: ParityRequest, progress: Progress) -> ParityResult:
     devices: list[DeviceParity] = []
     with ExitStack() as stack:
         here = stack.enter_context(open_device("local"))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mnv4-deploy-"))
-        file = LayeredFile(path, graph, facts, Path(folder))
+        folder = stack.enter_context(scratch_folder())
+        file = LayeredFile(path, graph, facts, folder)
         runtime = ""
         for name in request.devices:
             with progress.stage(f"Compare with {name}"):

@@ -8,7 +8,6 @@ to a staging folder that is published only when all files agree with the PyTorch
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,14 @@ from mnv4_deploy.export_records import (
     RewriteSummary,
     TruthCheck,
 )
-from mnv4_deploy.outputs import MANIFEST, check_free, sha256, staged
+from mnv4_deploy.outputs import (
+    MANIFEST,
+    check_free,
+    schema_of,
+    sha256,
+    staged,
+    write_manifest,
+)
 from mnv4_deploy.progress import Progress
 
 if TYPE_CHECKING:
@@ -75,8 +81,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     with staged(request.out, overwrite=request.overwrite) as folder:
         with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
             result = _Export(request, inputs, folder, Path(work), progress).run()
-        text = json.dumps(result.manifest, indent=1, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        write_manifest(folder, result.manifest, indent=1)
     return result
 
 
@@ -292,6 +297,6 @@ class _Export:
             drifts=int8.drifts,
             truths=truths,
             seconds_by_stage=dict(self.progress.seconds_by_stage),
-            manifest=manifest,
+            manifest={"schema": schema_of(MANIFEST), **manifest},
             ladders=int8.ladders,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.machine_records import Machine
-from mnv4_deploy.outputs import check_free, staged
+from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profile_records import MeasureRequest, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.comparison import Comparison
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
@@ -133,9 +133,12 @@ def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Compari
 
 def write_outputs(result: ModelProfile, out: Path, *, overwrite: bool) -> None:
     """Every file form of a profile in the folder ``out``, all of them or none."""
+    from mnv4_deploy.profiles.output.profile_json import profile_to_dict
+
     with staged(out, overwrite=overwrite, manifest=PROFILE_JSON) as folder:
         for name, write in _WRITERS.items():
             write(result, folder / name)
+        write_manifest(folder, profile_to_dict(result), name=PROFILE_JSON)
 
 
 def predict_file(request: MeasureRequest, machine: str, progress: Progress) -> FilePrediction:
@@ -211,13 +214,6 @@ def _machine(threads: int, progress: Progress) -> Machine:
     return machine_for(threads)
 
 
-def _json(result: ModelProfile, path: Path) -> None:
-    from mnv4_deploy.profiles.output.profile_json import profile_to_dict
-
-    files = [{"file": name} for name in _WRITERS]
-    _write_json({**profile_to_dict(result), "files": files}, path)
-
-
 def _csv(result: ModelProfile, path: Path) -> None:
     from mnv4_deploy.profiles.output.csv_table import write_csv
 
@@ -254,7 +250,6 @@ def _write_json(content: object, path: Path) -> None:
 
 
 _WRITERS: Mapping[str, Callable[[ModelProfile, Path], None]] = {
-    PROFILE_JSON: _json,
     "layers.csv": _csv,
     "roofline.png": _plot,
     "roofline.svg": _plot,

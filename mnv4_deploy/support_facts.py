@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -21,6 +19,7 @@ from mnv4_deploy.export_records import Format
 from mnv4_deploy.exporters.recipes import RECIPES
 from mnv4_deploy.models import zoo
 from mnv4_deploy.plain_records import from_plain, to_plain
+from mnv4_deploy.profiles.files.whole import replace_whole
 
 Precision = Literal["fp32", "fp16", "int8"]
 SCHEMA_VERSION = 1
@@ -157,14 +156,7 @@ def write(records: Iterable[ModelSupport], path: Path = FACTS) -> None:
         "models": [to_plain(merged[name]) for name in zoo.names() if name in merged],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(unfinished).chmod(0o644)
-        Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    replace_whole(path, text.encode())
 
 
 def current(

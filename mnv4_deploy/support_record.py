@@ -7,7 +7,6 @@ network hides whole classes of mistakes.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from mnv4_deploy import support_facts
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.export_records import FORMATS, ExportRequest, Format, Int8Choice, TruthCheck
 from mnv4_deploy.models import zoo
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.records import FileFacts
 from mnv4_deploy.support_facts import KINDS, FileSupport, Kind, ModelSupport
@@ -95,9 +95,9 @@ def record_format(model: str, format_: Format) -> tuple[FileSupport, ...]:
     from mnv4_deploy.models.weights import load_reference
 
     reference = load_reference(model, WEIGHTS)
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
+    with scratch_folder() as folder:
         judge = _Judge(reference)
-        return tuple(judge.judge(made) for made in make_files(reference, format_, Path(folder)))
+        return tuple(judge.judge(made) for made in make_files(reference, format_, folder))
 
 
 def make_files(reference: ReferenceModel, format_: Format, folder: Path) -> Iterator[Made]:

@@ -8,14 +8,13 @@ of two activations (attention) are left out, as in the paper.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.outputs import check_free, staged
+from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profiles.output.ridge_plot import RidgeSweep
 from mnv4_deploy.progress import Progress
 
@@ -107,6 +106,4 @@ def _write(result: RidgeSweep, out: Path, *, overwrite: bool) -> None:
 
     with staged(out, overwrite=overwrite, manifest=SWEEP_JSON) as folder:
         save_ridge_sweep(result, [folder / name for name in _PLOTS])
-        files = [{"file": name} for name in (SWEEP_JSON, *_PLOTS)]
-        content = {**to_dict(result), "files": files}
-        (folder / SWEEP_JSON).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_manifest(folder, to_dict(result), name=SWEEP_JSON, indent=1)

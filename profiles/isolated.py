@@ -14,13 +14,13 @@ import pickle
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
+from mnv4_deploy.profiles.files.own import scratch_folder
 
 DEFAULT_TIMEOUT_S = 120.0
 # A damaged shape can ask for any amount of memory: fail in the child before the machine swaps.
@@ -97,8 +97,8 @@ def run_isolated_with_log(
     memory_bytes: int | None = None,
 ) -> IsolatedResult:
     """:func:`run_isolated`, with the child's standard output and error beside the value."""
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        outcome_path = Path(folder) / _OUTCOME_FILE
+    with scratch_folder() as folder:
+        outcome_path = folder / _OUTCOME_FILE
         request = pickle.dumps(
             Request(
                 function,
@@ -115,7 +115,7 @@ def run_isolated_with_log(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 # A child that is killed cannot clean up; its files go with this folder.
-                env={**os.environ, "TMPDIR": folder},
+                env={**os.environ, "TMPDIR": str(folder)},
                 timeout=timeout_s,
                 check=False,
             )

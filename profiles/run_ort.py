@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.join.renamed import renamed_copy
 from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, units_of, without_profiler
@@ -21,14 +21,11 @@ from mnv4_deploy.records import OpTiming
 
 _ELEMENT_TYPES = {"float": "float32", "double": "float64"}
 _LOG_FATAL = 4
-_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
 
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; ToolchainError where it is not installed."""
-    # Its telemetry has a thread of its own, which would run while we measure.
-    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
         import onnxruntime
     except ImportError as error:
@@ -138,9 +135,10 @@ class OrtRunner:
     ) -> None:
         self._path = Path(path)
         self._threads = threads
-        self._folder = tempfile.TemporaryDirectory(prefix="mnv4-deploy-")
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(scratch_folder())
         # The profile knows nodes by their names, which a file may use twice or leave out.
-        copies = Path(self._folder.name) / "model"
+        copies = self._folder / "model"
         self.measured = self._path if named else renamed_copy(path, copies)
         self._plain = open_session(self.measured, threads=threads, subject=path)
         self._feeds = example_inputs(self._plain, shapes)
@@ -158,7 +156,7 @@ class OrtRunner:
             self._profiled = open_session(
                 self.measured,
                 threads=self._threads,
-                profile_prefix=Path(self._folder.name) / "ort",
+                profile_prefix=self._folder / "ort",
                 subject=self._path,
             )
         self._recorded.append(record)
@@ -188,7 +186,7 @@ class OrtRunner:
 
     def close(self) -> None:
         self._plain = self._profiled = None
-        self._folder.cleanup()
+        self._stack.close()
 
     def _call(self, session: Any) -> None:
         try:
@@ -206,7 +204,7 @@ def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = Fa
     """
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        target = Path(folder) / "optimized.onnx"
+    with scratch_folder() as folder:
+        target = folder / "optimized.onnx"
         open_session(path, optimized_path=target, traceable=traceable, arm=arm)
         return onnx.load(target, load_external_data=False)

@@ -19,6 +19,10 @@ from safetensors.torch import save_file
 from mnv4_deploy import cli, pipeline
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.models import zoo
+from mnv4_deploy.outputs import staged, write_manifest
+from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
+from tests.device.small_models import onnx_with_weights_beside
+from tests.time_limit import in_time
 
 SMALL = ("--model", "conv-s-035", "--weights", "random", "--size", "32", "--eval-images", "16")
 
@@ -325,13 +329,21 @@ class TestOutput:
     def test_holds_an_export(self, refused, tmp_path):
         out = tmp_path / "out"
         out.mkdir()
-        (out / "manifest.json").write_text('{"files": []}')
+        with staged(out, overwrite=False) as folder:
+            write_manifest(folder, {})
         assert "--overwrite" in refused("export", *SMALL, "--out", out)
 
     def test_default_output_holds_an_export(self, refused, tmp_path):
-        (tmp_path / "out" / "conv-s-035").mkdir(parents=True)
-        (tmp_path / "out" / "conv-s-035" / "manifest.json").write_text("not even JSON")
+        with staged(tmp_path / "out" / "conv-s-035", overwrite=False) as folder:
+            write_manifest(folder, {})
         assert "out/conv-s-035 already holds an export" in refused("export", *SMALL)
+
+    @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+    @pytest.mark.parametrize("text", ["not even JSON", '{"files": [{"file": "index.html"}]}'])
+    def test_holds_a_manifest_of_something_else(self, refused, tmp_path, text, overwrite):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "manifest.json").write_text(text)
+        assert "manifest.json exists" in refused("export", *SMALL, "--out", "out", *overwrite)
 
     def test_file_of_the_same_name(self, refused, tmp_path):
         (tmp_path / "out").mkdir()
@@ -467,6 +479,95 @@ class TestInspect:
         graph.operators, graph.inputs, graph.outputs = [operator], [0], [2]
         flatbuffer_utils.write_model(model, str(folder / "linear.tflite"))
         return [folder / "linear.onnx", folder / "linear.tflite"]
+
+
+class TestNoFile:
+    """What waits for ever, has no end or lies elsewhere, in the place of a file."""
+
+    @pytest.fixture
+    def refused_at_once(self, run):
+        def refused_(*arguments):
+            with in_time():
+                code, out, err = run(*arguments)
+            assert (code, out, len(err)) == (2, "", 1), err
+            assert err[0].startswith("mnv4-deploy: ")
+            assert err[0].endswith(".")
+            return err[0]
+
+        return refused_
+
+    COMMANDS = (
+        ["inspect", "{0}"],
+        ["profile", "{0}", "--machine", "none"],
+        ["profile", "{0}", "--machine", "none", "--device", "local"],
+        ["compare", "{0}", "{1}"],
+        ["parity", "{0}", "--device", "local", "--data", "random"],
+        ["drift", "--reference", "{0}", "--candidate", "{0}"],
+        ["drift", "--reference", "{0}", "--candidate", "{0}", "--device", "local"],
+    )
+
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    @pytest.mark.parametrize(
+        "name",
+        ["a FIFO", "a link to /dev/zero", "a folder", "nothing", "a terabyte", "a link out"],
+    )
+    def test_as_weights_of_a_model(self, refused_at_once, tmp_path, command, name):
+        (tmp_path / "a").mkdir()
+        other = onnx_with_weights_beside(tmp_path / "other.onnx", "other.bin")
+        path = onnx_with_weights_beside(tmp_path / "a" / "m.onnx", "w.bin")
+        (tmp_path / "a" / "w.bin").unlink()
+        EVERYTHING[name](tmp_path / "a" / "w.bin")
+        message = refused_at_once(*(word.format(path, other) for word in command))
+        assert "w.bin" in message
+        assert str(path) in message
+
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+    @pytest.mark.parametrize("name", ["a FIFO", "a terabyte"])
+    def test_as_a_model(self, refused_at_once, tmp_path, command, name, suffix):
+        other = onnx_with_weights_beside(tmp_path / "other.onnx", "other.bin")
+        path = tmp_path / f"m{suffix}"
+        EVERYTHING[name](path)
+        if name == "a terabyte" and suffix == ".tflite":
+            with path.open("r+b") as stream:
+                stream.write(b"\x1c\0\0\0TFL3")
+        message = refused_at_once(*(word.format(path, other) for word in command))
+        assert path.name in message
+
+    @pytest.mark.usefixtures("no_slow_work")
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    @pytest.mark.parametrize("name", [*NO_FILES, *TOO_LARGE])
+    def test_as_a_checkpoint(self, refused_at_once, tmp_path, name, suffix):
+        path = tmp_path / f"w{suffix}"
+        EVERYTHING[name](path)
+        model = ("--model", "conv-s-035", "--weights", path)
+        assert path.name in refused_at_once("export", *model)
+        pair = ("--reference", "conv-s-035", "--candidate", "conv-s-035", "--weights", path)
+        assert path.name in refused_at_once("drift", *pair)
+
+    @pytest.mark.parametrize("name", [*NO_FILES, *TOO_LARGE])
+    def test_as_labels(self, refused_at_once, tmp_path, name):
+        path = tmp_path / "truth.csv"
+        EVERYTHING[name](path)
+        pair = ("--reference", "conv-s-035", "--candidate", "conv-s-035", "--weights", "random")
+        data = ("--data", _images(tmp_path / "data", 16), "--labels", path)
+        assert path.name in refused_at_once("drift", *pair, *data)
+
+    @pytest.mark.parametrize("name", [*NO_FILES, *TOO_LARGE])
+    def test_as_inputs(self, refused_at_once, tmp_path, name):
+        model = onnx_with_weights_beside(tmp_path / "m.onnx", "w.bin")
+        EVERYTHING[name](tmp_path / "x.npz")
+        arguments = ("--device", "local", "--data", tmp_path / "x.npz")
+        assert "x.npz" in refused_at_once("parity", model, *arguments)
+
+    @pytest.mark.usefixtures("no_slow_work")
+    @pytest.mark.parametrize("name", NO_FILES)
+    def test_as_the_only_images(self, refused_at_once, tmp_path, name):
+        (tmp_path / "data").mkdir()
+        for index in range(16):
+            EVERYTHING[name](tmp_path / "data" / f"{index:02}.png")
+            (tmp_path / "data" / "pipe").unlink(missing_ok=True)
+        assert "data" in refused_at_once("export", *SMALL, "--int8", "--calib", tmp_path / "data")
 
 
 def test_library_output_is_not_shown_for_what_the_user_did(capfd):

@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,17 +10,16 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.outputs import MANIFEST, check_free, sha256, staged
+from mnv4_deploy.outputs import MANIFEST, check_free, sha256, staged, write_manifest
+from mnv4_deploy.profiles.agent.bootstrap import OWNER, owner_mark
 
 
-def _export(out, *, overwrite=False, **files):
+def _export(out, *, overwrite=False, manifest=MANIFEST, **files):
     """Publish files (``a_onnx="x"`` is a.onnx) and a manifest that lists them."""
-    with staged(out, overwrite=overwrite) as folder:
-        names = {name.replace("_", "."): content for name, content in files.items()}
-        for name, content in names.items():
-            (folder / name).write_text(content)
-        manifest = {"files": [{"file": name} for name in names]}
-        (folder / MANIFEST).write_text(json.dumps(manifest))
+    with staged(out, overwrite=overwrite, manifest=manifest) as folder:
+        for name, content in files.items():
+            (folder / name.replace("_", ".")).write_text(content)
+        write_manifest(folder, {"made": sorted(files.values())}, name=manifest)
 
 
 def _files(folder):
@@ -47,8 +48,9 @@ def test_new_folder(tmp_path):
 def test_nothing_under_a_final_name_before_the_end(tmp_path):
     with staged(tmp_path / "out", overwrite=False) as folder:
         (folder / "a.onnx").write_text("a")
-        assert [p.name for p in (tmp_path / "out").iterdir()] == [folder.name]
-        assert folder.name.startswith(".")
+        (staging,) = (tmp_path / "out").iterdir()
+        assert staging in folder.parents
+        assert staging.name.startswith(".")
 
 
 def test_manifest_leaves_first_and_arrives_last(earlier, monkeypatch):
@@ -56,6 +58,7 @@ def test_manifest_leaves_first_and_arrives_last(earlier, monkeypatch):
     replace = Path.replace
 
     def watched(source, target):
+        assert earlier in (source.parent, target.parent)
         moves.append((source.parent == earlier, source.name))
         return replace(source, target)
 
@@ -88,21 +91,29 @@ def test_overwrite_replaces_only_what_the_earlier_manifest_lists(earlier):
 
 
 @pytest.mark.parametrize(
-    "manifest",
+    "names",
     [
-        '{"files": [{"file": "../precious"}, {"file": "mine/c.onnx"}, {"file": ".."}]}',
-        '{"files": [{"file": "/PRECIOUS"}, {"file": ""}, {"file": "."}, {"file": "mine"}]}',
-        '{"files": [{"name": "a.onnx"}]}',
-        '{"files": 3}',
-        "[]",
-        "no JSON",
-        "",
+        ["../precious", "mine/c.onnx", ".."],
+        ["/PRECIOUS", "", ".", "mine", "\0", None, 3, ["a.onnx"]],
+        3,
+        None,
     ],
 )
-def test_a_manifest_cannot_name_files_elsewhere(earlier, manifest):
+def test_a_manifest_cannot_name_files_elsewhere(earlier, names):
     precious = earlier.parent / "precious"
     precious.write_text("not part of any export")
-    (earlier / MANIFEST).write_text(manifest.replace("/PRECIOUS", str(precious)))
+    digests = [sha256(precious), sha256(earlier / "mine" / "c.onnx"), sha256(earlier / "a.onnx")]
+    document = json.loads((earlier / MANIFEST).read_text())
+    if isinstance(names, list):
+        document["files"] += [
+            {"file": str(precious) if name == "/PRECIOUS" else name, "sha256": digest}
+            for name in names
+            for digest in digests
+        ]
+    else:
+        document["files"] = names
+        (earlier / "a.onnx").unlink()
+    (earlier / MANIFEST).write_text(json.dumps(document))
     _export(earlier, overwrite=True, a_onnx="new a")
     files = _files(earlier)
     assert precious.read_text() == "not part of any export"
@@ -111,15 +122,93 @@ def test_a_manifest_cannot_name_files_elsewhere(earlier, manifest):
     assert files["a.onnx"] == "new a"
 
 
+WEB_APP = '{"name": "My app", "start_url": "/", "files": [{"file": "index.html"}]}'
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "profile.json", "drift.json", "parity.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEB_APP,
+        '{"schema_version": 1, "files": [{"file": "index.html", "sha256": "SHA"}]}',
+        '{"schema": "mnv4-deploy/sweep", "files": [{"file": "index.html", "sha256": "SHA"}]}',
+        '{"tools": ["mnv4-deploy"], "files": [{"file": "index.html", "sha256": "SHA"}]}',
+        "[]",
+        "no JSON",
+        "",
+        "[" * 100_000,
+    ],
+)
+def test_a_manifest_of_something_else_is_no_ones_to_replace(tmp_path, name, content):
+    (tmp_path / "index.html").write_text("<html>")
+    content = content.replace("SHA", sha256(tmp_path / "index.html"))
+    (tmp_path / name).write_text(content)
+    before = _files(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="move it away"):
+            check_free(tmp_path, overwrite=overwrite, manifest=name)
+        with pytest.raises(OutputError, match="move it away"):
+            _export(tmp_path, overwrite=overwrite, manifest=name, a_onnx="new")
+    assert _files(tmp_path) == before
+
+
+def test_a_file_that_was_changed_since_is_the_users(earlier):
+    (earlier / "b.tflite").write_text("with metadata of the user's")
+    _export(earlier, overwrite=True, a_onnx="new a")
+    assert _files(earlier)["b.tflite"] == "with metadata of the user's"
+    before = _files(earlier)
+    with pytest.raises(OutputError, match=r"b\.tflite exists"):
+        _export(earlier, overwrite=True, b_tflite="new b")
+    assert _files(earlier) == before
+
+
+def test_a_listed_name_proves_nothing_without_its_sum(earlier):
+    (earlier / "thesis.docx").write_text("years of work")
+    document = json.loads((earlier / MANIFEST).read_text())
+    document["files"] += [{"file": "thesis.docx"}, {"file": "thesis.docx", "sha256": "0" * 64}]
+    (earlier / MANIFEST).write_text(json.dumps(document))
+    _export(earlier, overwrite=True, a_onnx="new a")
+    assert _files(earlier)["thesis.docx"] == "years of work"
+
+
+def test_links_are_not_ours(earlier, tmp_path):
+    kept = tmp_path / "kept.onnx"
+    (earlier / "a.onnx").rename(kept)
+    (earlier / "a.onnx").symlink_to(kept)
+    (earlier / "d.onnx").symlink_to(tmp_path / "nowhere")
+    for name in ("a_onnx", "d_onnx"):
+        with pytest.raises(OutputError, match="move it away"):
+            _export(earlier, overwrite=True, **{name: "new"})
+    assert kept.read_text() == "old a"
+    assert (earlier / "a.onnx").is_symlink() and (earlier / "d.onnx").is_symlink()
+
+
+def test_a_manifest_that_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(OutputError, match="move it away"):
+        check_free(tmp_path, overwrite=True)
+
+
+def test_an_export_of_an_earlier_version_is_known_by_its_tools(earlier):
+    document = json.loads((earlier / MANIFEST).read_text())
+    del document["schema"]
+    document["tools"] = {"mnv4-deploy": "0.1.0", "torch": "2.13.0"}
+    (earlier / MANIFEST).write_text(json.dumps(document))
+    _export(earlier, overwrite=True, c_onnx="new c")
+    assert _files(earlier).keys() == {MANIFEST, "c.onnx", "notes.txt", "mine/c.onnx"}
+
+
 def test_a_file_of_the_user_with_a_new_files_name(earlier):
     with pytest.raises(OutputError, match="already holds"):
         check_free(earlier, overwrite=False, names=["notes.txt"])
-    (earlier / MANIFEST).unlink()
     with pytest.raises(OutputError, match=r"notes\.txt exists"):
-        check_free(earlier, overwrite=False, names=["notes.txt"])
-    check_free(earlier, overwrite=True, names=["notes.txt"])
+        check_free(earlier, overwrite=True, names=["notes.txt"])
     with pytest.raises(OutputError, match="mine is a folder"):
         check_free(earlier, overwrite=True, names=["mine"])
+    (earlier / MANIFEST).unlink()
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"notes\.txt exists"):
+            check_free(earlier, overwrite=overwrite, names=["notes.txt"])
 
 
 def test_a_file_that_appears_during_the_export_is_not_replaced(tmp_path):
@@ -177,7 +266,7 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
         (folder / "a.onnx").write_text("first")
         with pytest.raises(OutputError, match="Another run"):
             _export(out, overwrite=True, a_onnx="second")
-        (folder / MANIFEST).write_text('{"files": [{"file": "a.onnx"}]}')
+        write_manifest(folder, {})
     assert _files(out)["a.onnx"] == "first"
     _export(out, overwrite=True, a_onnx="third")
     assert _files(out)["a.onnx"] == "third"
@@ -236,6 +325,131 @@ def test_killed_process_leaves_only_what_the_next_export_removes(earlier):
     assert {name: _files(earlier)[name] for name in before} == before
     _export(earlier, overwrite=True, a_onnx="new a")
     assert not [p for p in earlier.iterdir() if p.name.startswith(".")]
+
+
+OLD = {"a.onnx": "old a", "b.tflite": "old b", "made": ["old a", "old b"]}
+NEW = {"a.onnx": "new a", "c.onnx": "new c", "made": ["new a", "new c"]}
+
+
+def _dying(out, calls):
+    """Export in a process that ends, as by SIGKILL, before the call number ``calls`` that changes
+    what is in a folder; whether it came to its end before that."""
+    if child := os.fork():
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        return code == 0
+
+    left = calls
+
+    def dying(function):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            return function(*arguments, **options)
+
+        return call
+
+    try:
+        for name in ("replace", "unlink", "mkdir", "rmdir", "write_text"):
+            setattr(Path, name, dying(getattr(Path, name)))
+        # What shutil.rmtree calls.
+        os.unlink, os.rmdir = dying(os.unlink), dying(os.rmdir)
+        _export(out, overwrite=True, a_onnx="new a", c_onnx="new c")
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _state(out):
+    """What is under final names, of the manifest what it says was made; the user's is there."""
+    files = {name: text for name, text in _files(out).items() if not name.startswith(".")}
+    assert files.pop("notes.txt") == "the user's"
+    assert files.pop("mine/c.onnx") == "the user's too"
+    if manifest := files.pop(MANIFEST, None):
+        files["made"] = json.loads(manifest)["made"]
+    return files
+
+
+def test_killed_at_any_moment_the_next_run_finds_the_old_files_or_the_new(earlier, tmp_path):
+    """Also where the run that puts things right is killed itself, at any moment."""
+    calls, seen, done = 0, set(), False
+    while not done:
+        out = tmp_path / f"killed-{calls}"
+        shutil.copytree(earlier, out)
+        done = _dying(out, calls)
+        again = tmp_path / f"again-{calls}"
+        shutil.copytree(out, again)
+        _dying(again, calls % 7)
+        for folder in (out, again):
+            with pytest.raises(OutputError, match="already holds"):
+                check_free(folder, overwrite=False)
+            state = _state(folder)
+            assert state in (OLD, NEW)
+            seen.add(state["a.onnx"])
+            assert not [path for path in folder.glob(".*") if any(path.iterdir())]
+        calls += 1
+    assert seen == {"old a", "new a"}
+    assert calls > 15
+
+
+def test_what_took_an_earlier_files_name_after_a_kill_is_not_replaced(earlier):
+    calls = 0
+    while (earlier / "b.tflite").exists():  # until a run is killed after it was set aside
+        check = json.loads((earlier / MANIFEST).read_text())["made"] if calls else None
+        assert check in (None, ["old a", "old b"])
+        assert not _dying(earlier, calls)
+        calls += 1
+        if (earlier / "b.tflite").exists():
+            with pytest.raises(OutputError, match="already holds"):
+                check_free(earlier, overwrite=False)
+    (earlier / "b.tflite").write_text("the user's own b")
+    for _ in range(2):
+        with pytest.raises(OutputError, match="move one of them away"):
+            _export(earlier, overwrite=True, a_onnx="newest")
+    assert (earlier / "b.tflite").read_text() == "the user's own b"
+    (earlier / "b.tflite").rename(earlier.parent / "b")
+    with pytest.raises(OutputError, match="already holds"):
+        check_free(earlier, overwrite=False)
+    assert _state(earlier) == OLD
+
+
+@pytest.mark.parametrize("mark", [None, "", "[]", '{"tool": "mnv4-deploy"}', '{"pid": 1}'])
+def test_a_folder_of_such_a_name_without_our_mark_stays(earlier, mark):
+    folder = earlier / ".mnv4-deploy-thesis"
+    folder.mkdir()
+    (folder / "chapter1.tex").write_text("the user's")
+    if mark is not None:
+        (folder / OWNER).write_text(mark)
+    linked = earlier.parent / "linked"
+    linked.mkdir()
+    (linked / OWNER).write_text(json.dumps(owner_mark()))
+    (earlier / ".mnv4-deploy-link").symlink_to(linked)
+    _export(earlier, overwrite=True, a_onnx="new")
+    assert (folder / "chapter1.tex").read_text() == "the user's"
+    assert (linked / OWNER).exists()
+
+
+def test_files_are_synced_before_they_get_their_names(earlier, monkeypatch):
+    events = []
+    replace, fsync = Path.replace, os.fsync
+
+    def synced(descriptor):
+        events.append(("sync", os.path.realpath(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def moved(source, target):
+        events.append(("move", str(source)))
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    _export(earlier, overwrite=True, a_onnx="new a", c_onnx="new c")
+    first_move = next(i for i, (what, _) in enumerate(events) if what == "move")
+    before = {Path(path).name for what, path in events[:first_move] if what == "sync"}
+    assert {"a.onnx", "c.onnx", MANIFEST, "journal.json", "new"} <= before
+    assert events[-1] == ("sync", str(earlier))
 
 
 def test_sha256(tmp_path):

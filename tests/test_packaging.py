@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -180,3 +182,26 @@ def test_base_and_runtimes_bring_no_torch() -> None:
                 todo.append(canonicalize_name(requirement.name))
     assert {"numpy", "onnxruntime", "protobuf"} <= seen
     assert not {"torch", "litert-torch", "transformers", "jax", "scipy"} & seen
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_removes_only_what_make_has_made(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    theirs = ["out/hybrid-m/model.onnx", "build/notes", "dist/a.whl", "mine/thesis.tex", ".venv/x"]
+    ours = ["build/lib/a.py", "mnv4_deploy.egg-info/PKG-INFO", ".mypy_cache/x", "made/pyvenv.cfg"]
+    for name in (*theirs, *ours):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("mnv4_deploy", "models", "exporters", "profiles"):  # where it looks for sources
+        (tmp_path / name).mkdir()
+
+    def make(*arguments: str) -> int:
+        command = ["make", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    for environment in (".venv", "mine", "made"):
+        assert make("clean", f"VENV={environment}") == 0
+    assert make("mine/bin/python", "VENV=mine", "PYTHON=false") != 0
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert set(theirs) <= found
+    assert not found.intersection(ours)

@@ -27,6 +27,7 @@ from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 from mnv4_deploy.models import images
 from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
+from mnv4_deploy.outputs import staged, write_manifest
 
 SIZE = (64, 64)
 EVAL_IMAGES, CALIBRATION_IMAGES = 100, 32
@@ -301,8 +302,9 @@ class TestWrongFiles:
 
     @pytest.mark.usefixtures("wrong_onnx")
     def test_onnx_keeps_the_earlier_export(self, capfd, tmp_path):
-        (tmp_path / "manifest.json").write_text('{"files": [{"file": "conv-s-035-fp32.onnx"}]}')
-        (tmp_path / "conv-s-035-fp32.onnx").write_bytes(b"the earlier one")
+        with staged(tmp_path, overwrite=False) as folder:
+            (folder / "conv-s-035-fp32.onnx").write_bytes(b"the earlier one")
+            write_manifest(folder, {})
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         self._check(
             capfd,

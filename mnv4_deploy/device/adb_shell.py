@@ -7,10 +7,10 @@ argument is quoted for it here, in :func:`quoted`, and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -19,8 +19,12 @@ from typing import IO
 from mnv4_deploy.device.adb_client import Adb
 from mnv4_deploy.device.android_shell import Completed
 from mnv4_deploy.errors import DeployError, ModelFileError, OutputError
+from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.profiles.regular_file import open_regular
 
 PREFIX = "mnv4-deploy-"
+# What the file "owner" of our folders says.
+MARK = "mnv4-deploy's, removed by it"
 # Without a word from here for so long the device removes the folder by itself.
 SILENCE_S = 60.0
 _TIMEOUT_S = 30.0
@@ -52,12 +56,15 @@ done
 """
 
 # Removes what dead runs left, whose watchdog is no longer there (after a reboot), then makes the
-# folder. It gets its name last: no other run may find it without the number of its watchdog.
+# folder. It gets its name last: no other run may find it without our mark and the number of its
+# watchdog. A folder without the mark is somebody else's.
 _OPEN = """
-root=$1; name=$2; prefix=$3; pause=$4; left=$5; watch=$6
+root=$1; name=$2; prefix=$3; mark=$4; pause=$5; left=$6; watch=$7
 cd "$root" || exit 3
 for old in "$root/$prefix"*; do
-  [ -d "$old" ] || continue
+  [ -d "$old" ] && [ ! -L "$old" ] && [ -f "$old/owner" ] && [ -f "$old/watchdog" ] || continue
+  owner=; read -r owner 2>/dev/null < "$old/owner"
+  [ "$owner" = "$mark" ] || continue
   if read -r pid 2>/dev/null < "$old/watchdog"; then
     grep -q -F -e "$old" "/proc/$pid/cmdline" 2>/dev/null && continue
   fi
@@ -66,6 +73,7 @@ done
 umask 077
 new="$root/.new-$name"
 mkdir "$new" || exit 4
+echo "$mark" > "$new/owner"
 start=
 for tool in setsid nohup; do
   if command -v $tool >/dev/null 2>&1; then start=$tool; break; fi
@@ -108,7 +116,7 @@ class AdbShell:
         self._end = f"{PREFIX}ended-{secrets.token_hex(8)}"
         self._folder = str(PurePosixPath(root) / name)
         pause_s = silence_s / 6
-        done = self._script(_OPEN, root, name, PREFIX, f"{pause_s:g}", "6", _WATCH)
+        done = self._script(_OPEN, root, name, PREFIX, MARK, f"{pause_s:g}", "6", _WATCH)
         if done.code:
             raise OutputError(
                 f"No folder can be made in {root!r} on the Android device {adb.serial}: name one "
@@ -127,7 +135,8 @@ class AdbShell:
 
     def push(self, local: Path, remote: str) -> None:
         try:
-            timeout_s = _TIMEOUT_S + local.stat().st_size / _BYTES_PER_S
+            with open_regular(local) as file:
+                timeout_s = _TIMEOUT_S + os.fstat(file.fileno()).st_size / _BYTES_PER_S
         except OSError as error:
             raise ModelFileError(f"{local} cannot be read: {error.strerror}.") from error
         # An absolute path never looks like an option.
@@ -136,8 +145,8 @@ class AdbShell:
             raise self._adb.failure(answer.said, "a file was copied to it")
 
     def pull(self, remote: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-            local = Path(folder) / "pulled"
+        with scratch_folder() as folder:
+            local = folder / "pulled"
             answer = self._adb.call("pull", remote, str(local), timeout_s=10 * _TIMEOUT_S)
             if not answer.code and local.is_file():
                 return local.read_bytes()

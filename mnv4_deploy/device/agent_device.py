@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from mnv4_deploy.errors import DeployError, ToolchainError
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.plain_records import from_plain, to_plain
 from mnv4_deploy.profile_records import MeasureRequest, TimedFile
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.records import TensorFacts
 
@@ -146,13 +146,13 @@ class AgentDevice:
     def _send_file(self, key: str, file: SentFile) -> str:
         body = {"key": key, "name": file.name, "size": file.size_bytes, "sha256": file.sha256}
         self._connection.request("file", body)
-        for piece in pieces(file.path):
+        for piece in pieces(file):
             self._connection.tell("piece", payload=piece)
         return self._record(str, self._connection.request("file end").body, "path")
 
     def _send_bytes(self, data: bytes) -> str:
-        with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-            path = Path(folder) / "kit"
+        with scratch_folder() as folder:
+            path = folder / "kit"
             path.write_bytes(data)
             digest = hashlib.sha256(data).hexdigest()
             return self._send_file(digest, SentFile(path, path.name, len(data), digest))

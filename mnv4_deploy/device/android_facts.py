@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from mnv4_deploy.device.android_shell import AndroidShell
 from mnv4_deploy.device_records import DeviceFacts, DeviceState
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.agent.state import read_state
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.cpu import read_linux
 
 _TIMEOUT_S = 30.0
@@ -104,11 +104,11 @@ def parse_facts(text: str) -> DeviceFacts:
         raise ToolchainError(
             "The device answers over adb but tells no Android properties: is it still starting?"
         )
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        _write_files(sections.get("files", ""), Path(folder))
-        cpuinfo = Path(folder) / "cpuinfo"
+    with scratch_folder() as folder:
+        _write_files(sections.get("files", ""), folder)
+        cpuinfo = folder / "cpuinfo"
         cpuinfo.write_text(sections.get("cpuinfo", ""), encoding="utf-8")
-        processor = read_linux(cpuinfo, Path(folder) / "devices/system/cpu")
+        processor = read_linux(cpuinfo, folder / "devices/system/cpu")
     tool = sections.get("tool", "").split()
     runtimes = {"benchmark_model": f"sha256 {tool[0][:12]}"} if tool else {}
     cpu = _processor_name(properties, sections.get("cpuinfo", ""))
@@ -142,9 +142,9 @@ def parse_state(text: str) -> DeviceState:
     "Thermal Status: n" is ThermalManagerService's own dump (Android 10 and later).
     """
     sections = _sections(text)
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        _write_files(sections.get("files", ""), Path(folder))
-        state = read_state(Path(folder), firmware=str)
+    with scratch_folder() as folder:
+        _write_files(sections.get("files", ""), folder)
+        state = read_state(folder, firmware=str)
     status = _STATUS.search(sections.get("thermal", ""))
     level = int(status[1]) if status else 0
     if not 0 < level < len(_THERMAL):

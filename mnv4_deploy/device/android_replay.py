@@ -9,7 +9,6 @@ LoadInputTensorData() and OutputSaver.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mnv4_deploy.device.benchmark_model.failures import failure
 from mnv4_deploy.device.device import Array
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.agent.tensors import check_inputs
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.tflite_graph import GraphTensor, read_graph
 from mnv4_deploy.records import TensorFacts
 
@@ -70,9 +70,9 @@ class ReplaySession:
 
     def _push(self, inputs: Sequence[Array]) -> list[str]:
         remotes = [f"{self._shell.folder}/input-{index}" for index in range(len(inputs))]
-        with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
+        with scratch_folder() as folder:
             for index, (array, remote) in enumerate(zip(inputs, remotes, strict=True)):
-                local = Path(folder) / str(index)
+                local = folder / str(index)
                 local.write_bytes(np.ascontiguousarray(array).tobytes())
                 self._shell.push(local, remote)
         return remotes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from mnv4_deploy.device.warnings import device_warnings
 from mnv4_deploy.device_records import DeviceRun
 from mnv4_deploy.errors import DeployError, ToolchainError
 from mnv4_deploy.profile_records import Measurement, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.isolated import DEFAULT_TIMEOUT_S, run_isolated
 from mnv4_deploy.profiles.measure.checks import check_rounds
 from mnv4_deploy.profiles.measure.runners import format_of
@@ -34,10 +34,9 @@ def measure_on(device: Device, requests: Sequence[MeasureRequest]) -> tuple[Meas
     that is lost, OutputError for a full disk.
     """
     check_rounds(requests)
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
+    with scratch_folder() as folder:
         files = [
-            _named(request.path, Path(folder) / str(index))
-            for index, request in enumerate(requests)
+            _named(request.path, folder / str(index)) for index, request in enumerate(requests)
         ]
         with _under_own_names(requests, files):
             before = device.state()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.workers import Crew
 from mnv4_deploy.drift_records import Shard, ShardJob, ShardResult, Subject
 from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profiles.files.own import make_own, remove
 
 _KEYWORDS = ("bundled", "timm", "random")
 
@@ -115,7 +115,7 @@ class ShardPlugin(WorkerPlugin):
         kinds = (self._job.reference.kind, self._job.candidate.kind)
         if differing := environment.differences(self._expected, environment.versions(kinds)):
             self._refusal = f"has {differing}: install the same there"
-        self._folder = Path(tempfile.mkdtemp(prefix="mnv4-deploy-", dir=worker.local_directory))
+        self._folder = make_own(Path(worker.local_directory))
         job = self._job
         try:
             job = ShardJob(self._local(job.reference), self._local(job.candidate))
@@ -125,7 +125,7 @@ class ShardPlugin(WorkerPlugin):
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002
         self._crew.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder)
 
     def run(self, parcel: Parcel) -> ShardResult:
         if self._refusal:

@@ -105,8 +105,19 @@ def open_run(
         )
         key = pieces.identity(job, dataset, states, size, place.processors)
         finished = stack.enter_context(opened(store or store_folder(None), key))
-        run = _run(place, dataset, pieces.cut(dataset, size), finished, progress)
-        yield run
+        shards = pieces.cut(dataset, size)
+        try:
+            yield _run(place, dataset, shards, finished, progress)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if kept := finished.kept(shards):
+                stop.add_note(
+                    f"{kept:,} of {len(dataset.images):,} images kept: give the same command "
+                    "again to go on"
+                )
+            raise
+        except ImagesError:
+            finished.remove()  # the images must change, and then it is another run
+            raise
         finished.remove()
 
 

@@ -3,18 +3,21 @@
 A folder a run, named after the hash of all that decides its results: what an earlier version,
 or the same command on changed files, left behind is never taken for this run's. A file a shard,
 that reaches its name whole; one that is damaged all the same counts as not there.
+
+What runs that were given up have left is removed after a while: folders with such a name and our
+mark in them, and of these only the files that we wrote.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
-import shutil
-import tempfile
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -22,10 +25,17 @@ import numpy as np
 
 from mnv4_deploy.drift_records import ImageResults, Shard, ShardResult, SkippedImage
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.profiles.files.lock import hold
+from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine.cache import cache_folder
 
-_IN_OUT = ".drift-shards"
-_UNFINISHED = ".unfinished-"
+_IN_OUT = ".mnv4-deploy-drift"
+_FOLDER = re.compile(r"[0-9a-f]{32}")
+_MARK = "drift-shards.json"
+_MARK_TEXT = '{"tool": "mnv4-deploy", "content": "finished images of drift"}'
+_SHARD = re.compile(r"[0-9]{6,}\.npz")
+# What a run left that was killed while it wrote a shard.
+_UNFINISHED = re.compile(r"\.[0-9]{6,}\.npz\..*")
 _SKIPPED = "skipped"
 _KEPT_SECONDS = 30 * 24 * 3600
 _FIELDS = tuple(field.name for field in fields(ImageResults))
@@ -63,23 +73,20 @@ class ShardStore:
         arrays = {name: getattr(result.results, name) for name in _FIELDS}
         skipped = json.dumps([asdict(image) for image in result.skipped]).encode()
         arrays[_SKIPPED] = np.frombuffer(skipped, np.uint8)
-        unfinished: Path | None = None
+        content = io.BytesIO()
         try:
-            with tempfile.NamedTemporaryFile(
-                dir=self.folder, prefix=_UNFINISHED, delete=False
-            ) as file:
-                unfinished = Path(file.name)
-                np.savez(file, allow_pickle=False, **arrays)
-            unfinished.replace(self._path(result.index))
+            np.savez(content, allow_pickle=False, **arrays)
+            replace_whole(self._path(result.index), content.getvalue())
         except OSError as error:
             raise _explained(error, self.folder) from error
-        finally:
-            if unfinished is not None:
-                unfinished.unlink(missing_ok=True)
+
+    def kept(self, shards: Iterable[Shard]) -> int:
+        """How many images of ``shards`` are in finished ones."""
+        return sum(len(s.images) for s in shards if self._path(s.index).exists())
 
     def remove(self) -> None:
         """Away with all of it, and with the folder around it if that is empty then."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_run(self.folder)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
 
@@ -91,46 +98,48 @@ class ShardStore:
 def opened(base: Path, identity: str) -> Iterator[ShardStore]:
     """The store of the run ``identity`` in ``base``, held by this process alone.
 
+    A store in which nothing is kept in the end goes, and the folders that were made for it.
     Raises OutputError if another run holds it, or if the folder cannot be written.
     """
     folder = base / identity[:32]
+    created = [parent for parent in (base, *base.parents) if not parent.exists()]
     try:
         descriptor = _hold(folder)
     except OSError as error:
         raise _explained(error, base) from error
+    store = ShardStore(folder)
     try:
-        for left in folder.glob(f"{_UNFINISHED}*"):
-            left.unlink(missing_ok=True)
-        _forget_old(base)
-        yield ShardStore(folder)
+        try:
+            (folder / _MARK).write_text(_MARK_TEXT, encoding="ascii")
+        except OSError as error:
+            raise _explained(error, base) from error
+        _remove_files(folder, _UNFINISHED)
+        _forget_old(base, but=folder)
+        yield store
     finally:
+        if not any(_SHARD.fullmatch(path.name) for path in _listed(folder)):
+            store.remove()
+            for parent in created:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()  # only succeeds while it is empty
         if descriptor is not None:
             os.close(descriptor)
 
 
 def _hold(folder: Path) -> int | None:
     """Make and lock ``folder``; None where the system has no file locks."""
-    try:
-        import fcntl
-    except ImportError:
-        folder.mkdir(parents=True, exist_ok=True)
-        return None
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = hold(folder)
         except FileNotFoundError:  # a run that ended removed it
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
             raise OutputError(
                 "Another run of the same comparison is at work on the same images: wait for it, "
                 "or give this one another --out."
             ) from None
-        except OSError:
-            os.close(descriptor)
+        if descriptor is None:
             return None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
@@ -138,12 +147,49 @@ def _hold(folder: Path) -> int | None:
         os.close(descriptor)  # what we locked has been removed in between
 
 
-def _forget_old(base: Path) -> None:
-    """Remove what runs that were given up have left."""
-    for folder in base.iterdir():
+def _forget_old(base: Path, *, but: Path) -> None:
+    """Remove what runs that were given up have left in ``base``, and nothing else there."""
+    for folder in _listed(base):
         with contextlib.suppress(OSError):
+            if folder == but or not _is_ours(folder):
+                continue
             if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+                descriptor = hold(folder)  # a run may be at work in it all the same
+                _remove_run(folder)
+                if descriptor is not None:
+                    os.close(descriptor)
+
+
+def _is_ours(folder: Path) -> bool:
+    mark = folder / _MARK
+    return (
+        _FOLDER.fullmatch(folder.name) is not None
+        and not folder.is_symlink()
+        and mark.is_file()
+        and mark.read_bytes() == _MARK_TEXT.encode()
+    )
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what is ours in ``folder``, and itself if nothing else is in it."""
+    for name in (_UNFINISHED, _SHARD, re.compile(re.escape(_MARK))):
+        _remove_files(folder, name)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_files(folder: Path, name: re.Pattern[str]) -> None:
+    for path in _listed(folder):
+        if name.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _covers(result: ShardResult, shard: Shard) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from mnv4_deploy.outputs import staged
+from mnv4_deploy.outputs import staged, write_manifest
 from mnv4_deploy.parity_records import Difference, LayerParity, ParityResult
 from mnv4_deploy.plain_records import to_plain
 from mnv4_deploy.profiles.output.text import cell_text
@@ -40,9 +39,7 @@ def write_outputs(result: ParityResult, out: Path, *, overwrite: bool) -> tuple[
     with staged(out, overwrite=overwrite, manifest=MANIFEST) as folder:
         with (folder / LAYERS).open("w", encoding="utf-8", newline="") as stream:
             write_csv(result, stream)
-        document = {**parity_to_dict(result), "files": [{"file": name} for name in NAMES]}
-        text = json.dumps(document, allow_nan=False, indent=1)
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        write_manifest(folder, parity_to_dict(result), name=MANIFEST, indent=1)
     return tuple(out / name for name in NAMES)
 
 

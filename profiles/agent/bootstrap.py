@@ -10,6 +10,7 @@ becomes the agent.
 import errno
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -21,7 +22,9 @@ MAGIC = b"mnv4-deploy agent 1\n"
 OLDEST = (3, 10)
 PREFIX = "mnv4-deploy-"
 ARCHIVE = "agent.pyz"
+# In each folder that we make and may not live to remove: see profiles/files/own.py.
 OWNER = "owner.json"
+TOOL = "mnv4-deploy"
 
 
 def main() -> int:
@@ -80,8 +83,7 @@ def make_folder(parent: str, archive: bytes) -> str:
         parent = str(Path(parent).expanduser().resolve())
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=parent or None)
     try:
-        mark = {"pid": os.getpid(), "boot": boot_id()}
-        Path(folder, OWNER).write_text(json.dumps(mark), encoding="ascii")
+        Path(folder, OWNER).write_text(json.dumps(owner_mark()), encoding="ascii")
         Path(folder, ARCHIVE).write_bytes(archive)
     except BaseException:
         shutil.rmtree(folder, True)
@@ -89,8 +91,24 @@ def make_folder(parent: str, archive: bytes) -> str:
     return folder
 
 
+def owner_mark() -> "dict[str, object]":
+    """Whose folder it is. A process number means something only on one host, until that is
+    started again, and among the processes of one container."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - Path has it since 3.9
+    except OSError:
+        namespace = ""
+    return {
+        "tool": TOOL,
+        "host": platform.node(),
+        "boot": boot_id(),
+        "namespace": namespace,
+        "pid": os.getpid(),
+    }
+
+
 def boot_id() -> str:
-    """A process number means something only until the system is started again."""
+    """Another one each time the system starts."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

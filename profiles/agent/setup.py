@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import platform
-import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,12 +20,11 @@ from pathlib import Path
 
 from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.agent.bootstrap import private_folder
-from mnv4_deploy.profiles.agent.folders import runs
+from mnv4_deploy.profiles.files.own import remove_abandoned, scratch_folder
 from mnv4_deploy.profiles.litert_library import TRIED_VERSIONS
 
 REQUIREMENTS = ("numpy", f"ai-edge-litert=={TRIED_VERSIONS[-1]}", "onnxruntime")
 _MARK = "requirements.json"
-_UNFINISHED = "unfinished-"
 # What pip says where an index has a package, but no build of it for this system.
 _NO_WHEEL = ("No matching distribution found", "Could not find a version")
 
@@ -56,36 +55,38 @@ def make(place: Place, note: Note, requirements: Sequence[str] = REQUIREMENTS) -
     folder = place.folder
     if _is_whole(folder, requirements):
         return folder
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise OutputError(
+            f"{folder} on the device is no environment that mnv4-deploy made: move it away."
+        )
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_unfinished(folder.parent)
-        unfinished = Path(
-            tempfile.mkdtemp(prefix=f"{_UNFINISHED}{os.getpid()}-", dir=folder.parent)
-        )
+        with scratch_folder(folder.parent) as scratch:
+            note(f"making a virtual environment in {folder}")
+            run = partial(_run, variables=place.variables, note=note)
+            unfinished = scratch / "new"
+            unfinished.mkdir(mode=0o700)
+            _make_venv(unfinished, run)
+            _install(unfinished, requirements, run)
+            (unfinished / _MARK).write_text(json.dumps(_mark(requirements)), encoding="utf-8")
+            if folder.exists():
+                folder.rename(scratch / "old")
+            unfinished.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be made on the device ({error.strerror}).") from error
-    try:
-        note(f"making a virtual environment in {folder}")
-        run = partial(_run, variables=place.variables, note=note)
-        _make_venv(unfinished, run)
-        _install(unfinished, requirements, run)
-        (unfinished / _MARK).write_text(json.dumps(_mark(requirements)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made on the device ({error.strerror}).") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
 def remove(place: Place) -> bool:
-    """Take the environment away; whether there was one."""
+    """Take the environment away; whether there was one that we made."""
     folder = place.folder
-    there = folder.exists()
-    shutil.rmtree(folder, ignore_errors=True)
+    there = _is_ours(folder)
+    if there:
+        with contextlib.suppress(OSError), scratch_folder(folder.parent) as scratch:
+            # What is only half removed would no longer pass for ours.
+            folder.rename(scratch / "old")
     if folder.parent.is_dir():
-        _remove_unfinished(folder.parent)
+        remove_abandoned(folder.parent)
         with contextlib.suppress(OSError):  # other things of this tool are in it
             folder.parent.rmdir()
     return there
@@ -94,7 +95,7 @@ def remove(place: Place) -> bool:
 def abort(place: Place) -> None:
     """Remove what an interrupted :func:`make` left; its processes must have ended."""
     if place.folder.parent.is_dir():
-        _remove_unfinished(place.folder.parent)
+        remove_abandoned(place.folder.parent, by_this_process=True)
 
 
 def _mark(requirements: Sequence[str]) -> dict[str, object]:
@@ -104,19 +105,25 @@ def _mark(requirements: Sequence[str]) -> dict[str, object]:
 
 
 def _is_whole(folder: Path, requirements: Sequence[str]) -> bool:
+    found = _read_mark(folder)
+    return found == _mark(requirements) and os.access(folder / "bin" / "python", os.X_OK)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether ``folder`` is a virtual environment of ours, whatever is installed in it."""
+    try:
+        is_folder = stat.S_ISDIR(folder.lstat().st_mode)
+    except OSError:
+        return False
+    return is_folder and (folder / "pyvenv.cfg").is_file() and _read_mark(folder) is not None
+
+
+def _read_mark(folder: Path) -> dict[str, object] | None:
     try:
         found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(found == _mark(requirements)) and os.access(folder / "bin" / "python", os.X_OK)
-
-
-def _remove_unfinished(parent: Path) -> None:
-    """Those of this process, and of others that ended before they could."""
-    for folder in parent.glob(f"{_UNFINISHED}*"):
-        pid = int(folder.name.split("-")[1])
-        if pid == os.getpid() or not runs(pid):
-            shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return found if isinstance(found, dict) and set(found) == set(_mark(())) else None
 
 
 def _make_venv(folder: Path, run: Run) -> None:

@@ -24,7 +24,6 @@ from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, Toolcha
 from mnv4_deploy.plain_records import to_plain
 from mnv4_deploy.profiles.agent import setup
 from mnv4_deploy.profiles.agent.facts import read_facts
-from mnv4_deploy.profiles.agent.folders import remove, remove_abandoned
 from mnv4_deploy.profiles.agent.operations import Operations
 from mnv4_deploy.profiles.agent.protocol import Message, ProtocolError, read_message
 from mnv4_deploy.profiles.agent.streams import (
@@ -33,6 +32,7 @@ from mnv4_deploy.profiles.agent.streams import (
     error_body,
     private_streams,
 )
+from mnv4_deploy.profiles.files.own import remove, remove_abandoned
 
 _BUSY_EVERY_S = 2.0
 _CHILDREN_END_S = 2.0
@@ -157,8 +157,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     body: dict[str, Any] = json.loads(sys.argv[2])
     place = setup.Place.of_user()
-    # Runtimes keep things in their user's home (onnxruntime a data base for its telemetry).
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    # As in the package's own __init__, which is not on the device.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # Runtimes keep things in their user's home.
     os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = str(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     Supervisor(folder, float(body["silence_s"]), place).run()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import DeployError, ModelFileError
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.shapes import Shapes
 from mnv4_deploy.profiles.ort_profile import read_profile
 from mnv4_deploy.profiles.run_ort import example_inputs, import_onnxruntime
@@ -62,8 +62,8 @@ def _run(path: Path, model: Any, shapes: Shapes) -> tuple[dict[int, _Event], dic
         "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
     )
     options.enable_profiling = True
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        options.profile_file_prefix = str(Path(folder) / "ort")
+    with scratch_folder() as folder:
+        options.profile_file_prefix = str(folder / "ort")
         try:
             session = ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -10,9 +10,7 @@ import json
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
@@ -20,6 +18,7 @@ from typing import Literal, overload
 from mnv4_deploy.errors import OutputError
 from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.plain_records import from_plain, to_plain
+from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring
 from mnv4_deploy.profiles.machine.cpu import fingerprint
 
@@ -72,18 +71,10 @@ def save_machine(machine: Machine, key: str | None = None) -> Path:
     """
     path = cache_path(key)
     text = json.dumps({"schema_version": SCHEMA_VERSION, "machine": to_plain(machine)}, indent=1)
-    unfinished: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".machine-", dir=path.parent)
-        unfinished = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        unfinished.replace(path)
+        replace_whole(path, text.encode())
     except OSError as error:
-        if unfinished is not None:
-            with suppress(OSError):
-                unfinished.unlink()
         raise OutputError(
             f"The ceilings cannot be kept in {path.parent} ({error.strerror or error}): set"
             f" {_FOLDER_VARIABLE} to a folder that can be written."

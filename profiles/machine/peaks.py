@@ -6,7 +6,6 @@ measured with, and corrected as theirs), at its fastest run over all shapes.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chain
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
@@ -55,8 +55,8 @@ def sent_models(models: Mapping[str, bytes]) -> ModelFiles:
 
 def models_to_send(products: Sequence[Product] = PRODUCTS) -> dict[str, bytes]:
     """All .onnx files that onnxruntime's ceilings are measured with, by name; a few MB."""
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        path = folder / "model.onnx"
         found = {
             _product_name(product, compute): ONNX.product(path, product, compute).read_bytes()
             for product in products
@@ -77,8 +77,8 @@ def _chain_name(length: int) -> str:
 
 def xnnpack_peaks(threads: int, products: Sequence[Product] = PRODUCTS) -> dict[str, float]:
     """Best MAC/s of XNNPACK by compute type. Raises ToolchainError without LiteRT."""
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        write = partial(TFLITE.product, Path(folder) / "product.tflite")
+    with scratch_folder() as folder:
+        write = partial(TFLITE.product, folder / "product.tflite")
         return {c: _best_rate(write, c, threads, products) for c in get_args(Compute)}
 
 
@@ -90,8 +90,8 @@ def onnxruntime_peaks(
     Where onnxruntime turns int8 into uint8, because this processor multiplies that faster, both
     types run the same kernels and have the same peak.
     """
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        write = partial(files.product, Path(folder) / "product.onnx")
+    with scratch_folder() as folder:
+        write = partial(files.product, folder / "product.onnx")
         rates = {c: _best_rate(write, c, threads, products) for c in get_args(Compute)}
         if _runs_int8_as_uint8(write(products[0], "int8")):
             rates["int8"] = rates["uint8"] = max(rates["int8"], rates["uint8"])
@@ -154,10 +154,10 @@ def onnxruntime_op_overhead_us(threads: int, files: ModelFiles = ONNX) -> float:
 
 def _op_overhead_us(files: ModelFiles, threads: int) -> float:
     """Least time of a longer chain less that of a shorter one, for each operator more."""
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder, ExitStack() as stack:
+    with scratch_folder() as folder, ExitStack() as stack:
         runners = []
         for length in _CHAIN_LENGTHS:
-            path = files.chain(Path(folder) / f"chain{length}{files.suffix}", length)
+            path = files.chain(folder / f"chain{length}{files.suffix}", length)
             runners.append(stack.enter_context(closing(_open(path, threads))))
         least = [float("inf")] * len(runners)
         for _ in range(_CHAIN_RUNS):

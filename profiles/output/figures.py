@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.output.write import write_whole
+from mnv4_deploy.profiles.files.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

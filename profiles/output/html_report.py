@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -10,6 +12,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.files.whole import write_whole
 from mnv4_deploy.profiles.output.device_text import device_facts
 from mnv4_deploy.profiles.output.html_sections import (
     block_names,
@@ -31,7 +34,6 @@ from mnv4_deploy.profiles.output.text import (
     layer_title,
     markup_text,
 )
-from mnv4_deploy.profiles.output.write import write_whole
 
 _LABEL_CHARACTERS = 44
 _SCRIPTS = ("report_base.js", "report_charts.js", "report_page.js")
@@ -49,12 +51,18 @@ def write_report(profile: ModelProfile, path: Path) -> None:
             "The HTML report needs plotly: pip install 'mnv4-deploy[profile]'."
         ) from error
     parts = files("mnv4_deploy.profiles.output")
+    # A browser reads any line end as one of these, and so must the hash.
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+    script = "\n".join(parts.joinpath(name).read_text("utf-8") for name in _SCRIPTS)
+    script = f"(() => {{\n{script}\n}})();"
     page = Template(parts.joinpath("report.html").read_text("utf-8")).substitute(
         title=_escaped(f"Profile of {PurePath(profile.measurement.path).name}"),
         style=parts.joinpath("report.css").read_text("utf-8"),
-        plotly=get_plotlyjs(),
+        # The browser runs these scripts and no other, whatever a name should smuggle in.
+        script_hashes=f"{_hash(plotly)} {_hash(script)}",
+        plotly=plotly,
         data=script_json(report_data(profile)),
-        script="\n".join(parts.joinpath(name).read_text("utf-8") for name in _SCRIPTS),
+        script=script,
     )
     write_whole(path, page.encode("utf-8"))
 
@@ -132,6 +140,12 @@ def _whole(profile: ModelProfile) -> dict[str, Any] | None:
         "rank": None,
         "drawn": bool(points_of(profile)),
     }
+
+
+def _hash(script: str) -> str:
+    """``script`` as a source of a Content-Security-Policy."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _escaped(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.device.adb_client import Adb
-from mnv4_deploy.device.adb_shell import PREFIX, AdbShell, quoted
+from mnv4_deploy.device.adb_shell import MARK, PREFIX, AdbShell, quoted
 from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, ToolchainError
 from tests.device.fake_adbd import MODERN, FakeDevice
 from tests.device.real_adb import adb_server, command_lines, connect, disconnect, wait_until
@@ -206,14 +206,29 @@ def test_what_dead_runs_left_is_swept_and_living_runs_stay(program, device, shel
         folder = device.tmp / f"{PREFIX}{name}"
         folder.mkdir()
         (folder / "model-0.tflite").write_bytes(b"x")
-        if watchdog:
-            (folder / "watchdog").write_text(f"{watchdog}\n")
+        (folder / "owner").write_text(f"{MARK}\n")
+        (folder / "watchdog").write_text(f"{watchdog}\n")
     (device.tmp / "somebody-else").mkdir()
     other = AdbShell(Adb(program, device.serial), ROOT, silence_s=1.2)
     found = device.folders
     other.close()
     assert found == sorted(s.folder.rpartition("/")[2] for s in (shell, other))
     assert (device.tmp / "somebody-else").is_dir()
+
+
+@pytest.mark.parametrize("owner", [None, "", "somebody"])
+@pytest.mark.parametrize("watchdog", [None, "999999"])
+def test_a_folder_of_such_a_name_without_our_mark_stays(program, device, owner, watchdog):
+    theirs = device.tmp / f"{PREFIX}thesis"
+    theirs.mkdir()
+    (theirs / "chapter1.tex").write_text("somebody else's")
+    for name, text in (("owner", owner), ("watchdog", watchdog)):
+        if text is not None:
+            (theirs / name).write_text(f"{text}\n")
+    (device.tmp / f"{PREFIX}link").symlink_to(theirs)
+    AdbShell(Adb(program, device.serial), ROOT, silence_s=1.2).close()
+    assert (theirs / "chapter1.tex").read_text() == "somebody else's"
+    assert (device.tmp / f"{PREFIX}link").is_symlink()
 
 
 @pytest.mark.parametrize("root", ["/data/local/tmp/none", "/proc"])

@@ -12,10 +12,10 @@ import pytest
 
 from mnv4_deploy.errors import OutputError, ToolchainError
 from mnv4_deploy.profiles.agent import facts
-from mnv4_deploy.profiles.agent.bootstrap import boot_id, no_folder, too_old
-from mnv4_deploy.profiles.agent.folders import remove_abandoned
+from mnv4_deploy.profiles.agent.bootstrap import no_folder, owner_mark, too_old
 from mnv4_deploy.profiles.agent.state import read_state
 from mnv4_deploy.profiles.agent.store import Store
+from mnv4_deploy.profiles.files.own import remove_abandoned
 
 
 def write(root: Path, **files: str) -> None:
@@ -104,12 +104,17 @@ def test_emulator_is_named_by_what_really_runs(tmp_path: Path) -> None:
 def test_abandoned_folders_are_removed_and_others_are_not(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    boot = boot_id()
+    here = owner_mark()
+    dead = {**here, "pid": ended.pid}
     owners = {
-        "mnv4-deploy-dead": {"pid": ended.pid, "boot": boot},
-        "mnv4-deploy-before": {"pid": os.getpid(), "boot": "another start"},
-        "mnv4-deploy-alive": {"pid": os.getpid(), "boot": boot},
-        "other-dead": {"pid": ended.pid, "boot": boot},
+        "mnv4-deploy-dead": dead,
+        "mnv4-deploy-before": {**here, "boot": "another start"},
+        "mnv4-deploy-alive": here,
+        "mnv4-deploy-host": {**dead, "host": "another", "boot": "another start"},
+        "mnv4-deploy-container": {**dead, "namespace": "pid:[1]"},
+        "mnv4-deploy-tool": {**dead, "tool": "another"},
+        "mnv4-deploy-half": {"pid": ended.pid, "boot": here["boot"]},
+        "other-dead": dead,
     }
     for name, owner in owners.items():
         write(tmp_path, **{f"{name}__owner.json": json.dumps(owner), f"{name}__x": "x"})
@@ -119,6 +124,7 @@ def test_abandoned_folders_are_removed_and_others_are_not(tmp_path: Path) -> Non
     remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("mnv4-deploy-alive", "other-dead", "mnv4-deploy-garbage", "mnv4-deploy-file"),
+        *("mnv4-deploy-host", "mnv4-deploy-container", "mnv4-deploy-tool", "mnv4-deploy-half"),
         *("mnv4-deploy-no-owner", "mnv4-deploy-link"),
     }
     assert (tmp_path / "other-dead" / "x").exists()

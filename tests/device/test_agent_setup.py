@@ -58,6 +58,41 @@ def place(tmp_path: Path) -> setup.Place:
     return setup.Place(tmp_path / "cache" / "mnv4-deploy" / "device", variables)
 
 
+def environment(folder: Path) -> None:
+    """What an earlier --setup left, of other packages."""
+    folder.mkdir(parents=True)
+    (folder / "pyvenv.cfg").touch()
+    (folder / "requirements.json").write_text('{"python": "3.11", "requirements": ["x==1"]}')
+
+
+@pytest.mark.parametrize("mark", [None, "[]", '{"name": "a web app"}'])
+@pytest.mark.usefixtures("borrowed_pip")
+def test_a_folder_of_the_users_in_its_place_stays(place: setup.Place, mark: str | None) -> None:
+    environment(place.folder)
+    (place.folder / "thesis.tex").write_text("the user's")
+    (place.folder / "requirements.json").unlink()
+    if mark is not None:
+        (place.folder / "requirements.json").write_text(mark)
+    unfinished = place.folder.parent / "mnv4-deploy-notes"
+    for folder in (unfinished, place.folder.parent / "unfinished-notes"):
+        folder.mkdir()
+    with pytest.raises(OutputError, match="move it away"):
+        setup.make(place, lambda _: None, ["planted==1.0"])
+    setup.abort(place)
+    assert not setup.remove(place)
+    assert (place.folder / "thesis.tex").read_text() == "the user's"
+    assert unfinished.exists()
+
+
+@pytest.mark.usefixtures("borrowed_pip")
+def test_an_environment_of_ours_is_replaced(place: setup.Place) -> None:
+    environment(place.folder)
+    (place.folder / "old").touch()
+    setup.make(place, lambda _: None, ["planted==1.0"])
+    assert not (place.folder / "old").exists()
+    assert [p.name for p in place.folder.parent.iterdir()] == ["device"]
+
+
 def test_environment_is_made_once_and_removed(place: setup.Place) -> None:
     lines: list[str] = []
     folder = setup.make(place, lines.append, ["planted==1.0"])
@@ -85,7 +120,7 @@ def test_environment_is_made_once_and_removed(place: setup.Place) -> None:
 
 @pytest.mark.usefixtures("borrowed_pip")
 def test_failed_environment_leaves_the_old_one_and_nothing_else(place: setup.Place) -> None:
-    place.folder.mkdir(parents=True)
+    environment(place.folder)
     (place.folder / "old").touch()
     with pytest.raises(UnsupportedError, match=r"no build of planted==2\.0 for Python 3.* on "):
         setup.make(place, lambda _: None, ["planted==2.0"])

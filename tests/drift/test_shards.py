@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -117,6 +118,11 @@ class TestIdentity:
         assert identity(*parts) != before
 
 
+def aged(folder, days):
+    then = time.time() - days * 24 * 3600
+    os.utime(folder, (then, then))
+
+
 class TestStore:
     def test_gives_back_what_was_saved(self, tmp_path, shard_and_result):
         shard, result = shard_and_result
@@ -132,7 +138,7 @@ class TestStore:
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
             store.save(result)
-            (path,) = store.folder.iterdir()
+            (path,) = store.folder.glob("*.npz")
         with np.load(path, allow_pickle=False) as file:
             assert set(file) == {*(f.name for f in fields(ImageResults)), "skipped"}
             assert json.loads(file["skipped"].tobytes())[0]["index"] == shard.start + 1
@@ -142,7 +148,7 @@ class TestStore:
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
             store.save(result)
-            (path,) = store.folder.iterdir()
+            (path,) = store.folder.glob("*.npz")
             whole = path.read_bytes()
             refused = 0
             for position in range(0, len(whole), 7):
@@ -208,17 +214,60 @@ class TestStore:
         base = tmp_path / "store"
         with opened(base, "a" * 64) as store:
             store.save(result)
-            half = store.folder / ".unfinished-x"
+            half = store.folder / ".000001.npz.x7"
             half.write_bytes(b"PK")
-        for name, days in (("old", 31), ("recent", 29)):
-            (base / name).mkdir()
-            then = time.time() - days * 24 * 3600
-            os.utime(base / name, (then, then))
+        for name in ("b" * 32, "c" * 32):
+            with opened(base, name) as store:
+                store.save(result)
+        aged(base / ("b" * 32), 31)
+        aged(base / ("c" * 32), 29)
         with opened(base, "a" * 64) as store:
             assert store.load(shard) is not None
             assert not half.exists()
-        assert not (base / "old").exists()
-        assert (base / "recent").exists()
+        assert not (base / ("b" * 32)).exists()
+        assert (base / ("c" * 32) / "000001.npz").exists()
+
+    def test_clears_away_nothing_that_is_not_its_own(self, tmp_path, shard_and_result):
+        """By name, by mark, and within a folder of its own file by file."""
+        _, result = shard_and_result
+        base = tmp_path / "store"
+        for name in ("b" * 32, "c" * 32):
+            with opened(base, name) as store:
+                store.save(result)
+                mark = store.folder / "drift-shards.json"
+        named, marked = base / "thesis", base / ("d" * 32)
+        for folder in (named, marked, base / ("b" * 32)):
+            folder.mkdir(exist_ok=True)
+            (folder / "chapter1.tex").write_text("the user's")
+        shutil.copy(mark, named)
+        (base / ("e" * 32)).symlink_to(tmp_path)
+        for folder in (named, marked, base / ("b" * 32), base / ("c" * 32)):
+            aged(folder, 400)
+        with opened(base, "a" * 64):
+            pass
+        assert sorted(path.name for path in base.iterdir()) == [
+            *("b" * 32, "d" * 32, "e" * 32, "thesis")
+        ]
+        assert sorted(path.name for path in named.iterdir()) == [
+            *("chapter1.tex", "drift-shards.json")
+        ]
+        for folder in (marked, base / ("b" * 32)):
+            assert [path.name for path in folder.iterdir()] == ["chapter1.tex"]
+
+    def test_a_run_at_work_is_not_cleared_away(self, tmp_path, shard_and_result):
+        shard, result = shard_and_result
+        base = tmp_path / "store"
+        with opened(base, "b" * 64) as slow:
+            slow.save(result)
+            aged(slow.folder, 31)
+            with opened(base, "a" * 64):
+                pass
+            assert slow.load(shard) is not None
+
+    def test_nothing_stays_where_nothing_was_kept(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt), opened(tmp_path / "new" / "store", "a" * 64):
+            raise KeyboardInterrupt
+        assert list(tmp_path.iterdir()) == []
 
     def test_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")
@@ -240,7 +289,8 @@ class TestStore:
         with opened(tmp_path / "store", "a" * 64) as store:
             with pytest.raises(OutputError, match="is full"):
                 store.save(result)
-            assert list(store.folder.iterdir()) == []
+            assert list(store.folder.glob("*.npz")) == []
+        assert not (tmp_path / "store").exists()
 
     def test_is_in_out_or_in_the_users_cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "cache"))

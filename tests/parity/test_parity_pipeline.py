@@ -86,7 +86,8 @@ def test_files_are_whole_and_strict_json(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(path, "ssh://same", "ssh://other", out=out)
     document = json.loads((out / "parity.json").read_text(), parse_constant=pytest.fail)
-    files = document.pop("files")
+    files, schema = document.pop("files"), document.pop("schema")
+    assert schema == "mnv4-deploy/parity"
     assert document == json.loads(json.dumps(parity_to_dict(result)))
     assert {entry["file"] for entry in files} == {entry.name for entry in out.iterdir()}
     assert document["devices"][0]["outputs"]["sqnr_db"] is None

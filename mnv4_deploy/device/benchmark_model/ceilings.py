@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
 from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
 
@@ -76,8 +76,8 @@ def machine(
             " give one of the published builds of benchmark_model."
         )
     caches = read_caches(shell)
-    with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-        tool = _Tool(shell, binary, options, threads, Path(folder) / "ceiling.tflite")
+    with scratch_folder() as folder:
+        tool = _Tool(shell, binary, options, threads, folder / "ceiling.tflite")
         peaks = {c: tool.best_rate(c, products) for c in get_args(Compute)}
         spin_us, overhead_us = tool.small_additions()
         memory = tool.memory(caches, overhead_us)

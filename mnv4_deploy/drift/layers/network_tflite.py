@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from mnv4_deploy.exporters.quiet import quiet
 from mnv4_deploy.exporters.run_artifact import TfliteRunner
 from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
 from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.records import Preprocessing
@@ -137,8 +137,8 @@ class TfliteNetwork:
         )
         file.graph.outputs = np.array(outputs, dtype=np.int32)
         file.model.signatureDefs = []
-        with tempfile.TemporaryDirectory(prefix="mnv4-deploy-") as folder:
-            path = Path(folder) / "layers.tflite"
+        with scratch_folder() as folder:
+            path = folder / "layers.tflite"
             file.write(path)
             interpreter = self._open(content=path.read_bytes())
 

@@ -11,7 +11,7 @@ from mnv4_deploy.drift.output.layer_rows import write_csv
 from mnv4_deploy.drift.output.model_explorer import Figure, node_data
 from mnv4_deploy.drift_records import DriftResult
 from mnv4_deploy.layer_drift_records import LayersDrift
-from mnv4_deploy.outputs import staged
+from mnv4_deploy.outputs import staged, write_manifest
 
 MANIFEST = "drift.json"
 REPORT = "drift-report.html"
@@ -36,11 +36,8 @@ def write_outputs(result: DriftResult, out: Path, *, overwrite: bool) -> tuple[P
                 write_csv(result.layers, stream)
             if result.candidate.path:
                 _write_overlays(result.layers, result.candidate.path, folder)
-        names = [name for name in NAMES if name == MANIFEST or (folder / name).exists()]
-        _write_json(
-            {**drift_to_dict(result), "files": [{"file": name} for name in names]},
-            folder / MANIFEST,
-        )
+        write_manifest(folder, drift_to_dict(result), name=MANIFEST)
+        names = [name for name in NAMES if (folder / name).exists()]
     return tuple(out / name for name in names)
 
 
@@ -49,8 +46,5 @@ def _write_overlays(layers: LayersDrift, candidate: str, folder: Path) -> None:
 
     graph = read_graph_of(candidate)
     for figure, name in OVERLAYS.items():
-        _write_json(node_data(layers, graph, figure), folder / name)
-
-
-def _write_json(content: object, path: Path) -> None:
-    path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        text = json.dumps(node_data(layers, graph, figure), allow_nan=False)
+        (folder / name).write_text(text, encoding="utf-8")
