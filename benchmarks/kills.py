@@ -5,7 +5,7 @@ there afterwards, and of ours the old files or the new, whole.
 
 ``export --overwrite``, ``drift --out --overwrite`` and ``profile --out --overwrite`` take turns in
 one folder. Every other kill comes at any moment of the command; the others, as publishing takes
-milliseconds of it, within 3 ms of when it begins. SIGKILL, then one more command, which is
+milliseconds of it, within 2 ms of when it begins. SIGKILL, then one more command, which is
 refused (no --overwrite) and so changes nothing but what the kill left; then everything is
 compared. Exit code 1 if anything is missing, changed, or neither old nor new.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 
 _MANIFESTS = {"export": "manifest.json", "drift": "drift.json", "profile": "profile.json"}
 _AGE_S = 40 * 24 * 3600
-_PUBLISHING_S = 0.003
+_PUBLISHING_S = 0.0015
 
 
 def commands(out: Path, models: Path) -> dict[str, list[str]]:

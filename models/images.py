@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MIN_IMAGES = 16
 EMPTY = "empty file"
-_MAX_BYTES = 2 << 30  # Pillow decodes at most 179 million pixels, of 8 bytes at most
+MAX_BYTES = 2 << 30  # Pillow decodes at most 179 million pixels, of 8 bytes at most
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Kind = Literal["bundled", "folder", "random"]
 Split = Literal["calibration", "evaluation"]
@@ -334,7 +334,7 @@ def _defect(path: Path) -> str:
         size = path.stat().st_size
         if size == 0:
             return EMPTY
-        if size > _MAX_BYTES:
+        if size > MAX_BYTES:
             return "larger than any image"
         with Image.open(path) as image:
             to_rgb(image)

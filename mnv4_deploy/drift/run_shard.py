@@ -29,6 +29,7 @@ from mnv4_deploy.drift_records import (
     Subject,
 )
 from mnv4_deploy.errors import ImagesError, InputError
+from mnv4_deploy.profiles.regular_file import read_regular
 from mnv4_deploy.records import Preprocessing
 
 _Floats = npt.NDArray[np.float64]
@@ -81,11 +82,11 @@ class ShardRunner:
         return min(TOP, self._job.reference.num_classes)
 
     def _decoded(self, shard: Shard, skipped: list[SkippedImage]) -> Iterator[_Decoded]:
-        from mnv4_deploy.models.images import defect_of
+        from mnv4_deploy.models.images import MAX_BYTES, defect_of
 
         for index, image in enumerate(shard.images, shard.start):
             try:
-                data = Path(image.path).read_bytes()
+                data = read_regular(image.path, max_bytes=MAX_BYTES)
             except OSError as error:
                 skipped.append(SkippedImage(index, image.name, defect_of(error)))
                 continue

@@ -59,7 +59,7 @@ def _run(path: Path, model: Any, shapes: Shapes) -> tuple[dict[int, _Event], dic
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _LOG_FATAL
     options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
+        "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
     )
     options.enable_profiling = True
     with scratch_folder() as folder:

@@ -39,7 +39,7 @@ def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
     """
     onnx = _import_onnx()
     model = load_onnx(onnx, path)
-    check_weights(path.resolve(), model)  # the folder that run_once names to onnxruntime
+    check_weights(path, model)  # in the folder that run_once names to onnxruntime
     graph = model.graph
     values = _constants(onnx, graph)
     inputs = [v.name for v in graph.input if v.name not in values]

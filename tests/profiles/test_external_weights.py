@@ -107,6 +107,19 @@ def test_they_are_loaded_as_onnx_does(path: Path) -> None:
     )
 
 
+def test_a_model_behind_a_link_has_its_weights_beside_the_link(path: Path) -> None:
+    stored = path.parent.parent / "blobs" / "0a1b"
+    stored.parent.mkdir()
+    path.rename(stored)
+    path.symlink_to(stored)
+    for reader in (inspected, graph, checked):
+        reader(path)
+    path.with_name("w.bin").rename(stored.with_name("w.bin"))
+    for reader in (inspected, graph, checked):
+        with pytest.raises(ModelFileError, match=r"w\.bin"):
+            reader(path)
+
+
 def test_links_within_the_folder_are_files_to_every_reader(path: Path) -> None:
     weights = path.with_name("w.bin")
     weights.rename(path.with_name("real.bin"))
