@@ -21,7 +21,7 @@ from pathlib import Path
 from accuracy_cells import FLOAT, OURS, STOCK, Cell, Network, Times
 
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.export_records import FORMATS, Format
+from mnv4_deploy.exporters.records import FORMATS, Format
 
 NETWORKS = {  # weights, and how many images to evaluate on
     "hybrid-m": ("bundled", 1000),

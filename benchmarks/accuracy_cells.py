@@ -20,12 +20,13 @@ import numpy.typing as npt
 from stock_onnx import build_stock_onnx
 from stock_tflite import build_stock_tflite
 
-from mnv4_deploy import pipeline
-from mnv4_deploy.export_records import ExportRequest, Format
-from mnv4_deploy.exporters import run_artifact
-from mnv4_deploy.models import images, weights
+from mnv4_deploy.exporters.records import ExportRequest, Format
+from mnv4_deploy.images import sets as images
+from mnv4_deploy.models import weights
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
+from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.measure.rounds import time_files
+from mnv4_deploy.sessions import image_runner as run_artifact
 
 # Options of quantize_static. Without any, activations are int8 and weights per tensor; uint8
 # activations run faster, but saturate on x86 processors without VNNI. None stands for those.

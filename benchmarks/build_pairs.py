@@ -20,13 +20,13 @@ from torch import nn
 
 import mnv4_deploy.exporters
 import mnv4_deploy.models
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.rewrites.chains import Rewritten, rewrite
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
-from mnv4_deploy.models.images import bundled_calibration, select
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
+from mnv4_deploy.images.sets import bundled_calibration, select
 from mnv4_deploy.models.meta import built
 from mnv4_deploy.models.weights import ReferenceModel, find_bundle, load_reference
 

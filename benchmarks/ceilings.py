@@ -19,11 +19,11 @@ from functools import partial
 
 import numpy as np
 
-from mnv4_deploy.machine_records import Ceilings
 from mnv4_deploy.profiles.machine import tile_ir
 from mnv4_deploy.profiles.machine.ceilings import measure_ceilings
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.machine.kernels import measure_peaks
+from mnv4_deploy.profiles.records.machine import Ceilings
 
 _SGEMM_SIZES = (384, 512, 768, 1024)
 _ARRAY_BYTES = 256 << 20

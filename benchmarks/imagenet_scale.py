@@ -35,11 +35,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mnv4_deploy.drift.dataset import open_dataset
+from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.drift.subject import check_pair, open_subject
-from mnv4_deploy.drift_records import ImageResults, ShardJob, Subject
 from mnv4_deploy.progress import Progress
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.tasks.classification.dataset import open_dataset
+from mnv4_deploy.tasks.classification.records import ImageResults
 
 _TENTHS = 10
 console = Console(width=100)

@@ -8,10 +8,10 @@ from statistics import median, quantiles
 
 from build_pairs import Pair
 
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.measure.measure import profile_file
 from mnv4_deploy.profiles.measure.rounds import time_files
-from mnv4_deploy.records import OpProfile, OpTiming, WallTimes
+from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming, WallTimes
 
 # onnxruntime's node types that convolve or multiply matrices.
 _ORT_KERNELS = ("Conv", "Gemm", "MatMul")

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import mnv4_deploy
-from mnv4_deploy.parity_records import DeviceParity, ParityResult
+from mnv4_deploy.parity.records import DeviceParity, ParityResult
 
 
 def row(path: Path, result: ParityResult) -> list[str]:

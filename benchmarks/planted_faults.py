@@ -17,7 +17,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mnv4_deploy.export_records import FORMATS
+from mnv4_deploy.exporters.records import FORMATS
 from tests.drift.planted.bench import Bench, make_bench
 from tests.drift.planted.faults import FAULTS, sound
 from tests.drift.planted.suite import Verdict, examine, judge

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mnv4_deploy
-from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.records.profile import ModelProfile
 
 SLOWEST = 10
 

@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-from mnv4_deploy import support_facts
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.models import zoo
-from mnv4_deploy.support_facts import ModelSupport
-from mnv4_deploy.support_record import record_model
+from mnv4_deploy.support import facts as support_facts
+from mnv4_deploy.support.facts import ModelSupport
+from mnv4_deploy.support.record import record_model
 
 # The checkout's own, also where a copy of the package is installed.
 FACTS = Path(__file__).parents[1] / "mnv4_deploy" / support_facts.FACTS.name

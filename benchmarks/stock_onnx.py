@@ -19,7 +19,7 @@ import torch
 from stock_attention import with_stock_attention
 from torch import nn
 
-from mnv4_deploy.exporters.quiet import quiet
+from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 
 def build_stock_onnx(

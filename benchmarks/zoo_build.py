@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from build_pairs import Maker, Subject, makers
-from zoo_files import SideRecord, failed, keep, kept
+from zoo_files import SideRecord, build_sides, failed, keep, kept
 
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.models.macs import count_macs
@@ -41,7 +41,7 @@ def _built(subject: Subject, cache: Path) -> tuple[SideRecord, ...]:
         progress(f"{subject.model} {subject.format}: building {', '.join(labels)}")
         try:
             run_isolated(
-                "zoo_files:build_sides",
+                build_sides,
                 labels,
                 subject,
                 cache,

@@ -17,10 +17,10 @@ from build_pairs import DTYPES, Dtype, Maker, Subject, digest, make, makers, ref
 
 from mnv4_deploy.exporters import expected_outputs, verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
-from mnv4_deploy.exporters.run_artifact import RUNNERS, Outputs, Pixels, pixels
-from mnv4_deploy.models.images import bundled_evaluation, select
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.images.sets import bundled_evaluation, select
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.measure.rounds import time_files
+from mnv4_deploy.sessions.image_runner import RUNNERS, Outputs, Pixels, pixels
 
 _REASON_LENGTH = 160
 _INSPECTION_S = 600.0

@@ -13,7 +13,7 @@ from zoo_files import FileRecord, SideRecord
 from zoo_goals import Key, Session
 
 from mnv4_deploy.profiles.measure.rounds import time_files
-from mnv4_deploy.records import WallTimes
+from mnv4_deploy.profiles.records.timing import WallTimes
 
 # A large model has fewer rounds than asked for, or it alone would take most of the time.
 _SECONDS_PER_COMPARISON = 15.0

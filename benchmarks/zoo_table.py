@@ -31,8 +31,8 @@ from zoo_print import print_all
 from zoo_rows import Row, rows, timed
 
 from mnv4_deploy.errors import DeployError
+from mnv4_deploy.images.sets import MIN_IMAGES
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.images import MIN_IMAGES
 
 MODELS = (
     *(f"efficientvit-m{i}" for i in range(6)),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
 LARGEST_BIAS = 2**29
 _TFLITE = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mnv4_deploy.export_records import Deviation
 from mnv4_deploy.exporters import verify
-from mnv4_deploy.exporters.run_artifact import Outputs, Pixels
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.exporters.records import Deviation
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.image_runner import Outputs, Pixels
 
 
 class ExpectedOutputs:

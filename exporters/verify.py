@@ -21,10 +21,10 @@ from torch import nn
 
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.errors import VerificationError
-from mnv4_deploy.export_records import Deviation, Drift
-from mnv4_deploy.exporters.run_artifact import Pixels
-from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.exporters.records import Deviation, Drift
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.image_runner import Pixels
 
 # How much further from float64 a float32 file may be than PyTorch's own float32 is.
 _OWN_ERROR_FACTOR = 4.0

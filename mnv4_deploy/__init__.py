@@ -31,14 +31,14 @@ for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_variable, "1")
 
 if TYPE_CHECKING:
-    from mnv4_deploy.catalogue import CatalogueEntry
-    from mnv4_deploy.device_records import DeviceOptions
-    from mnv4_deploy.drift_records import DriftResult
-    from mnv4_deploy.export_records import ExportResult
-    from mnv4_deploy.parity_records import ParityResult
-    from mnv4_deploy.profile_records import ModelProfile
+    from mnv4_deploy.drift.records import DriftResult
+    from mnv4_deploy.exporters.records import ExportResult
+    from mnv4_deploy.parity.records import ParityResult
+    from mnv4_deploy.profiles.records.device import DeviceOptions
+    from mnv4_deploy.profiles.records.files import FileFacts
+    from mnv4_deploy.profiles.records.profile import ModelProfile
     from mnv4_deploy.profiles.roofline.comparison import Comparison
-    from mnv4_deploy.records import FileFacts
+    from mnv4_deploy.support.catalogue import CatalogueEntry
 
 __version__ = "0.1.0"
 
@@ -48,15 +48,15 @@ def export(model: str, out: str | Path, **options: Any) -> ExportResult:
 
     Raises InputError, VerificationError or ToolchainError; then nothing appears in ``out``.
     """
-    from mnv4_deploy import pipeline
-    from mnv4_deploy.export_records import ExportRequest
+    from mnv4_deploy.exporters.records import ExportRequest
+    from mnv4_deploy.pipelines import export as pipeline
 
     return pipeline.export(ExportRequest(model=model, out=Path(out), **options))
 
 
 def inspect(path: str | Path) -> FileFacts:
     """What a .tflite or .onnx file is. Raises ModelFileError for one that cannot be read."""
-    from mnv4_deploy.profiles.inspect import inspect_file
+    from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
     return inspect_file(Path(path))
 
@@ -79,9 +79,9 @@ def profile(
     and no findings. With ``out`` the reports are written there. Raises InputError or
     ToolchainError; then nothing appears in ``out``.
     """
-    from mnv4_deploy import profile_pipeline
-    from mnv4_deploy.device_records import DeviceOptions
-    from mnv4_deploy.profile_records import MeasureRequest
+    from mnv4_deploy.pipelines import profile as profile_pipeline
+    from mnv4_deploy.profiles.records.device import DeviceOptions
+    from mnv4_deploy.profiles.records.profile import MeasureRequest
     from mnv4_deploy.progress import Progress
 
     request = profile_pipeline.ProfileRequest(
@@ -98,8 +98,8 @@ def profile(
 
 def compare(a: str | Path, b: str | Path, **options: Any) -> Comparison:
     """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``."""
-    from mnv4_deploy import profile_pipeline
-    from mnv4_deploy.profile_records import MeasureRequest
+    from mnv4_deploy.pipelines import profile as profile_pipeline
+    from mnv4_deploy.profiles.records.profile import MeasureRequest
     from mnv4_deploy.progress import Progress
 
     first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
@@ -111,8 +111,8 @@ def check_parity(path: str | Path, *devices: str, **options: Any) -> ParityResul
 
     ``options`` are those of ``ParityRequest``. Raises InputError or ToolchainError.
     """
-    from mnv4_deploy.parity_pipeline import parity
-    from mnv4_deploy.parity_records import ParityRequest
+    from mnv4_deploy.parity.records import ParityRequest
+    from mnv4_deploy.pipelines.parity import parity
     from mnv4_deploy.progress import Progress
 
     return parity(ParityRequest(str(path), tuple(devices), **options), Progress(show=False))
@@ -130,8 +130,8 @@ def measure_drift(
     Either is a model file or the name of a model. With ``out`` the reports are written there.
     Raises InputError or ToolchainError; then nothing appears in ``out``.
     """
-    from mnv4_deploy import drift_pipeline
-    from mnv4_deploy.drift_records import DriftRequest
+    from mnv4_deploy.drift.records import DriftRequest
+    from mnv4_deploy.pipelines import drift as drift_pipeline
     from mnv4_deploy.progress import Progress
 
     request = DriftRequest(
@@ -145,6 +145,6 @@ def measure_drift(
 
 def list_models() -> tuple[CatalogueEntry, ...]:
     """The models there are, with exact parameter and MAC counts."""
-    from mnv4_deploy import catalogue
+    from mnv4_deploy.support import catalogue
 
     return catalogue.list_models()

@@ -1,5 +1,5 @@
 """``python -m mnv4_deploy``."""
 
-from mnv4_deploy.cli import main
+from mnv4_deploy.cli.app import main
 
 main()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.errors import InputError, WeightsError
 from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
-from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, WeightsSource
+from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, WeightsSource
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,7 +22,7 @@ from mnv4_deploy.models import (
     mlla_variants,
     mobilenetv4_variants,
 )
-from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
+from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn

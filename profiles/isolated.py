@@ -15,12 +15,19 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
+
+if TYPE_CHECKING:
+    from typing import TypeVarTuple, Unpack  # the Python of a device may be older than these
+
+    Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 120.0
 # A damaged shape can ask for any amount of memory: fail in the child before the machine swaps.
@@ -62,21 +69,21 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class IsolatedResult:
+class IsolatedResult(Generic[T]):
     """A function's return value and what the native libraries wrote while it ran."""
 
-    value: Any
+    value: T
     log: str
 
 
 def run_isolated(
-    function: str,
-    *args: Any,
+    function: Callable[[Unpack[Ts]], T],
+    *args: Unpack[Ts],  # noqa: UP044 - the star needs Python 3.11
     timeout_s: float = DEFAULT_TIMEOUT_S,
     subject: str | None = None,
     memory_bytes: int | None = None,
-) -> Any:
-    """``function`` ("module:name") of ``args`` in a child process; its return value.
+) -> T:
+    """``function`` of ``args`` in a child process, which imports its module; its return value.
 
     Arguments and result must pickle. ``subject`` is the untrusted file at work: a crash, a
     timeout or a lack of memory then raises ModelFileError naming it, without one ToolchainError.
@@ -90,18 +97,18 @@ def run_isolated(
 
 
 def run_isolated_with_log(
-    function: str,
-    *args: Any,
+    function: Callable[[Unpack[Ts]], T],
+    *args: Unpack[Ts],  # noqa: UP044 - the star needs Python 3.11
     timeout_s: float = DEFAULT_TIMEOUT_S,
     subject: str | None = None,
     memory_bytes: int | None = None,
-) -> IsolatedResult:
+) -> IsolatedResult[T]:
     """:func:`run_isolated`, with the child's standard output and error beside the value."""
     with scratch_folder() as folder:
         outcome_path = folder / _OUTCOME_FILE
         request = pickle.dumps(
             Request(
-                function,
+                name_of(function),
                 args,
                 str(outcome_path),
                 memory_bytes or _CHILD_MEMORY_BYTES,
@@ -134,8 +141,13 @@ def run_isolated_with_log(
     if outcome.error is not None:
         raise outcome.error
     if outcome.bug is not None:
-        raise RuntimeError(f"{function} failed in the child process:\n{outcome.bug}")
+        raise RuntimeError(f"{name_of(function)} failed in the child process:\n{outcome.bug}")
     return IsolatedResult(outcome.value, log)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """ "module:name", by which another process finds ``function``."""
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 def child_command(module: str) -> list[str]:

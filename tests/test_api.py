@@ -10,8 +10,8 @@ import pytest
 
 import mnv4_deploy
 from mnv4_deploy import errors
-from mnv4_deploy.cli import export as command
-from mnv4_deploy.export_records import ExportRequest
+from mnv4_deploy.cli.app import export as command
+from mnv4_deploy.exporters.records import ExportRequest
 
 
 def test_importing_the_package_imports_nothing_heavy():

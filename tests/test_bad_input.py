@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from mnv4_deploy import cli, pipeline
+from mnv4_deploy.cli import app as cli
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.models import zoo
 from mnv4_deploy.outputs import staged, write_manifest
+from mnv4_deploy.pipelines import export as pipeline
 from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
 from tests.device.small_models import onnx_with_weights_beside
 from tests.time_limit import in_time
@@ -571,7 +572,7 @@ class TestNoFile:
 
 
 def test_library_output_is_not_shown_for_what_the_user_did(capfd):
-    from mnv4_deploy.exporters.quiet import quiet
+    from mnv4_deploy.profiles.runtimes.quiet import quiet
 
     with pytest.raises(UnsupportedError), quiet():
         os.write(2, b"converter noise\n")
@@ -587,9 +588,9 @@ def test_a_full_disk_is_not_a_failed_conversion(monkeypatch, tmp_path, error):
     import litert_torch
     import torch
 
-    from mnv4_deploy.exporters import to_onnx
-    from mnv4_deploy.exporters.to_onnx import export_onnx
-    from mnv4_deploy.exporters.to_tflite import export_tflite
+    from mnv4_deploy.exporters.to_onnx import convert as to_onnx
+    from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 
     def fail(*_, **__):
         raise error

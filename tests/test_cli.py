@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy import cli
+from mnv4_deploy.cli import app as cli
 from mnv4_deploy.errors import ToolchainError
 
 
@@ -56,15 +56,15 @@ def linear(tmp_path_factory):
 def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys\n"
-        "from mnv4_deploy import cli\n"
-        "try: cli.main(sys.argv[1:])\n"
+        "from mnv4_deploy.cli import app\n"
+        "try: app.main(sys.argv[1:])\n"
         "except SystemExit: print('\\nimported', *sys.modules)\n"
     )
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     usage, _, imported = done.stdout.rpartition("\nimported ")
     assert "Usage" in usage + done.stderr
-    assert "mnv4_deploy.cli" in imported.split()
+    assert "mnv4_deploy.cli.app" in imported.split()
     assert not {"torch", "numpy", "onnx", "onnxruntime", "PIL"} & set(imported.split())
 
 
@@ -107,7 +107,7 @@ def test_output_survives_a_terminal_without_unicode(linear):
 
 
 def test_messages_are_one_line_whatever_a_library_said(run, monkeypatch, linear):
-    from mnv4_deploy.profiles import inspect as inspection
+    from mnv4_deploy.profiles.inspection import inspect as inspection
 
     def fail(_):
         raise ToolchainError("It failed (line one\n  line two).")
@@ -117,7 +117,7 @@ def test_messages_are_one_line_whatever_a_library_said(run, monkeypatch, linear)
 
 
 def test_a_bug_shows_its_traceback(monkeypatch, linear):
-    from mnv4_deploy.profiles import inspect as inspection
+    from mnv4_deploy.profiles.inspection import inspect as inspection
 
     monkeypatch.setattr(inspection, "inspect_file", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -125,7 +125,7 @@ def test_a_bug_shows_its_traceback(monkeypatch, linear):
 
 
 def test_out_of_memory(run, monkeypatch, linear):
-    from mnv4_deploy.profiles import inspect as inspection
+    from mnv4_deploy.profiles.inspection import inspect as inspection
 
     def fail(_):
         raise MemoryError

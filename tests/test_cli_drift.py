@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import mnv4_deploy
-from mnv4_deploy import cli
+from mnv4_deploy.cli import app as cli
 
 onnx = pytest.importorskip("onnx")
 

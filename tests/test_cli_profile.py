@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from mnv4_deploy import cli
-from mnv4_deploy.cli_profile import _cpus, parse_shape
+from mnv4_deploy.cli import app as cli
+from mnv4_deploy.cli.profile import _cpus, parse_shape
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.machine import ceilings
 from tests.profiles.profile_factory import MACHINE

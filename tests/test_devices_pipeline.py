@@ -9,12 +9,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts, DeviceRun, DeviceState
-from mnv4_deploy.devices_pipeline import DevicesRequest, bound_shares, compare_devices
 from mnv4_deploy.errors import ModelFileError, OutputError, ToolchainError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.pipelines.compare_devices import DevicesRequest, bound_shares, compare_devices
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts, DeviceRun, DeviceState
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.report_devices import print_device, print_devices
+from mnv4_deploy.terminal.devices import print_device, print_devices
 from tests.profiles.profile_factory import make_profile
 
 QUIET = Progress(show=False)
@@ -66,7 +66,7 @@ def devices(monkeypatch):
         return found[text]
 
     monkeypatch.setattr("mnv4_deploy.device.open.open_device", open_device)
-    monkeypatch.setattr("mnv4_deploy.profile_pipeline.profile_on", profile_on)
+    monkeypatch.setattr("mnv4_deploy.pipelines.profile.profile_on", profile_on)
     return found
 
 

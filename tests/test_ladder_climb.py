@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mnv4_deploy.export_records import Int8Choice, NotTried, Rung, Sensitivity
-from mnv4_deploy.ladder.climb import climb, judged, latency_limit
+from mnv4_deploy.budget.search import climb, judged, latency_limit
+from mnv4_deploy.exporters.records import Int8Choice, NotTried, Rung, Sensitivity
 
 IMAGES = 1000
 FIRST_US = 10_000.0

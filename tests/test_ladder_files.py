@@ -12,22 +12,24 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from mnv4_deploy.budget import trials as workshops
+from mnv4_deploy.budget.build import Builder
+from mnv4_deploy.budget.latency import latencies
+from mnv4_deploy.budget.run import Held, climb_all
+from mnv4_deploy.budget.search import Step
+from mnv4_deploy.budget.trials import FileWorkshop
 from mnv4_deploy.errors import UnsupportedError, VerificationError
-from mnv4_deploy.export_records import ExportRequest, Int8Choice, NotTried
-from mnv4_deploy.exporters import run_artifact, verify
-from mnv4_deploy.exporters.file_job import FileJob, maker
+from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters.formats import maker
+from mnv4_deploy.exporters.job import FileJob
+from mnv4_deploy.exporters.records import ExportRequest, Int8Choice, NotTried
 from mnv4_deploy.exporters.recovery.equalize import equalize
-from mnv4_deploy.ladder import workshop as workshops
-from mnv4_deploy.ladder.build import Builder
-from mnv4_deploy.ladder.climb import Step
-from mnv4_deploy.ladder.measure import latencies
-from mnv4_deploy.ladder.run import Held, climb_all
-from mnv4_deploy.ladder.workshop import FileWorkshop
-from mnv4_deploy.models.images import ImageSource, SelectedImages
+from mnv4_deploy.images.sets import ImageSource, SelectedImages
+from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.outputs import sha256
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.records import Preprocessing, WeightsSource
+from mnv4_deploy.sessions import image_runner as run_artifact
 
 SIDE, CLASSES, CHANNELS = 16, 8, 16
 SPEC = Preprocessing(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -231,7 +233,7 @@ def test_a_wrong_equalization_is_not_believed(tmp_path, monkeypatch):
             next(module.parameters())[0] *= 1 + 1e-6
         return report
 
-    monkeypatch.setattr("mnv4_deploy.ladder.build.equalize", wrong)
+    monkeypatch.setattr("mnv4_deploy.budget.build.equalize", wrong)
     builder = Builder(_job(tmp_path, net, 1.0), "onnx", net)
     with pytest.raises(VerificationError, match="the equalized model for onnx"):
         builder.prepare(Int8Choice(equalize=True))

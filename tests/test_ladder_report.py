@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mnv4_deploy import cli, pipeline
-from mnv4_deploy.export_records import (
+from mnv4_deploy.cli import app as cli
+from mnv4_deploy.exporters.records import (
     ExportRequest,
     ExportResult,
     Int8Choice,
@@ -18,7 +18,8 @@ from mnv4_deploy.export_records import (
     Rung,
     Sensitivity,
 )
-from mnv4_deploy.report_ladder import print_ladder
+from mnv4_deploy.pipelines import export as pipeline
+from mnv4_deploy.terminal.budget import print_ladder
 
 
 def _rung(name, choice, drop, ratio, adopted, reason=""):

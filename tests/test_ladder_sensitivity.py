@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mnv4_deploy.ladder.sensitivity import gain_per_ms, logits_noise, suspects
-from mnv4_deploy.layer_drift_records import Agreement, LayerDrift, LayerEvidence, LayersDrift
+from mnv4_deploy.budget.sensitivity import gain_per_ms, logits_noise, suspects
+from mnv4_deploy.layers.records import Agreement, LayerDrift, LayerEvidence, LayersDrift
 
 
 def _layer(module, isolated_db, accumulated_db=10.0):

@@ -9,10 +9,13 @@ import sys
 import pytest
 from rich.console import Console
 
-from mnv4_deploy import catalogue, cli, report_models, support_facts
+from mnv4_deploy.cli import app as cli
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.weights import choices
-from mnv4_deploy.support_facts import KINDS, TOOLS, FileSupport, ModelSupport
+from mnv4_deploy.support import catalogue
+from mnv4_deploy.support import facts as support_facts
+from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
+from mnv4_deploy.terminal import models as report_models
 
 COUNTS = {  # parameters, native size, MACs there
     "conv-s": (3_774_024, 224, 186_005_568),
@@ -200,10 +203,11 @@ def test_needs_no_torch_and_no_patience(recorded):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from mnv4_deploy import cli, support_facts\n"
-        "read = support_facts.read\n"
-        f"support_facts.read = lambda: read(Path({str(recorded)!r}))\n"
-        "try: cli.main(['models'])\n"
+        "from mnv4_deploy.cli import app\n"
+        "from mnv4_deploy.support import facts\n"
+        "read = facts.read\n"
+        f"facts.read = lambda: read(Path({str(recorded)!r}))\n"
+        "try: app.main(['models'])\n"
         "except SystemExit: print('imported', *sys.modules)\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

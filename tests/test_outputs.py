@@ -275,7 +275,8 @@ def test_two_exports_do_not_share_a_folder(tmp_path):
 _CHILD = textwrap.dedent("""
     import pathlib, signal, sys, time
     import typer
-    from mnv4_deploy import cli, export_records, pipeline
+    from mnv4_deploy.cli import app
+    from mnv4_deploy.pipelines import export as pipeline
     from mnv4_deploy.outputs import staged
 
     def export(request, progress):
@@ -287,7 +288,7 @@ _CHILD = textwrap.dedent("""
     # A job that a shell put in the background starts with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pipeline.export = export
-    cli.main(["export", "--model", "conv-s", "--out", sys.argv[1], "--overwrite"])
+    app.main(["export", "--model", "conv-s", "--out", sys.argv[1], "--overwrite"])
 """)
 
 

@@ -19,15 +19,19 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from onnx import numpy_helper
 
-from mnv4_deploy import cli, pipeline
+from mnv4_deploy.cli import app as cli
 from mnv4_deploy.errors import VerificationError
-from mnv4_deploy.export_records import ExportRequest
-from mnv4_deploy.exporters import run_artifact, to_onnx, to_tflite, verify
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.models import images
-from mnv4_deploy.models.preprocessing import normalize
+from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters.records import ExportRequest
+from mnv4_deploy.exporters.to_onnx import convert as to_onnx
+from mnv4_deploy.exporters.to_tflite import convert as to_tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.images import sets as images
+from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.outputs import staged, write_manifest
+from mnv4_deploy.pipelines import export as pipeline
+from mnv4_deploy.sessions import image_runner as run_artifact
 
 SIZE = (64, 64)
 EVAL_IMAGES, CALIBRATION_IMAGES = 100, 32
@@ -481,7 +485,7 @@ def test_static_batch_that_does_not_divide_the_images(tmp_path):
 
 @pytest.mark.usefixtures("converted_once")
 def test_random_calibration_is_called_that(tmp_path, capsys):
-    from mnv4_deploy.report import print_export
+    from mnv4_deploy.terminal.export import print_export
 
     result = _export(tmp_path / "out", ("onnx",), int8=True, calibration="random")
     assert result.manifest["calibration"]["kind"] == "random"
@@ -494,7 +498,7 @@ def test_random_calibration_is_called_that(tmp_path, capsys):
 def test_users_images_and_the_ones_that_were_skipped(tmp_path, capsys):
     from PIL import Image
 
-    from mnv4_deploy.report import print_export
+    from mnv4_deploy.terminal.export import print_export
 
     folder = tmp_path / "photos"
     folder.mkdir()

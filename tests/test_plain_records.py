@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from mnv4_deploy.device_records import DeviceFacts, DeviceState
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
-from mnv4_deploy.plain_records import from_plain, to_plain
-from mnv4_deploy.profile_records import Conditions, MeasureRequest, TimedFile
-from mnv4_deploy.records import OpProfile, OpTiming
+from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
+from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming
 
 MACHINE = Machine(
     cpu="Cortex-A76",

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.drift_records import Limit
-from mnv4_deploy.profiles.output.text import clean
-from mnv4_deploy.report_drift import print_drift
+from mnv4_deploy.drift.records import Limit
+from mnv4_deploy.terminal.drift import print_drift
+from mnv4_deploy.text import clean
 from tests.drift.drift_factory import HOSTILE, make_result, with_names
 
 

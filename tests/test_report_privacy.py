@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from mnv4_deploy.drift.output.html_report import report_page
 from mnv4_deploy.profiles.roofline.analyse import analyse
+from mnv4_deploy.reports.drift.html_report import report_page
 from tests.browser import clicked_through, needs_chromium
 from tests.drift.drift_factory import make_result
 from tests.profiles.profile_factory import MACHINE, make_profile
@@ -36,7 +36,7 @@ def write_page(report: str, folder: Path) -> Path:
         path.write_text(report_page(make_result(folder=folder / "images")), encoding="utf-8")
         return path
     pytest.importorskip("plotly")
-    from mnv4_deploy.profiles.output.html_report import write_report
+    from mnv4_deploy.reports.profile.html_report import write_report
 
     whole = report == "profile without layers"
     write_report(analyse(measurement(RUN), MACHINE) if whole else make_profile(), path)
@@ -44,7 +44,7 @@ def write_page(report: str, folder: Path) -> Path:
 
 
 def own_scripts() -> str:
-    folder = files("mnv4_deploy.profiles.output")
+    folder = files("mnv4_deploy.reports.profile")
     names = ("report_base.js", "report_charts.js", "report_page.js")
     return "\n".join(folder.joinpath(name).read_text("utf-8") for name in names)
 

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from packaging.utils import canonicalize_name
 
-from mnv4_deploy import catalogue, support_facts, support_record
 from mnv4_deploy.errors import InputError, ToolchainError, UnknownModelError
 from mnv4_deploy.exporters import recipes
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.weights import load_reference
-from mnv4_deploy.profiles.inspect import inspect_file
-from mnv4_deploy.support_facts import KINDS, TOOLS, FileSupport, ModelSupport
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.support import catalogue
+from mnv4_deploy.support import facts as support_facts
+from mnv4_deploy.support import record as support_record
+from mnv4_deploy.support.catalogue import count
+from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 
 ROOT = Path(__file__).parents[1]
 RECORDS = support_facts.read()
@@ -159,7 +162,7 @@ class TestWhatIsUnknown:
     def test_digests_tell_models_apart_and_are_the_same_in_each_process(self):
         digests = {name: support_facts.digest(name) for name in zoo.names()}
         assert len(set(digests.values())) == len(digests)
-        code = "from mnv4_deploy.support_facts import digest; print(digest('hybrid-m'))"
+        code = "from mnv4_deploy.support.facts import digest; print(digest('hybrid-m'))"
         for seed in ("1", "2"):  # of the order of sets
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -220,7 +223,7 @@ class TestRecording:
 
         def child(function, model, *format_, **_):
             assert model == "conv-s-035"
-            if function == "mnv4_deploy.catalogue:count":
+            if function is count:
                 return 5, 7
             if format_ == ("tflite",):
                 raise ToolchainError("It made the\nnative runtime crash.")
@@ -241,7 +244,7 @@ class TestRecording:
             support_record.record_model("hybrid-x")
 
     def test_a_conversion_that_fails_is_the_reason_of_all_its_files(self, monkeypatch, tmp_path):
-        from mnv4_deploy.exporters import onnx_files
+        from mnv4_deploy.exporters.to_onnx import write as onnx_files
 
         def fail(*_):
             raise ToolchainError("torch could not export the model.")

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.graph_records import Operator
 from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.join.modules import canonical, module_of_ops
+from mnv4_deploy.profiles.records.graph import Operator
 
 
 def chosen_operators(path: Path, modules: Collection[str]) -> dict[str, tuple[Operator, ...]]:

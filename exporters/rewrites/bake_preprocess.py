@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.models.records import Preprocessing
 
 
 class BakedPreprocess(nn.Module):

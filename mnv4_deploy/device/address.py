@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from mnv4_deploy.device_records import DeviceAddress
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.profiles.records.device import DeviceAddress
 
 _FORMS = "give local, ssh://[user@]host[:port], adb or adb://serial"
 # Letters, digits and what host aliases, user names and serials have besides. None of them means

@@ -8,10 +8,10 @@ from functools import reduce
 from typing import Literal
 
 from mnv4_deploy.device.device import Device
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.profiles.machine.cache import checked, kept_or_measured, merged
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.machine import Machine
 
 Say = Callable[[str], None]
 

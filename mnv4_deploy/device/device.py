@@ -9,10 +9,10 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts, DeviceState
-from mnv4_deploy.machine_records import Machine
-from mnv4_deploy.profile_records import MeasureRequest, TimedFile
-from mnv4_deploy.records import TensorFacts
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts, DeviceState
+from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.records.machine import Machine
+from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
 Array = NDArray[Any]
 
@@ -54,7 +54,7 @@ class Device(Protocol):
     def time(self, requests: Sequence[MeasureRequest]) -> tuple[TimedFile, ...]:
         """Time files of this machine over there, in turns.
 
-        .onnx files must have distinct node names (profiles/join/renamed.py).
+        .onnx files must have distinct node names (profiles/graph/renamed.py).
         """
 
     def machine(self, threads: int) -> Machine:

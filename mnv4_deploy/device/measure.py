@@ -6,20 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from mnv4_deploy.device.device import Device
 from mnv4_deploy.device.warnings import device_warnings
-from mnv4_deploy.device_records import DeviceRun
 from mnv4_deploy.errors import DeployError, ToolchainError
-from mnv4_deploy.profile_records import Measurement, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.isolated import DEFAULT_TIMEOUT_S, run_isolated
 from mnv4_deploy.profiles.measure.checks import check_rounds
-from mnv4_deploy.profiles.measure.runners import format_of
-
-_RENAME = "mnv4_deploy.profiles.join.renamed:renamed_copy"
-_JOIN = "mnv4_deploy.profiles.measure.join:join_here"
+from mnv4_deploy.profiles.measure.join import join_here
+from mnv4_deploy.profiles.records.device import DeviceRun
+from mnv4_deploy.profiles.records.profile import Measurement, MeasureRequest, TimedFile
 
 
 def measure_on(device: Device, requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
@@ -63,7 +61,7 @@ def _named(path: str, folder: Path) -> Path:
     nobody has looked at the file before."""
     if format_of(path) == "tflite":
         return Path(path)
-    return cast(Path, run_isolated(_RENAME, path, str(folder), subject=path))
+    return run_isolated(renamed_copy, path, str(folder), subject=path)
 
 
 @contextmanager
@@ -90,8 +88,8 @@ def _joined(
             f"The device sent times of {len(timed)} files instead of {len(requests)}: is it"
             " running another version of mnv4-deploy?"
         )
-    found = run_isolated(
-        _JOIN,
+    return run_isolated(
+        join_here,
         tuple(requests),
         tuple(timed),
         tuple(files),
@@ -99,4 +97,3 @@ def _joined(
         timeout_s=DEFAULT_TIMEOUT_S * len(requests),
         subject=" or ".join(request.path for request in requests),
     )
-    return cast("tuple[Measurement, ...]", found)

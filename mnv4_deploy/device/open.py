@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.device.device import Device
-from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.profiles.records.device import DeviceOptions
 
 
 def _ignore(text: str) -> None:
@@ -27,9 +27,9 @@ def open_device(
     address = parse_address(text)
     options = options or DeviceOptions()
     if address.scheme == "adb":
-        from mnv4_deploy.device.adb import open_adb
+        from mnv4_deploy.device.android.open import open_adb
 
         return open_adb(address, options, note)
-    from mnv4_deploy.device.agent_device import open_agent
+    from mnv4_deploy.device.linux.device import open_agent
 
     return open_agent(address, options, note)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mnv4_deploy.device_records import DeviceFacts, DeviceState, Scheme
-from mnv4_deploy.profiles.output.text import clean, shorten
+from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState, Scheme
+from mnv4_deploy.text import clean, shorten
 
 _STEADY_GOVERNOR = "performance"
 _TEXT_CHARACTERS = 80

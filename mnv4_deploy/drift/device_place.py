@@ -13,14 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mnv4_deploy.device.device import Array, Device, TensorSession
-from mnv4_deploy.drift.device_runner import DeviceArtifact
 from mnv4_deploy.drift.environment import processor
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.run_shard import ShardRunner
-from mnv4_deploy.drift.runners import FileRunner, Runner, open_runner
 from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.workers import Results, completed
-from mnv4_deploy.drift_records import Shard, ShardJob, ShardResult, Subject
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
+from mnv4_deploy.sessions.device_runner import DeviceArtifact
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.subjects import FileRunner, Runner, open_runner
 
 _AT_ONCE = 2
 # What a device may still take for the inference that it is in when a run is stopped.

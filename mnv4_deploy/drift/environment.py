@@ -8,11 +8,14 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from mnv4_deploy.drift_records import SubjectKind
+from mnv4_deploy import drift, images, models, sessions
 from mnv4_deploy.profiles.machine.cpu import read_cpu
+from mnv4_deploy.sessions.records import SubjectKind
+from mnv4_deploy.tasks import classification
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"}
-_SOURCES = ("drift/*.py", "models/*.py", "exporters/run_artifact.py")
+# What runs images and makes figures of them.
+_SOURCES = (drift, images, models, sessions, classification)
 
 
 def versions(kinds: Iterable[SubjectKind] = ()) -> dict[str, str]:
@@ -50,8 +53,8 @@ def _version(package: str) -> str:
 
 def _source_hash() -> str:
     """Of what runs images: two checkouts can have the same version."""
-    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in _SOURCES for path in root.glob(pattern)):
-        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    for package in _SOURCES:
+        for path in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(f"{package.__name__} {path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]

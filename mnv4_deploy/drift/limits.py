@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from mnv4_deploy.drift_records import TOP, Limit, OutputDrift
+from mnv4_deploy.drift.records import Limit
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.layer_drift_records import LayersDrift
+from mnv4_deploy.layers.records import LayersDrift
+from mnv4_deploy.tasks.classification.records import TOP, OutputDrift
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mnv4_deploy.models.records import Interpolation, Preprocessing
 from mnv4_deploy.outputs import MANIFEST
-from mnv4_deploy.profiles.regular_file import read_regular
-from mnv4_deploy.records import FileFacts, Interpolation, Preprocessing
+from mnv4_deploy.profiles.files.regular import read_regular
+from mnv4_deploy.profiles.records.files import FileFacts
 
 OWN_METADATA = "mnv4_deploy"
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -141,13 +142,12 @@ def _number(value: object) -> float | None:
 
 def _from_tflite_metadata(facts: FileFacts, size: tuple[int, int]) -> Preprocessing | None:
     """Mean and std of TFLite Metadata; it says nothing of cropping and interpolation."""
-    from mnv4_deploy.drift.tflite_normalization import METADATA_NAME
+    from mnv4_deploy.drift.tflite_normalization import METADATA_NAME, read_normalization
     from mnv4_deploy.profiles.isolated import run_isolated
 
     if METADATA_NAME.decode() not in facts.metadata:
         return None
-    reader = "mnv4_deploy.drift.tflite_normalization:read_normalization"
-    found = run_isolated(reader, facts.path, subject=facts.path)
+    found = run_isolated(read_normalization, facts.path, subject=facts.path)
     if found is None:
         return None
     mean, std = ([value / 255 for value in values] for values in found)

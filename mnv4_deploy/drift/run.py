@@ -9,19 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnv4_deploy.drift import shards as pieces
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.run_shard import too_many_skipped
 from mnv4_deploy.drift.store import ShardStore, opened, store_folder
 from mnv4_deploy.drift.workers import RUNNER, Place, local_place
-from mnv4_deploy.drift_records import (
-    Dataset,
-    ImageResults,
-    Shard,
-    ShardJob,
-    ShardResult,
-    SkippedImage,
-)
 from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.images.records import Dataset, SkippedImage
 from mnv4_deploy.progress import Progress
+from mnv4_deploy.tasks.classification.records import ImageResults
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def _place(
 ) -> contextlib.AbstractContextManager[Place]:
     if not cluster:
         return local_place(job, workers=workers, runner=runner)
-    from mnv4_deploy.drift.cluster import cluster_place
+    from mnv4_deploy.drift.cluster.place import cluster_place
 
     return cluster_place(cluster, job, dataset, states, runner=runner, note=progress.note)
 

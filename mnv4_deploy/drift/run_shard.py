@@ -16,20 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.drift.runners import Pixels, Runner, open_runner
-from mnv4_deploy.drift_records import (
-    TOP,
-    DatasetImage,
-    ImageResults,
-    Shard,
-    ShardJob,
-    ShardResult,
-    SkippedImage,
-    Subject,
-)
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import ImagesError, InputError
-from mnv4_deploy.profiles.regular_file import read_regular
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.records import DatasetImage, SkippedImage
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.profiles.files.regular import read_regular
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.subjects import Pixels, Runner, open_runner
+from mnv4_deploy.tasks.classification.records import TOP, ImageResults
 
 _Floats = npt.NDArray[np.float64]
 _MAX_SKIPPED_SHARE, _MAX_SKIPPED = 0.05, 3
@@ -81,7 +75,7 @@ class ShardRunner:
         return min(TOP, self._job.reference.num_classes)
 
     def _decoded(self, shard: Shard, skipped: list[SkippedImage]) -> Iterator[_Decoded]:
-        from mnv4_deploy.models.images import MAX_BYTES, defect_of
+        from mnv4_deploy.images.sets import MAX_BYTES, defect_of
 
         for index, image in enumerate(shard.images, shard.start):
             try:
@@ -138,8 +132,8 @@ def _decode(data: bytes, specs: tuple[Preprocessing, Preprocessing]) -> tuple[Pi
     """One image's pixels for both, resized twice only where the two differ in that."""
     from PIL import Image
 
-    from mnv4_deploy.models.images import EMPTY
-    from mnv4_deploy.models.preprocessing import to_uint8
+    from mnv4_deploy.images.preprocessing import to_uint8
+    from mnv4_deploy.images.sets import EMPTY
 
     if not data:
         raise ValueError(EMPTY)

@@ -9,14 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mnv4_deploy.drift.environment import versions
-from mnv4_deploy.drift_records import (
-    Dataset,
-    ImageResults,
-    Shard,
-    ShardJob,
-    ShardResult,
-    SkippedImage,
-)
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
+from mnv4_deploy.images.records import Dataset, SkippedImage
+from mnv4_deploy.tasks.classification.records import ImageResults
 
 SHARD_SIZE = 256
 _SMALLEST = 8

@@ -23,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift_records import ImageResults, Shard, ShardResult, SkippedImage
+from mnv4_deploy.drift.records import Shard, ShardResult
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.images.records import SkippedImage
 from mnv4_deploy.profiles.files.lock import hold
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine.cache import cache_folder
+from mnv4_deploy.tasks.classification.records import ImageResults
 
 _IN_OUT = ".mnv4-deploy-drift"
 _FOLDER = re.compile(r"[0-9a-f]{32}")

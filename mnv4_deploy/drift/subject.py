@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mnv4_deploy.drift.classifier_file import (
+from mnv4_deploy.drift.provenance import what_is_said
+from mnv4_deploy.errors import InputError, UnknownModelError
+from mnv4_deploy.images.options import PreprocessingOptions, parse_options
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.tasks.classification.labels import names_of
+from mnv4_deploy.tasks.classification.signature import (
     check_types,
     declared_classes,
     ends_in_softmax,
     image_size,
 )
-from mnv4_deploy.drift.head import names_of
-from mnv4_deploy.drift.options import PreprocessingOptions, parse_options
-from mnv4_deploy.drift.provenance import what_is_said
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.errors import InputError, UnknownModelError
-from mnv4_deploy.records import Preprocessing
 
 _FILE_SUFFIXES = (".onnx", ".tflite")
 # A mean of 127.5 and one of 0.5 x 255 that went through float32 are the same.
@@ -91,7 +91,7 @@ def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> Su
 
 
 def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
-    from mnv4_deploy.profiles.inspect import inspect_file
+    from mnv4_deploy.profiles.inspection.inspect import inspect_file
     from mnv4_deploy.profiles.isolated import run_isolated
 
     path = Path(text).absolute()
@@ -127,8 +127,9 @@ def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
         probabilities=ends_in_softmax(facts),
         notes=said.notes,
     )
-    tried = "mnv4_deploy.drift.runners:try_out"
-    found: int = run_isolated(tried, subject, subject=str(path))
+    from mnv4_deploy.sessions.subjects import try_out
+
+    found = run_isolated(try_out, subject, subject=str(path))
     if classes is None:  # labels could not be checked against a number that was not known
         said = what_is_said(facts, found, size)
     return dataclasses.replace(subject, num_classes=found, labels=said.labels)

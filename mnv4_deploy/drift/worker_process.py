@@ -18,7 +18,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from mnv4_deploy.drift_records import Shard, ShardJob, ShardResult
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import DeployError
 
 # Parents may forget a child (a cluster whose client was killed): then it holds no memory.

@@ -20,9 +20,9 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from mnv4_deploy.drift.environment import processor
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.worker_process import Outcome, Setup
-from mnv4_deploy.drift_records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import DeployError, InputError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.measure.checks import available_cpus
 

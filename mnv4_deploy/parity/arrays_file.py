@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift.layers.layer import Array
 from mnv4_deploy.errors import InputError
-from mnv4_deploy.profiles.regular_file import open_regular
-from mnv4_deploy.records import TensorFacts
+from mnv4_deploy.layers.layer import Array
+from mnv4_deploy.profiles.files.regular import open_regular
+from mnv4_deploy.profiles.records.files import TensorFacts
 
 _DAMAGED = (
     OSError,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.drift.layers.layer import Array
-from mnv4_deploy.graph_records import Operator
+from mnv4_deploy.layers.layer import Array
+from mnv4_deploy.profiles.records.graph import Operator
 
 F64 = npt.NDArray[np.float64]
 Indices = tuple[npt.NDArray[np.intp], ...]  # one array for each axis, as np.nonzero gives

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.device_records import DeviceFacts
-from mnv4_deploy.drift.layers.families import CONVERSIONS, MOVES, PRODUCT, family_of
-from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.layers.families import CONVERSIONS, MOVES, PRODUCT, family_of
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.recompute import Recomputed, recompute
+from mnv4_deploy.parity.records import Difference, LayerParity
 from mnv4_deploy.parity.tiers import TIERS
-from mnv4_deploy.parity_records import Difference, LayerParity
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
 
 _EXACT = MOVES - CONVERSIONS - {"CAST", "Cast"}
 # Families whose kernels approximate a function, each library in its own way.
@@ -214,9 +214,9 @@ def large_pairs(path: Path, node: int) -> int:
     """How many pairs of weights that x86 adds in int16 can exceed it (see ``pair_scales``)."""
     import onnx
 
-    from mnv4_deploy.drift.layers.onnx_constants import Constants
     from mnv4_deploy.exporters.pair_scales import k_order
-    from mnv4_deploy.profiles.onnx_model import load_onnx
+    from mnv4_deploy.layers.onnx_constants import Constants
+    from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 
     graph = load_onnx(onnx, path, weights=True).graph
     weights = Constants(graph).weights(graph.node[node])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift.layers.layer import Array
 from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.models.images import ImageRef
-from mnv4_deploy.parity_records import ParityRequest
-from mnv4_deploy.profiles.timing import example_input
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.images.sets import ImageRef
+from mnv4_deploy.layers.layer import Array
+from mnv4_deploy.parity.records import ParityRequest
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.runtimes.timing import example_input
 
 BUNDLED, RANDOM = "bundled", "random"
 _NPZ = ".npz"
@@ -107,11 +107,11 @@ def _images(
     facts: FileFacts,
     graph_of: GraphOf,
 ) -> tuple[Inputs, ModelGraph]:
-    from mnv4_deploy.drift.dataset import open_dataset
-    from mnv4_deploy.drift.layers.feed import feed_image, image_shape
     from mnv4_deploy.drift.subject import open_subject
-    from mnv4_deploy.exporters.run_artifact import RUNNERS
-    from mnv4_deploy.models.images import MIN_IMAGES, open_folder, spread
+    from mnv4_deploy.images.sets import MIN_IMAGES, open_folder, spread
+    from mnv4_deploy.layers.feed import feed_image, image_shape
+    from mnv4_deploy.sessions.image_runner import RUNNERS
+    from mnv4_deploy.tasks.classification.dataset import open_dataset
 
     subject = open_subject(str(Path(request.path).absolute()))
     if request.data == BUNDLED:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.parity.layers import Plan
+from mnv4_deploy.profiles.records.graph import ModelGraph
 
 _GIVEN = ";given"
 
@@ -37,7 +37,7 @@ def isolated_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], folder: P
 
 
 def _tflite_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], path: Path) -> None:
-    from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+    from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
     file = TfliteFile(plan.path)
     renamed: dict[int, int] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mnv4_deploy.drift.layers.layer import Array
+from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.layers import Equality, Plan, Watched
+from mnv4_deploy.parity.records import LayerParity
 from mnv4_deploy.parity.tiers import Tally
-from mnv4_deploy.parity_records import LayerParity
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.device_records import DeviceFacts
-from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.layers import Plan, tflite_plan
-from mnv4_deploy.parity_records import LayerParity
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.parity.records import LayerParity
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
 
 if TYPE_CHECKING:
     from mnv4_deploy.parity.run import Explain

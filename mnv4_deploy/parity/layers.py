@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnv4_deploy.drift.layers.families import PRODUCT, family_of
-from mnv4_deploy.drift.layers.layer import Quantization
-from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.layers.families import PRODUCT, family_of
+from mnv4_deploy.layers.layer import Quantization
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
 from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.profiles.tflite_graph import read_graph
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 INTEGERS = frozenset({"int8", "uint8", "int16", "uint16"})
 # Types that come back from a device as they are.

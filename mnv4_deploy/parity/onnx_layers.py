@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.drift.layers.families import MOVES
-from mnv4_deploy.drift.layers.find_layers import find_layers
-from mnv4_deploy.drift.layers.layer import Quantization
-from mnv4_deploy.drift.layers.onnx_constants import Constants
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.graph_records import ModelGraph
+from mnv4_deploy.layers.families import MOVES
+from mnv4_deploy.layers.find_layers import find_layers
+from mnv4_deploy.layers.layer import Quantization
+from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.parity.layers import INTEGERS, Plan, Watched
-from mnv4_deploy.profiles.external_weights import load_weights
+from mnv4_deploy.profiles.graph.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.profiles.onnx_model import load_onnx
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
 
 if TYPE_CHECKING:
     import onnx

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv4_deploy.device.device import TensorSession
-from mnv4_deploy.drift.layers.layer import Array, Quantization
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.layers.layer import Array, Quantization
 from mnv4_deploy.parity.inputs import Inputs
 from mnv4_deploy.parity.layers import INTEGERS
+from mnv4_deploy.parity.records import Difference
 from mnv4_deploy.parity.tiers import Tally, worst_of
-from mnv4_deploy.parity_records import Difference
-from mnv4_deploy.records import TensorFacts
+from mnv4_deploy.profiles.records.files import TensorFacts
 
 _RANK_OF_CLASSES = 2
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift.layers.layer import Array, Quantization
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.layers.layer import Array, Quantization
 from mnv4_deploy.parity.exact import F64, Given, Terms, compute
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.tiers import same_bits
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _MAX_ELEMENTS = 512
 _STORED = frozenset({"float16", "float32", "int8", "uint8", "int16", "int32", "int64"})

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from mnv4_deploy.drift.layers.families import CONVERSIONS, DEQUANTIZE
-from mnv4_deploy.drift.layers.layer import Array, Quantization
-from mnv4_deploy.drift.layers.onnx_constants import Constants
-from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.layers.families import CONVERSIONS, DEQUANTIZE
+from mnv4_deploy.layers.layer import Array, Quantization
+from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.parity.exact import F64, Given
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.onnx_layers import onnx_quantizations
-from mnv4_deploy.profiles.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _LAST = (0, 2, 3, 1)
 _SOURCE, _WEIGHTS, _BIAS = range(3)

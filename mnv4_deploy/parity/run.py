@@ -7,15 +7,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from mnv4_deploy.device.device import Device, TensorSession
-from mnv4_deploy.drift.layers.layer import Array
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
+from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.inputs import Inputs
 from mnv4_deploy.parity.isolate import read_by_layers
 from mnv4_deploy.parity.layer_tally import Evidence, LayersFound, LayersTally
 from mnv4_deploy.parity.layers import Plan
 from mnv4_deploy.parity.outputs import OutputsParity, compare_outputs, digest, run
-from mnv4_deploy.parity_records import DeviceParity, LayerParity
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.parity.records import DeviceParity, LayerParity
+from mnv4_deploy.profiles.records.files import FileFacts
 
 Explain = Callable[[Evidence, LayerParity], str]
 # Writes the copy of a plan's file that takes these tensors (see ``isolate.isolated_copy``).

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.decibels import decibels
-from mnv4_deploy.drift.layers.layer import Array, Quantization
-from mnv4_deploy.parity_records import Difference, Verdict
+from mnv4_deploy.layers.layer import Array, Quantization
+from mnv4_deploy.parity.records import Difference, Verdict
 
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)  # from the strictest on
 

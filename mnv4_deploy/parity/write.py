@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mnv4_deploy.outputs import staged, write_manifest
-from mnv4_deploy.parity_records import Difference, LayerParity, ParityResult
-from mnv4_deploy.plain_records import to_plain
-from mnv4_deploy.profiles.output.text import cell_text
+from mnv4_deploy.parity.records import Difference, LayerParity, ParityResult
+from mnv4_deploy.profiles.records.plain import to_plain
+from mnv4_deploy.text import cell_text
 
 MANIFEST = "parity.json"
 LAYERS = "parity-layers.csv"

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.profiles.machine.cpu import fingerprint, read_cpu
+from mnv4_deploy.profiles.records.device import DeviceFacts
 
 RUNTIMES = ("ai-edge-litert", "tflite-runtime", "onnxruntime")
 _ROOT = Path("/")

@@ -7,10 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.plain_records import from_plain, to_plain
-from mnv4_deploy.profile_records import MeasureRequest
 from mnv4_deploy.profiles.agent import setup
 from mnv4_deploy.profiles.agent.facts import RUNTIMES
 from mnv4_deploy.profiles.agent.protocol import Message
@@ -18,9 +15,12 @@ from mnv4_deploy.profiles.agent.sessions import TensorChild
 from mnv4_deploy.profiles.agent.state import read_state
 from mnv4_deploy.profiles.agent.store import Store
 from mnv4_deploy.profiles.isolated import run_isolated
+from mnv4_deploy.profiles.machine.with_kit import measure_from_bytes
+from mnv4_deploy.profiles.measure.measure import time_here
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 
-_TIME_HERE = "mnv4_deploy.profiles.measure.measure:time_here"
-_MACHINE_HERE = "mnv4_deploy.profiles.machine.remote:measure_from_bytes"
 # Besides the time limit: loading, and one run each of what is slow on a small board.
 _STARTUP_S = 600.0
 _TIMEOUT_PER_SECOND = 6.0
@@ -88,7 +88,7 @@ class Operations:
         self._needs_runtime()
         requests = from_plain(tuple[MeasureRequest, ...], message.body["requests"])
         files = run_isolated(
-            _TIME_HERE,
+            time_here,
             requests,
             timeout_s=sum(_STARTUP_S + _TIMEOUT_PER_SECOND * r.max_seconds for r in requests),
             subject=" or ".join(request.path for request in requests),
@@ -98,7 +98,7 @@ class Operations:
     def _machine(self, message: Message) -> Message:
         self._needs_runtime()
         kit, threads = str(message.body["kit"]), int(message.body["threads"])
-        machine = run_isolated(_MACHINE_HERE, kit, threads, timeout_s=_MACHINE_TIMEOUT_S)
+        machine = run_isolated(measure_from_bytes, kit, threads, timeout_s=_MACHINE_TIMEOUT_S)
         return _done(machine=to_plain(machine))
 
     def _open(self, message: Message) -> Message:

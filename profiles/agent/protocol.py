@@ -2,7 +2,7 @@
 
 A message is ``{"kind": ..., "body": {...}, "arrays": [{"dtype", "shape"}, ...], "bytes": n}`` on
 a line of its own, followed by the n bytes of its arrays, or of a file. Bodies are plain JSON
-(:mod:`mnv4_deploy.plain_records`): nothing that arrives is ever executed.
+(:mod:`mnv4_deploy.profiles.records.plain`): nothing that arrives is ever executed.
 """
 
 from __future__ import annotations

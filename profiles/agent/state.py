@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from mnv4_deploy.device_records import DeviceState
+from mnv4_deploy.profiles.records.device import DeviceState
 
 _SYSFS = Path("/sys")
 _RASPBERRY_WORD = "devices/platform/soc/soc:firmware/get_throttled"

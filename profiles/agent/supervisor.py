@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, ToolchainError
-from mnv4_deploy.plain_records import to_plain
 from mnv4_deploy.profiles.agent import setup
 from mnv4_deploy.profiles.agent.facts import read_facts
 from mnv4_deploy.profiles.agent.operations import Operations
@@ -33,6 +32,7 @@ from mnv4_deploy.profiles.agent.streams import (
     private_streams,
 )
 from mnv4_deploy.profiles.files.own import remove, remove_abandoned
+from mnv4_deploy.profiles.records.plain import to_plain
 
 _BUSY_EVERY_S = 2.0
 _CHILDREN_END_S = 2.0

@@ -7,10 +7,10 @@ import sys
 from typing import IO, Any
 
 from mnv4_deploy.errors import DeployError, ModelFileError
-from mnv4_deploy.plain_records import to_plain
 from mnv4_deploy.profiles.agent.protocol import Message, read_message
 from mnv4_deploy.profiles.agent.streams import Sender, error_body, private_streams
 from mnv4_deploy.profiles.isolated import die_with, limit_memory
+from mnv4_deploy.profiles.records.plain import to_plain
 
 
 def main() -> None:
@@ -48,6 +48,6 @@ def _serve(stream: IO[bytes], sender: Sender) -> None:
 
 
 def _open(message: Message) -> Any:
-    from mnv4_deploy.profiles.agent.tensors import TensorRunner
+    from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
     return TensorRunner(str(message.body["path"]), message.body["tensors"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
 from mnv4_deploy.profiles.costs.work import (
     CostFunction,
     Work,
@@ -11,6 +10,7 @@ from mnv4_deploy.profiles.costs.work import (
     source,
     target,
 )
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _GELU_ERF = 5  # x/sqrt(2), erf, +1, *x, *0.5
 _GELU_TANH = 9  # x*x, *x, *0.044715, +x, *sqrt(2/pi), tanh, +1, *x, *0.5

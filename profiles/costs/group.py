@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.graph_records import ModelGraph, OpCost, Operator
 from mnv4_deploy.profiles.costs.table import COSTS
 from mnv4_deploy.profiles.costs.traffic import CONVERSIONS, VIEWS, data_inputs, read_bytes
 from mnv4_deploy.profiles.costs.work import Work
+from mnv4_deploy.profiles.records.graph import ModelGraph, OpCost, Operator
 
 
 def unknown_kinds(graph: ModelGraph) -> tuple[str, ...]:

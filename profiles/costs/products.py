@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
 from mnv4_deploy.profiles.costs.work import (
     CostFunction,
     Work,
@@ -15,6 +14,7 @@ from mnv4_deploy.profiles.costs.work import (
     source,
     target,
 )
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 
 def convolution(weight_at: int) -> CostFunction:

@@ -6,8 +6,8 @@ nothing worth counting. Weights, biases, tables and constant operands are data.
 
 from __future__ import annotations
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
 from mnv4_deploy.profiles.costs.work import kinds
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 # The output is the input's memory under another shape.
 VIEWS = frozenset(

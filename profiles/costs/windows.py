@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
 from mnv4_deploy.profiles.costs.work import (
     CostFunction,
     Work,
@@ -12,6 +11,7 @@ from mnv4_deploy.profiles.costs.work import (
     source,
     target,
 )
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 # Four products and three additions for each output; sixteen and fifteen.
 _OPS_PER_RESIZED = {"nearest": 0, "linear": 7, "cubic": 31}

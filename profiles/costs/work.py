@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
 
 
 @dataclass(frozen=True)

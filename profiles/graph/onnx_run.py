@@ -10,8 +10,8 @@ from typing import Any
 from mnv4_deploy.errors import DeployError, ModelFileError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.shapes import Shapes
-from mnv4_deploy.profiles.ort_profile import read_profile
-from mnv4_deploy.profiles.run_ort import example_inputs, import_onnxruntime
+from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
+from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, import_onnxruntime
 
 _NAME_PREFIX = "mnv4-deploy node "
 _KERNEL_SUFFIX = "_kernel_time"

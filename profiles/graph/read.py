@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.tflite_graph import looks_like_tflite
+from mnv4_deploy.profiles.graph.tflite_graph import looks_like_tflite
+from mnv4_deploy.profiles.records.graph import ModelGraph
 
 
 def read_graph_of(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.graph_records import Attribute, ModelGraph, Operator, Tensor
-from mnv4_deploy.profiles.external_weights import check_weights
+from mnv4_deploy.profiles.graph.external_weights import check_weights
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.graph.onnx_run import run_once
 from mnv4_deploy.profiles.graph.shapes import Shapes
-from mnv4_deploy.profiles.onnx_model import load_onnx
+from mnv4_deploy.profiles.records.graph import Attribute, ModelGraph, Operator, Tensor
 
 _TYPE_NAMES = {"float": "float32", "double": "float64"}
 _UNKNOWN_TYPE = "unknown"

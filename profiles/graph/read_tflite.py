@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
 from mnv4_deploy.profiles.graph.shapes import Shapes, check_names, resolve_shape
-from mnv4_deploy.profiles.tflite_graph import GraphTensor, TfliteGraph, read_graph
+from mnv4_deploy.profiles.graph.tflite_graph import GraphTensor, TfliteGraph, read_graph
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
 
 
 def read_tflite(path: Path, shapes: Shapes | None = None) -> ModelGraph:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mnv4_deploy.graph_records import Attribute
+from mnv4_deploy.profiles.records.graph import Attribute
 
 # Fields that hold a number of an enumeration, and the enumeration.
 _ENUMS = {"padding": "Padding", "fused_activation_function": "ActivationFunctionType"}

@@ -12,8 +12,8 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
-from mnv4_deploy.profiles.join.kernels import (
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
+from mnv4_deploy.profiles.xnnpack.kernels import (
     HELPERS,
     KERNELS,
     RESHAPES,
@@ -57,7 +57,7 @@ def align(
 ) -> list[Matched]:
     """``ops`` and the events called ``tags``, both in order of execution, as pairs in order.
 
-    ``fused``: :func:`~mnv4_deploy.profiles.join.kernels.fused_into`. Every operator and every
+    ``fused``: :func:`~mnv4_deploy.profiles.xnnpack.kernels.fused_into`. Every operator and every
     position of ``tags`` is in exactly one pair.
     """
     drop = _drop_costs(graph, fused)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _WEIGHTED = frozenset(
     {

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import JoinedLayer
-from mnv4_deploy.profiles.inspect_onnx import compute_of_node, value_types
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.inspection.inspect_onnx import compute_of_node, value_types
 from mnv4_deploy.profiles.join.absorb import Node, Nodes, absorbed, base_name, constant_nodes
 from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.profiles.onnx_model import load_onnx
-from mnv4_deploy.profiles.run_ort import optimized_graph
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
 
 # Kinds that only prepare or finish the work of another in the same layer.
 _ACCESSORIES = frozenset(
@@ -57,7 +57,7 @@ def trace_ort(path: str | Path, *, arm: bool = False) -> OrtTrace:
 
     Every node of the file that is not computed beforehand is in exactly one executed node; a
     DequantizeLinear that several read may be in each of theirs. Nodes are told apart by name:
-    give the file that :func:`~mnv4_deploy.profiles.join.renamed.renamed_copy` returns.
+    give the file that :func:`~mnv4_deploy.profiles.graph.renamed.renamed_copy` returns.
 
     Raises ModelFileError where onnxruntime or onnx does not accept the file.
     """

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from mnv4_deploy.graph_records import ModelGraph, Operator
-from mnv4_deploy.profile_records import JoinedLayer
-from mnv4_deploy.profiles.inspect_tflite import assign_partitions, compute_of
+from mnv4_deploy.profiles.inspection.inspect_tflite import assign_partitions, compute_of
 from mnv4_deploy.profiles.join.align import align
-from mnv4_deploy.profiles.join.kernels import fused_into
 from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
+from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.xnnpack.kernels import fused_into
 
 _UNPACKED_ONCE = ("DEQUANTIZE", "DENSIFY")
 
@@ -31,9 +31,9 @@ class _Row:
 def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[JoinedLayer, ...]:
     """The layers of ``graph`` as they ran, in order of execution.
 
-    ``timings`` are those of :func:`~mnv4_deploy.profiles.run_xnnpack.XnnpackRunner`. Operators
-    outside XNNPACK are found by their index; inside, the operators of each partition are aligned
-    with its events by order and kind (:mod:`~mnv4_deploy.profiles.join.align`). A padding or an
+    ``timings`` are those of :class:`~mnv4_deploy.profiles.runtimes.run_xnnpack.XnnpackRunner`.
+    Operators outside XNNPACK are found by their index; inside, the operators of each partition are
+    aligned with its events by order and kind (``join/align.py``). A padding or an
     activation that XNNPACK fused is in the layer of the operator it was fused with. Every timing
     and every operator is in exactly one layer.
     """

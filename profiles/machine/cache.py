@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.machine_records import Machine
-from mnv4_deploy.plain_records import from_plain, to_plain
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring
 from mnv4_deploy.profiles.machine.cpu import fingerprint
+from mnv4_deploy.profiles.records.machine import Machine
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
 _FOLDER_VARIABLE = "MNV4_DEPLOY_CACHE"

@@ -18,27 +18,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.errors import DeployError, ToolchainError, UnsupportedError
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.measure.conditions import spin_us
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
 
 if TYPE_CHECKING:
     from mnv4_deploy.profiles.machine.kit import PeakKit
 
 Progress = Callable[[str], None]
+Measure = Callable[[int, "str | None"], "Part"]
 
 # With a kit: boards are slower, and never quiet where cores are narrower than limits assume.
 _TIMEOUT_S, _KIT_TIMEOUT_S = 180.0, 600.0
 _SPINS, _BETWEEN_SPINS_S = 25, 0.01
 _PACKAGES = ("ai-edge-litert", "onnxruntime", "llvmlite")
-_STAGES = (
-    ("independent", "instruction peaks and memory", "measure_independent"),
-    ("xnnpack", "XNNPACK's fastest kernels", "measure_xnnpack"),
-    ("onnxruntime", "onnxruntime's fastest kernels", "measure_onnxruntime"),
-)
-# In place of the first where a device cannot run its kernels.
-_WITHOUT_KERNELS = ("independent", "memory by NumPy", "measure_numpy")
 _METHOD = (
     "Best of many repeats. Runtimes: MACs over the runtime's own time of convolutions and matrix"
     " products of several shapes. Independent: loops of multiply-adds, and of vector loads over"
@@ -131,13 +125,14 @@ def _measure(
         )
     parts: dict[str, Part] = {}
 
-    def run(source: str, title: str, function: str) -> None:
+    def run(source: str, title: str, function: Measure) -> None:
         if progress:
             progress(f"{title}, {threads} thread{'s' if threads > 1 else ''}")
         try:
             parts[source] = run_isolated(
-                f"{__name__}:{function}",
-                *(threads, kit),
+                function,
+                threads,
+                kit,
                 timeout_s=_KIT_TIMEOUT_S if kit else _TIMEOUT_S,
             )
         except DeployError as error:
@@ -212,7 +207,7 @@ def measure_xnnpack(threads: int, kit: str | None = None) -> Part:
 def measure_onnxruntime(threads: int, kit: str | None = None) -> Part:
     """Child process: onnxruntime."""
     from mnv4_deploy.profiles.machine import peaks
-    from mnv4_deploy.profiles.run_ort import import_onnxruntime
+    from mnv4_deploy.profiles.runtimes.run_ort import import_onnxruntime
 
     import_onnxruntime()
     if kit is None:
@@ -264,7 +259,7 @@ def _needs_onnx() -> None:
 
 
 def _needs_litert() -> None:
-    from mnv4_deploy.profiles.litert_library import load_library
+    from mnv4_deploy.profiles.runtimes.litert_library import load_library
 
     load_library()
     try:
@@ -275,3 +270,13 @@ def _needs_litert() -> None:
             f"Measuring XNNPACK's peak needs {error.name}, which comes with ai-edge-litert:"
             " reinstall it."
         ) from error
+
+
+# What is measured, under which title, by which function.
+_STAGES: tuple[tuple[str, str, Measure], ...] = (
+    ("independent", "instruction peaks and memory", measure_independent),
+    ("xnnpack", "XNNPACK's fastest kernels", measure_xnnpack),
+    ("onnxruntime", "onnxruntime's fastest kernels", measure_onnxruntime),
+)
+# In place of the first where a device cannot run its kernels.
+_WITHOUT_KERNELS: tuple[str, str, Measure] = ("independent", "memory by NumPy", measure_numpy)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mnv4_deploy.machine_records import MemoryLevel
 from mnv4_deploy.profiles.machine import tile_ir
 from mnv4_deploy.profiles.machine.cpu import Cpu, limits_macs_per_s
 from mnv4_deploy.profiles.machine.kernel_ir import Kernel
@@ -14,6 +13,7 @@ from mnv4_deploy.profiles.machine.kernel_plan import KernelPlan, plan_for
 from mnv4_deploy.profiles.machine.loaded import RunnableKernel
 from mnv4_deploy.profiles.machine.memory import level_buffers, memory_levels
 from mnv4_deploy.profiles.machine.rates import Canary, Job, aligned, best_rates, floats
+from mnv4_deploy.profiles.records.machine import MemoryLevel
 
 _PANEL_BYTES = 16384
 _CLOCK_SAMPLES = 40

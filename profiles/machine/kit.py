@@ -14,12 +14,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.plain_records import from_plain, to_plain
 from mnv4_deploy.profiles.machine.cpu import Cpu
 from mnv4_deploy.profiles.machine.kernel_ir import Kernel
 from mnv4_deploy.profiles.machine.kernel_plan import KernelPlan
 from mnv4_deploy.profiles.machine.kernels import Kernels
 from mnv4_deploy.profiles.machine.loaded import LoadedKernel, check_loadable
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 
 _MAGIC = b"mnv4-deploy-kit 1 "
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv4_deploy.machine_records import MemoryLevel
 from mnv4_deploy.profiles.machine.cpu import Cpu
 from mnv4_deploy.profiles.machine.kernel_ir import Kernel
 from mnv4_deploy.profiles.machine.rates import Job, aligned, best_rates
+from mnv4_deploy.profiles.records.machine import MemoryLevel
 
 _DRAM = "DRAM"
 _DRAM_BYTES, _DRAM_MOST_BYTES = 256 << 20, 2 << 30

@@ -17,9 +17,9 @@ from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chain
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
-from mnv4_deploy.profiles.measure.runners import Runner, open_runner
-from mnv4_deploy.profiles.run_ort import OrtRunner
-from mnv4_deploy.profiles.timing import time_run_us
+from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 _QUICK_RUNS, _LONG_RUNS, _LONG_ROUNDS = 6, 20, 3
 _FINALISTS = 3
@@ -129,8 +129,8 @@ def longest_op_us(path: Path, threads: int, runs: int) -> float:
 
 def _runs_int8_as_uint8(path: Path) -> bool:
     """By the types of the tensors in onnxruntime's own profile of the file."""
-    from mnv4_deploy.profiles.ort_profile import read_profile
-    from mnv4_deploy.profiles.run_ort import example_inputs, open_session
+    from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
+    from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, open_session
 
     session = open_session(path, profile_prefix=path.with_suffix(""))
     session.run(None, example_inputs(session))

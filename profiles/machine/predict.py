@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.machine_records import PublishedMachine
 from mnv4_deploy.profiles.costs.model_time import model_time
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.machine import PublishedMachine
 
 
 @dataclass(frozen=True)

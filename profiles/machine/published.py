@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.machine_records import PublishedMachine
+from mnv4_deploy.profiles.records.machine import PublishedMachine
 
-_TABLE = Path(__file__).parents[1] / "machines.toml"
+_TABLE = Path(__file__).parent / "machines.toml"
 
 
 @cache

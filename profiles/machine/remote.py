@@ -1,7 +1,7 @@
 """Ceilings of a device that has nothing but NumPy and a runtime.
 
 This machine compiles the kernels for the device's processor and writes the models
-(:func:`pack_bytes`); the device measures with them (:func:`measure_from_bytes`).
+(:func:`pack_bytes`); the device measures with them (``with_kit.py``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from mnv4_deploy.profiles.machine.kit import PeakKit, kit_bytes
 from mnv4_deploy.profiles.machine.loaded import normal_architecture
 
 if TYPE_CHECKING:
-    from mnv4_deploy.device_records import DeviceFacts
-    from mnv4_deploy.machine_records import Machine
+    from mnv4_deploy.profiles.records.device import DeviceFacts
 
 _ONNXRUNTIME = "onnxruntime"
 
@@ -45,18 +44,6 @@ def pack(architecture: str, isa: Sequence[str], *, onnx: bool = True) -> PeakKit
     except DeployError as error:
         kit = replace(kit, missing=str(error))
     return _with_models(kit) if onnx else kit
-
-
-def measure_from_bytes(path: str, threads: int) -> Machine:
-    """On the device: its ceilings with ``threads`` threads, by the kit in the file ``path``.
-
-    Takes up to a few minutes; starts child processes of its own. Raises UnsupportedError for a
-    number of threads that the device has not and where nothing can be measured, ToolchainError
-    for a damaged kit.
-    """
-    from mnv4_deploy.profiles.machine.ceilings import measure_machine
-
-    return measure_machine([threads], kit=path)
 
 
 def _with_kernels(kit: PeakKit) -> PeakKit:

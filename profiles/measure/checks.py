@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 
 _MAX_RUNS = 10_000
 _MAX_SECONDS = 3600.0

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnv4_deploy.profile_records import Conditions
-from mnv4_deploy.profiles.timing import time_run_us
+from mnv4_deploy.profiles.records.profile import Conditions
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 _SPIN_STEPS = 20_000
 _SPIN_REPEATS = 3

@@ -9,12 +9,17 @@ from itertools import chain
 from pathlib import Path
 
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import JoinedLayer, Measurement, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.files.hashes import sha256_of
+from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.inspect import sha256_of
-from mnv4_deploy.profiles.measure.runners import format_of
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.profile import (
+    JoinedLayer,
+    Measurement,
+    MeasureRequest,
+    TimedFile,
+)
+from mnv4_deploy.profiles.records.timing import OpTiming
 
 _ARM = ("aarch64", "arm")
 
@@ -38,7 +43,7 @@ def join_timed(
     """``timed`` joined with the graph of ``request.path``, in this process.
 
     ``measured`` is the file that ran: the request's own, or its copy with a name of its own for
-    every node (:func:`~mnv4_deploy.profiles.join.renamed.renamed_copy`). ``architecture`` is that
+    every node (:func:`~mnv4_deploy.profiles.graph.renamed.renamed_copy`). ``architecture`` is that
     of the processor that it ran on ("" for this one), for what onnxruntime makes of a file depends
     on it. Without times of operators there are no layers: which operators the runtime fused cannot
     be told from the file alone. Reads the graph by running the file, so a hostile one belongs in a
@@ -112,8 +117,8 @@ def _refusals(path: Path, timings: Sequence[OpTiming]) -> dict[int, str]:
     builtin = [t.op_index for t in timings if t.kind == "builtin" and t.op_index is not None]
     if not builtin:
         return {}
-    from mnv4_deploy.profiles.tflite_graph import read_graph
-    from mnv4_deploy.profiles.xnnpack_rules import explain_refusal
+    from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+    from mnv4_deploy.profiles.xnnpack.refusals import explain_refusal
 
     graph = read_graph(path)
     return {index: explain_refusal(graph, graph.ops[index]) for index in builtin}

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import cast
 
-from mnv4_deploy.profile_records import Measurement, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.measure.checks import check_requests, pin_to
 from mnv4_deploy.profiles.measure.conditions import ConditionsSampler
 from mnv4_deploy.profiles.measure.rounds import Samples, take_turns
-from mnv4_deploy.profiles.measure.runners import (
+from mnv4_deploy.profiles.records.profile import Measurement, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpProfile
+from mnv4_deploy.profiles.runtimes.runners import (
     Runner,
     RunnerOpener,
     open_device_runner,
     open_runner,
 )
-from mnv4_deploy.records import OpProfile
 
-_HERE = "mnv4_deploy.profiles.measure.measure:measure_here"
 # Loading, one long run and reading the graph come on top of the time limit.
 _STARTUP_S = 60.0
 _TIMEOUT_PER_SECOND = 6.0
@@ -40,14 +38,13 @@ def measure(
     """
     if timeout_s is None:
         timeout_s = sum(_STARTUP_S + _TIMEOUT_PER_SECOND * r.max_seconds for r in requests)
-    found = run_isolated(
-        _HERE,
+    return run_isolated(
+        measure_here,
         tuple(requests),
         timeout_s=timeout_s,
         subject=" or ".join(request.path for request in requests),
         memory_bytes=memory_bytes,
     )
-    return cast("tuple[Measurement, ...]", found)
 
 
 def measure_here(requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
@@ -73,7 +70,7 @@ def time_here(requests: Sequence[MeasureRequest]) -> tuple[TimedFile, ...]:
 
     As :func:`measure_here` without the graphs: needs NumPy and the runtime of the files' format,
     whichever of them the device has
-    (:func:`~mnv4_deploy.profiles.measure.runners.open_device_runner`). Nodes of .onnx files must
+    (:func:`~mnv4_deploy.profiles.runtimes.runners.open_device_runner`). Nodes of .onnx files must
     have names of their own already. Raises as :func:`measure_here`.
     """
     with _timed(requests, open_device_runner) as (_, timed):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from mnv4_deploy.profiles.measure.runners import Runner, open_runner
-from mnv4_deploy.profiles.timing import time_run_us
-from mnv4_deploy.records import WallTimes
+from mnv4_deploy.profiles.records.timing import WallTimes
+from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 MIN_ROUNDS = 3
 _BURST = 5

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mnv4_deploy.machine_records import Machine
-from mnv4_deploy.profile_records import Measurement, ModelProfile, Statistic
 from mnv4_deploy.profiles.costs.group import unknown_kinds
+from mnv4_deploy.profiles.records.machine import Machine
+from mnv4_deploy.profiles.records.profile import Measurement, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.bounds import bounds_of
 from mnv4_deploy.profiles.roofline.findings import findings_of
 from mnv4_deploy.profiles.roofline.layers import layers_of, whole_of

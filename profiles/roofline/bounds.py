@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mnv4_deploy.machine_records import Ceilings, MemoryLevel
-from mnv4_deploy.profile_records import Bound, Layer, Limit
 from mnv4_deploy.profiles.machine.tile_ir import NAME as TILE
+from mnv4_deploy.profiles.records.machine import Ceilings, MemoryLevel
+from mnv4_deploy.profiles.records.profile import Bound, Layer, Limit
 
 _MICROSECONDS = 1e6
 # Runtimes report whole microseconds; below a few of them a share of the roof is rounding.

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 CONFIDENCE_PERCENT = 95

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.profile_records import Bound, Finding, Layer, Trust
+from mnv4_deploy.profiles.records.profile import Bound, Finding, Layer, Trust
 
 FINDINGS = 3
 _MIN_SHARE = 0.005  # of the wall time: anything less is not worth reading about

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profile_records import Layer, ModelProfile
 from mnv4_deploy.profiles.join.modules import block_of
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.profile import Layer, ModelProfile
 
 GroupBy = Literal["layer", "module", "block", "op"]
 NO_MODULE = "(no module)"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profile_records import JoinedLayer, Layer, Measurement, Statistic
 from mnv4_deploy.profiles.costs.group import group_costs
-from mnv4_deploy.profiles.inspect_tflite import compute_of
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.inspection.inspect_tflite import compute_of
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.profile import JoinedLayer, Layer, Measurement, Statistic
+from mnv4_deploy.profiles.records.timing import OpTiming
 
 
 def layers_of(measurement: Measurement, statistic: Statistic = "min") -> tuple[Layer, ...]:

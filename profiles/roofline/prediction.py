@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.machine_records import PublishedMachine
-from mnv4_deploy.profile_records import Layer, Measurement
 from mnv4_deploy.profiles.machine.predict import predict
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.machine import PublishedMachine
+from mnv4_deploy.profiles.records.profile import Layer, Measurement
 from mnv4_deploy.profiles.roofline.layers import layers_of
 
 _MICROSECONDS = 1e6

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.profile_records import ModelProfile
+from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import mean, median, quantiles
 
-from mnv4_deploy.machine_records import Ceilings
-from mnv4_deploy.profile_records import Layer, Measurement, Statistic, Trust, statistic_us
-from mnv4_deploy.profiles.timing import fastest_runs
+from mnv4_deploy.profiles.records.machine import Ceilings
+from mnv4_deploy.profiles.records.profile import Layer, Measurement, Statistic, Trust, statistic_us
+from mnv4_deploy.profiles.runtimes.timing import fastest_runs
 
 _MAX_SPREAD_PERCENT = 5.0
 _MAX_SUM_ERROR_PERCENT = 5.0

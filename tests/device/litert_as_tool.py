@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnv4_deploy.device.android_shell import Completed
-from mnv4_deploy.profiles.litert_capi import CompiledModel, ProfilerEvent
-from mnv4_deploy.profiles.run_xnnpack import feed
-from mnv4_deploy.profiles.tflite_graph import read_graph
-from mnv4_deploy.profiles.timing import time_run_us
+from mnv4_deploy.device.android.shell import Completed
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel, ProfilerEvent
+from mnv4_deploy.profiles.runtimes.run_xnnpack import feed
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 from tests.device.tool_output import USAGE, log, proto, report, summarize
 from tests.profiles.planted_tflite import record
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.device.adb_client import Adb, Attached, choose, find_adb, parse_devices
+from mnv4_deploy.device.android.adb import Adb, Attached, choose, find_adb, parse_devices
 from mnv4_deploy.errors import InputError, OutputError, ToolchainError, UnsupportedError
 
 # Of adb 1.0.41; the forms of the states are those of transport.cpp and of adb's help on USB

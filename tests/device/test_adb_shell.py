@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.device.adb_client import Adb
-from mnv4_deploy.device.adb_shell import MARK, PREFIX, AdbShell, quoted
+from mnv4_deploy.device.android.adb import Adb
+from mnv4_deploy.device.android.adb_shell import MARK, PREFIX, AdbShell, quoted
 from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, ToolchainError
 from tests.device.fake_adbd import MODERN, FakeDevice
 from tests.device.real_adb import adb_server, command_lines, connect, disconnect, wait_until
@@ -172,8 +172,8 @@ def test_a_program_that_takes_too_long(shell, device):
 
 CHILD = """
 import sys
-from mnv4_deploy.device.adb_client import Adb
-from mnv4_deploy.device.adb_shell import AdbShell
+from mnv4_deploy.device.android.adb import Adb
+from mnv4_deploy.device.android.adb_shell import AdbShell
 shell = AdbShell(Adb(sys.argv[1], sys.argv[2]), "/data/local/tmp", silence_s=1.2)
 try:
     print("ready", flush=True)

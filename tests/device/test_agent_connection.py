@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.device import connection as connection_module
 from mnv4_deploy.device.address import parse_address
-from mnv4_deploy.device.agent_device import open_agent
-from mnv4_deploy.device.connection import Connection
+from mnv4_deploy.device.linux import connection as connection_module
+from mnv4_deploy.device.linux.connection import Connection
+from mnv4_deploy.device.linux.device import open_agent
 from mnv4_deploy.device.open import open_device
-from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.agent.bootstrap import MAGIC
 from mnv4_deploy.profiles.agent.streams import error_from, printable
+from mnv4_deploy.profiles.records.device import DeviceOptions
 from tests.time_limit import in_time
 
 

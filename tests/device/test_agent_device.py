@@ -12,7 +12,6 @@ import pytest
 
 from mnv4_deploy.device.device import Device
 from mnv4_deploy.device.open import open_device
-from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import (
     InputError,
     ModelFileError,
@@ -20,8 +19,9 @@ from mnv4_deploy.errors import (
     ToolchainError,
     UnsupportedError,
 )
-from mnv4_deploy.profile_records import MeasureRequest
 from mnv4_deploy.profiles.machine.cpu import read_cpu
+from mnv4_deploy.profiles.records.device import DeviceOptions
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.old_pythons import OLDEST, pythons
 from tests.device.small_models import (
     LENGTH,

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.device.address import parse_address
-from mnv4_deploy.device.agent_device import open_agent
-from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.device.linux.device import open_agent
 from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.agent import setup
 from mnv4_deploy.profiles.agent.bootstrap import choose_python, private_folder
+from mnv4_deploy.profiles.records.device import DeviceOptions
 
 pytest.importorskip("ensurepip")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.device.adb import open_adb
 from mnv4_deploy.device.address import parse_address
-from mnv4_deploy.device.android_tool import check_architecture
-from mnv4_deploy.device_records import DeviceOptions
+from mnv4_deploy.device.android.open import open_adb
+from mnv4_deploy.device.android.tool import check_architecture
 from mnv4_deploy.errors import InputError, OutputError, ToolchainError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.records.device import DeviceOptions
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.fake_adbd import FakeDevice
 from tests.device.real_adb import adb_server, connect, disconnect, wait_until
 from tests.device.test_android_facts import CPUINFO, PROPERTIES, THERMAL

@@ -6,13 +6,8 @@ dumpsys of ThermalManagerService (Android 10 and later).
 
 import pytest
 
-from mnv4_deploy.device.android_device import parse_cpus
-from mnv4_deploy.device.android_facts import (
-    parse_abis,
-    parse_facts,
-    parse_free_bytes,
-    parse_state,
-)
+from mnv4_deploy.device.android.device import parse_cpus
+from mnv4_deploy.device.android.facts import parse_abis, parse_facts, parse_free_bytes, parse_state
 from mnv4_deploy.errors import ToolchainError
 
 PROPERTIES = """[ro.build.version.release]: [14]

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from mnv4_deploy.device.android_turns import joined, turns
+from mnv4_deploy.device.android.turns import joined, turns
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.profile_records import Conditions, MeasureRequest, TimedFile
-from mnv4_deploy.records import OpProfile, OpTiming
+from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming
 
 
 def part(first: float, *, tag: str = "GEMM", conditions: Conditions | None = None) -> TimedFile:

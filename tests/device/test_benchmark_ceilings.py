@@ -12,11 +12,11 @@ pytest.importorskip("google.protobuf")
 from mnv4_deploy.device.benchmark_model.addition_model import write_additions
 from mnv4_deploy.device.benchmark_model.ceilings import machine, read_caches, read_cores
 from mnv4_deploy.device.benchmark_model.run import read_options
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.machine.cache import checked
 from mnv4_deploy.profiles.machine.products import Product
+from mnv4_deploy.profiles.records.device import DeviceFacts
 from tests.device.litert_as_tool import BINARY, LocalShell
 
 FACTS = DeviceFacts(

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ai_edge_litert.schema_py_generated")
 pytest.importorskip("google.protobuf")
 
-from mnv4_deploy.device.android_shell import Completed
+from mnv4_deploy.device.android.shell import Completed
 from mnv4_deploy.device.benchmark_model.command import cpu_mask, parse_help, profile_form
 from mnv4_deploy.device.benchmark_model.csv_profile import parse_csv
 from mnv4_deploy.device.benchmark_model.order import in_run_order
@@ -30,14 +30,14 @@ from mnv4_deploy.errors import (
     ToolchainError,
     UnsupportedError,
 )
-from mnv4_deploy.profile_records import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 from mnv4_deploy.profiles.machine.products import Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite
 from mnv4_deploy.profiles.measure.join import join_timed
-from mnv4_deploy.profiles.run_xnnpack import merge
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.run_xnnpack import merge
 from tests.device.litert_as_tool import BINARY, LocalShell, output_names
 from tests.device.planted_models import write_chain
 from tests.device.tool_output import log, proto, report, summarize

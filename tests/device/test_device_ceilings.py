@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.device.ceilings import ceilings_key, device_machine
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
 from mnv4_deploy.profiles.machine import cache
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
 
 
 def _ceilings(threads: int, peak: float = 4e9) -> Ceilings:

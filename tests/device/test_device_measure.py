@@ -12,17 +12,16 @@ import pytest
 
 from mnv4_deploy.device.device import Device
 from mnv4_deploy.device.measure import measure_on
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts, DeviceState
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.plain_records import from_plain, to_plain
-from mnv4_deploy.profile_records import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite_chain
+from mnv4_deploy.profiles.measure.measure import time_here
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts, DeviceState
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
+from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
-
-_HERE = "mnv4_deploy.profiles.measure.measure:time_here"
 
 
 class FakeDevice:
@@ -44,7 +43,7 @@ class FakeDevice:
         self.files = [Path(request.path).read_bytes() for request in requests]
         if self._error is not None:
             raise self._error
-        found = run_isolated(_HERE, tuple(requests))[self._lost :]
+        found = run_isolated(time_here, tuple(requests))[self._lost :]
         return tuple(from_plain(TimedFile, to_plain(timed)) for timed in found)
 
 

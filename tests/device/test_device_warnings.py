@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mnv4_deploy.device.warnings import device_warnings
-from mnv4_deploy.device_records import DeviceFacts, DeviceState
+from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState
 
 FACTS = DeviceFacts("Board", "Linux", "aarch64", "Cortex-A72", {}, "0")
 RASPBERRY_4 = replace(FACTS, title="Raspberry Pi 4 Model B Rev 1.4")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.device.archive import build_archive
+from mnv4_deploy.device.linux.archive import build_archive
 
 pytest.importorskip("vermin")
 

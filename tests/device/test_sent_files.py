@@ -10,18 +10,19 @@ from typing import cast
 import numpy as np
 import pytest
 
-from mnv4_deploy.device import agent_device, files
-from mnv4_deploy.device.adb_client import Adb
-from mnv4_deploy.device.adb_shell import AdbShell
-from mnv4_deploy.device.agent_device import AgentDevice
-from mnv4_deploy.device.android_device import AndroidDevice
-from mnv4_deploy.device.connection import Connection
-from mnv4_deploy.device.files import model_files
+from mnv4_deploy.device.android.adb import Adb
+from mnv4_deploy.device.android.adb_shell import AdbShell
+from mnv4_deploy.device.android.device import AndroidDevice
+from mnv4_deploy.device.linux import device as agent_device
+from mnv4_deploy.device.linux import files
+from mnv4_deploy.device.linux.connection import Connection
+from mnv4_deploy.device.linux.device import AgentDevice
+from mnv4_deploy.device.linux.files import model_files
 from mnv4_deploy.device.measure import measure_on
 from mnv4_deploy.device.open import open_device
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.profile_records import MeasureRequest
-from mnv4_deploy.profiles.regular_file import MAX_BYTES
+from mnv4_deploy.profiles.files.regular import MAX_BYTES
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.astray import EVERYTHING, GONE, NO_FILES, OUTSIDE, SECRET, TOO_LARGE, secret_outside
 from tests.device.small_models import X, Y, onnx_with_weights_beside, tflite_file
 from tests.time_limit import in_time

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.device.address import parse_address
-from mnv4_deploy.device.agent_device import open_agent
+from mnv4_deploy.device.linux.device import open_agent
 from mnv4_deploy.device.open import open_device
-from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import ModelFileError, OutputError, ToolchainError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.records.device import DeviceOptions
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.loopback import Loopback, loopback
 from tests.device.small_models import LENGTH, X, Y, onnx_file, tflite_file
 
@@ -173,7 +173,7 @@ def test_interrupt_of_the_command_leaves_nothing(
     request = long_request(tmp_path)
     code = f"""
         from mnv4_deploy.device.open import open_device
-        from mnv4_deploy.profile_records import MeasureRequest
+        from mnv4_deploy.profiles.records.profile import MeasureRequest
         try:
             with open_device({clean.address!r}) as device:
                 device.time([MeasureRequest({request.path!r}, runs=10_000, max_seconds=30)])
@@ -202,7 +202,7 @@ def test_killed_command_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
     request = long_request(tmp_path)
     code = (
         "from mnv4_deploy.device.open import open_device\n"
-        "from mnv4_deploy.profile_records import MeasureRequest\n"
+        "from mnv4_deploy.profiles.records.profile import MeasureRequest\n"
         f"device = open_device({clean.address!r})\n"
         f"device.time([MeasureRequest({request.path!r}, runs=10_000, max_seconds=30)])"
     )

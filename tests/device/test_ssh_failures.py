@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from mnv4_deploy.device.address import parse_address
+from mnv4_deploy.device.linux.ssh import explain, remote_command, ssh_command
 from mnv4_deploy.device.open import open_device
-from mnv4_deploy.device.ssh import explain, remote_command, ssh_command
-from mnv4_deploy.device_records import DeviceOptions
 from mnv4_deploy.errors import DeployError, InputError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.records.device import DeviceOptions
 from tests.device.loopback import Loopback, loopback
 from tests.device.old_pythons import pythons
 

@@ -9,17 +9,9 @@ import numpy as np
 from PIL import Image
 
 from mnv4_deploy.drift.limits import check, metrics
-from mnv4_deploy.drift.statistics import summarise
-from mnv4_deploy.drift_records import (
-    Dataset,
-    DatasetImage,
-    DriftResult,
-    ImageResults,
-    OutputDrift,
-    SkippedImage,
-    Subject,
-)
-from mnv4_deploy.layer_drift_records import (
+from mnv4_deploy.drift.records import DriftResult
+from mnv4_deploy.images.records import Dataset, DatasetImage, SkippedImage
+from mnv4_deploy.layers.records import (
     Agreement,
     Cause,
     Diagnosis,
@@ -28,7 +20,10 @@ from mnv4_deploy.layer_drift_records import (
     LayersDrift,
     RangeUse,
 )
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
+from mnv4_deploy.tasks.classification.statistics import summarise
 
 HOSTILE = "</script><script>alert(1)</script><b>$x_{1}$ <!-- \u2028 =cmd() &lt;\x07 \u202e\"'"
 LABELS = (

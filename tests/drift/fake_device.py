@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
 FACTS = DeviceFacts(
     title="Board <b>5</b>",

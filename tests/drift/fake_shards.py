@@ -10,18 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift_records import (
-    Dataset,
-    DatasetImage,
-    ImageResults,
-    Shard,
-    ShardJob,
-    ShardResult,
-    SkippedImage,
-    Subject,
-)
+from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import WeightsError
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.records import Dataset, DatasetImage, SkippedImage
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.tasks.classification.records import ImageResults
 
 RUNNER = "tests.drift.fake_shards:FakeRunner"
 

@@ -18,8 +18,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
 from tests.profiles.conftest import TfliteBuilder, schema
 
 SPEC = Preprocessing(8, 10, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

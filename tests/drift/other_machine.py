@@ -3,7 +3,8 @@
 import os
 from unittest.mock import Mock
 
-from mnv4_deploy.drift import cluster_worker, environment
+from mnv4_deploy.drift import environment
+from mnv4_deploy.drift.cluster import worker as cluster_worker
 
 if "blind" in os.environ["MNV4_TEST_MACHINE"]:
     cluster_worker._is_here = Mock(return_value=False)

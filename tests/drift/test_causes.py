@@ -12,7 +12,7 @@ import pytest
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.suspicion import CREST, rounding
-from mnv4_deploy.layer_drift_records import (
+from mnv4_deploy.layers.records import (
     Agreement,
     Cause,
     LayerDrift,

@@ -16,7 +16,8 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from mnv4_deploy.drift import cluster, cluster_connection
+from mnv4_deploy.drift.cluster import connection as cluster_connection
+from mnv4_deploy.drift.cluster import place as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
@@ -320,7 +321,7 @@ def test_scheduler_lost(tmp_path, run):
 
 
 def make_dataset_again(tmp_path):
-    from mnv4_deploy.drift_records import Dataset, DatasetImage
+    from mnv4_deploy.images.records import Dataset, DatasetImage
 
     paths = sorted((tmp_path / "images").iterdir())
     return Dataset(

@@ -21,8 +21,9 @@ import dask
 import numpy as np
 from PIL import Image
 
-from mnv4_deploy import cli
-from mnv4_deploy.drift import cluster, cluster_connection
+from mnv4_deploy.cli import app as cli
+from mnv4_deploy.drift.cluster import connection as cluster_connection
+from mnv4_deploy.drift.cluster import place as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ToolchainError
 from tests.drift.fake_shards import RUNNER, make_dataset, make_job, ran
@@ -264,7 +265,7 @@ def test_configuration_that_is_no_yaml(tmp_path):
         [
             sys.executable,
             "-c",
-            "from mnv4_deploy.drift.cluster_connection import connected; "
+            "from mnv4_deploy.drift.cluster.connection import connected; "
             "from mnv4_deploy.errors import InputError\n"
             "try: connected('tls://127.0.0.1:1').__enter__()\n"
             "except InputError as error: print(error)",

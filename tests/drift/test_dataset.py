@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.drift.dataset import open_dataset
-from mnv4_deploy.drift.head import Head
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.models.weights import find_bundle, imagenet_labels, read_labels
+from mnv4_deploy.tasks.classification.dataset import open_dataset
+from mnv4_deploy.tasks.classification.labels import Head
 from tests.astray import NO_FILES, TOO_LARGE
 from tests.drift.classifiers import make_subject
 from tests.time_limit import in_time

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy import cli
+from mnv4_deploy.cli import app as cli
 from tests.drift.classifiers import make_images
 from tests.drift.int8_classifiers import make_int8_onnx, make_int8_tflite
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import mnv4_deploy
-from mnv4_deploy import cli
+from mnv4_deploy.cli import app as cli
 from mnv4_deploy.device import open as device_open
-from mnv4_deploy.device_records import DeviceOptions
-from mnv4_deploy.drift.output.drift_json import drift_to_dict
+from mnv4_deploy.profiles.records.device import DeviceOptions
+from mnv4_deploy.reports.drift.drift_json import drift_to_dict
 from tests.drift.classifiers import WEIGHTS, make_images, make_onnx, make_tflite
 from tests.drift.fake_device import FakeDevice
 

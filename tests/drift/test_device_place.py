@@ -10,15 +10,16 @@ from onnx import TensorProto
 
 from mnv4_deploy.drift import run_shard
 from mnv4_deploy.drift.device_place import device_place
-from mnv4_deploy.drift.device_runner import read_boundary
 from mnv4_deploy.drift.environment import processor
+from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.run import open_run
 from mnv4_deploy.drift.run_shard import ShardRunner
 from mnv4_deploy.drift.shards import cut
-from mnv4_deploy.drift_records import Dataset, DatasetImage, ShardJob
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.exporters.run_artifact import RUNNERS
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.records import Dataset, DatasetImage
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.device_runner import read_boundary
+from mnv4_deploy.sessions.image_runner import RUNNERS
 from tests.drift.classifiers import (
     SPEC,
     WEIGHTS,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.drift.output.drift_json import drift_to_dict
-from mnv4_deploy.drift.output.html_report import report_page
-from mnv4_deploy.drift_records import DeviceAgreement
-from mnv4_deploy.report_drift import print_drift
+from mnv4_deploy.drift.records import DeviceAgreement
+from mnv4_deploy.reports.drift.drift_json import drift_to_dict
+from mnv4_deploy.reports.drift.html_report import report_page
+from mnv4_deploy.terminal.drift import print_drift
 from tests.drift.drift_factory import HOSTILE, make_result
 from tests.drift.fake_device import FACTS
 

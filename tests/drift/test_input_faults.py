@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.drift.causes.input_faults import NORMALISATIONS, find_input_fault
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mnv4_deploy.drift.layers.families import family_of
-from mnv4_deploy.drift.layers.join import bare_name
-from mnv4_deploy.drift.layers.layer import Quantization
-from mnv4_deploy.drift.layers.layout import find_layout
-from mnv4_deploy.drift.layers.tally import AgreementTally, ChannelTally, RangeTally
+from mnv4_deploy.layers.families import family_of
+from mnv4_deploy.layers.join import bare_name
+from mnv4_deploy.layers.layer import Quantization
+from mnv4_deploy.layers.layout import find_layout
+from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally
 
 RNG = np.random.default_rng(0)
 

@@ -11,24 +11,24 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from mnv4_deploy.drift.layers.compare import compare_layers
-from mnv4_deploy.drift.layers.open_network import open_network
-from mnv4_deploy.drift_records import Subject
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16, quantize_tflite
 from mnv4_deploy.exporters.recipes import RECIPES
 from mnv4_deploy.exporters.rewrites.chains import rewrite
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
-from mnv4_deploy.layer_drift_records import LayersDrift
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.quantize import cast_tflite_to_fp16, quantize_tflite
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.layers.compare import compare_layers
+from mnv4_deploy.layers.open_network import open_network
+from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.models import weights
 from mnv4_deploy.models.mobilenetv4 import MobileNetV4
 from mnv4_deploy.models.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant
-from mnv4_deploy.models.preprocessing import normalize
 from mnv4_deploy.models.randomize import randomize
+from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
-from mnv4_deploy.records import Preprocessing, WeightsSource
+from mnv4_deploy.sessions.records import Subject
 
 SPEC = Preprocessing(64, 64)
 # Every kind of block, both attentions: with and without a stride in keys and values.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.drift.layers.compare import compare_layers
-from mnv4_deploy.layer_drift_records import LayerDrift
+from mnv4_deploy.layers.compare import compare_layers
+from mnv4_deploy.layers.records import LayerDrift
 from tests.drift.layers_factory import (
     INPUTS,
     LAYERS,

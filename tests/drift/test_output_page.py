@@ -13,19 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_deploy.drift.output.html_report import report_page
-from mnv4_deploy.drift.output.markup import Markup, joined, tag
-from mnv4_deploy.drift.output.network_chart import HEIGHT, WIDTH
-from mnv4_deploy.drift.output.thumbnails import SIZE, thumbnail
-from mnv4_deploy.drift.output.words import (
-    drop_sentence,
-    flips_sentence,
-    number_text,
-    p_text,
-)
-from mnv4_deploy.drift_records import Flips
-from mnv4_deploy.layer_drift_records import Agreement, LayerEvidence
-from mnv4_deploy.profiles.output.text import clean
+from mnv4_deploy.layers.records import Agreement, LayerEvidence
+from mnv4_deploy.reports.drift.html_report import report_page
+from mnv4_deploy.reports.drift.network_chart import HEIGHT, WIDTH
+from mnv4_deploy.reports.drift.thumbnails import SIZE, thumbnail
+from mnv4_deploy.reports.drift.words import drop_sentence, flips_sentence, number_text, p_text
+from mnv4_deploy.reports.markup import Markup, joined, tag
+from mnv4_deploy.tasks.classification.records import Flips
+from mnv4_deploy.text import clean
 from tests.browser import browse, needs_chromium
 from tests.drift.drift_factory import HOSTILE, make_layers, make_output, make_result, with_names
 

@@ -9,14 +9,14 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from mnv4_deploy.drift.output.drift_json import SCHEMA_VERSION, drift_to_dict
-from mnv4_deploy.drift.output.layer_rows import COLUMNS, rows_of, write_csv
-from mnv4_deploy.drift.output.model_explorer import node_data
-from mnv4_deploy.drift.output.write import MANIFEST, NAMES, write_outputs
-from mnv4_deploy.drift_records import ImageChange, OutputDrift
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
-from mnv4_deploy.layer_drift_records import Agreement, LayerDrift
+from mnv4_deploy.layers.records import Agreement, LayerDrift
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.reports.drift.drift_json import SCHEMA_VERSION, drift_to_dict
+from mnv4_deploy.reports.drift.layer_rows import COLUMNS, rows_of, write_csv
+from mnv4_deploy.reports.drift.model_explorer import node_data
+from mnv4_deploy.reports.drift.write import MANIFEST, NAMES, write_outputs
+from mnv4_deploy.tasks.classification.records import ImageChange, OutputDrift
 from tests.drift.drift_factory import (
     HOSTILE,
     make_layers,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
-from mnv4_deploy.export_records import FORMATS, Format
-from mnv4_deploy.exporters.run_artifact import run_onnx, run_tflite
+from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.sessions.image_runner import run_onnx, run_tflite
 from tests.drift.planted.bench import SPEC, Bench, make_bench, photographs
 from tests.drift.planted.faults import FAULTS, Fault, sound
 from tests.drift.planted.suite import examine, judge

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from mnv4_deploy.drift.run import open_run, run_images
 from mnv4_deploy.drift.shards import cut
-from mnv4_deploy.drift_records import Dataset
 from mnv4_deploy.errors import ImagesError, InputError, OutputError, WeightsError
+from mnv4_deploy.images.records import Dataset
 from mnv4_deploy.progress import Progress
 from tests.drift.fake_shards import RUNNER, FakeRunner, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
@@ -51,7 +51,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mnv4_deploy.drift.run import run_images
-from mnv4_deploy.drift_records import (Dataset, DatasetImage)
+from mnv4_deploy.drift.records import (Dataset, DatasetImage)
 from tests.drift.fake_shards import RUNNER, make_job
 folder = Path(sys.argv[1])
 images = tuple(

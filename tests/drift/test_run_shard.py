@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnv4_deploy.drift.records import Shard, ShardJob
 from mnv4_deploy.drift.run_shard import ShardRunner, too_many_skipped
-from mnv4_deploy.drift_records import DatasetImage, Shard, ShardJob, SkippedImage
 from mnv4_deploy.errors import ImagesError, InputError
+from mnv4_deploy.images.records import DatasetImage, SkippedImage
 from tests.drift.classifiers import (
     SPEC,
     WEIGHTS,

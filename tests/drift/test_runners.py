@@ -9,9 +9,9 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto
 
-from mnv4_deploy.drift.runners import open_runner
 from mnv4_deploy.drift.subject import open_subject
 from mnv4_deploy.models.weights import load_reference
+from mnv4_deploy.sessions.subjects import open_runner
 from tests.drift.classifiers import SPEC, logits, make_onnx, make_subject, make_tflite
 
 

@@ -9,10 +9,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.shards import cut, describe, file_states, identity, joined, shard_size
 from mnv4_deploy.drift.store import opened, store_folder
-from mnv4_deploy.drift_records import ImageResults, ShardJob
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.tasks.classification.records import ImageResults
 from tests.drift.fake_shards import FakeRunner, make_dataset, make_job
 
 

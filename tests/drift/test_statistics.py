@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.decibels import decibels
-from mnv4_deploy.drift.statistics import mcnemar, paired_difference, proportion, summarise
-from mnv4_deploy.drift_records import Dataset, DatasetImage, ImageResults
 from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.images.records import Dataset, DatasetImage
+from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.tasks.classification.statistics import (
+    mcnemar,
+    paired_difference,
+    proportion,
+    summarise,
+)
 
 
 def results_of(label, reference, candidate, **arrays):

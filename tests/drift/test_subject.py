@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import re
 
@@ -11,7 +10,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy.drift.options import parse_options
 from mnv4_deploy.drift.provenance import manifest_of
 from mnv4_deploy.drift.subject import check_pair, open_subject
 from mnv4_deploy.errors import (
@@ -21,10 +19,15 @@ from mnv4_deploy.errors import (
     UnsupportedError,
     WeightsError,
 )
-from mnv4_deploy.exporters.tflite_metadata import append_labels, image_classifier_metadata
+from mnv4_deploy.exporters.to_tflite.metadata import (
+    append_labels,
+    image_classifier_metadata,
+)
+from mnv4_deploy.images.options import parse_options
+from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import imagenet_labels
-from mnv4_deploy.profiles import inspect, isolated
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.profiles import isolated
+from mnv4_deploy.profiles.inspection import inspect
 from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
 from tests.drift.classifiers import LABELS, OWN, SPEC, make_onnx, make_subject, make_tflite
 from tests.time_limit import in_time
@@ -38,8 +41,7 @@ def in_process(monkeypatch):
 
     def direct(function, *args, **options):
         del options
-        module, _, name = function.partition(":")
-        return getattr(importlib.import_module(module), name)(*args)
+        return function(*args)
 
     for module in (inspect, isolated):
         monkeypatch.setattr(module, "run_isolated", direct)

@@ -41,8 +41,8 @@ def hybrid(
 ) -> Converted:
     """Hybrid-M with its bundled weights at 64 px: every operator of the family but GELU."""
     from mnv4_deploy.exporters.rewrites.chains import rewrite
-    from mnv4_deploy.exporters.to_tflite import export_tflite
-    from mnv4_deploy.models.images import bundled_calibration, select
+    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+    from mnv4_deploy.images.sets import bundled_calibration, select
 
     path = tmp_path_factory.mktemp("hybrid") / "fp32.tflite"
     rewritten = rewrite(hybrid_reference.module, "tflite", (64, 64))
@@ -86,7 +86,7 @@ class Small(nn.Module):
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """``Small`` for a batch of 2 and a size that is neither square nor even."""
-    from mnv4_deploy.exporters.to_tflite import export_tflite
+    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 
     path = tmp_path_factory.mktemp("small") / "fp32.tflite"
     module = Small().eval()

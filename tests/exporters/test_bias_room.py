@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mnv4_deploy.exporters import quantize_tflite as tflite
+from mnv4_deploy.exporters.audit import check
 from mnv4_deploy.exporters.bias_room import LARGEST_BIAS, make_room
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.truth import check
+from mnv4_deploy.exporters.to_tflite import quantize as tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
 
 def test_only_the_channel_without_room_changes_and_its_bias_survives():

@@ -7,8 +7,8 @@ from torch import nn
 
 from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
-from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.models.records import Preprocessing
 
 SPEC = Preprocessing(height=4, width=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)

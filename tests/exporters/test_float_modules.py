@@ -10,24 +10,25 @@ import pytest
 import torch
 from torch import nn
 
-from mnv4_deploy import pipeline
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.export_records import ExportRequest, Int8Choice
-from mnv4_deploy.exporters import onnx_files, tflite_files
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
+from mnv4_deploy.exporters.records import ExportRequest, Int8Choice
 from mnv4_deploy.exporters.recovery.chosen_operators import operators_inside
 from mnv4_deploy.exporters.rewrites import chains
 from mnv4_deploy.exporters.rewrites.base import RewriteReport
 from mnv4_deploy.exporters.rewrites.chains import rewrite
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.exporters.to_onnx import write as onnx_files
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite import write as tflite_files
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
 from mnv4_deploy.models.efficientvit import EfficientVit
 from mnv4_deploy.models.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.pipelines import export as pipeline
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
 # The first stage has 3x8 positions in two windows. The second has one of 2x4, too low for the
 # outer rows of its 7x7 convolution; the third has no attention.

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.exporters import tflite_io
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_onnx import export_onnx
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
 SIZE = (16, 16)
 

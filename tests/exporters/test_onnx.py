@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
 from mnv4_deploy.exporters.rewrites.mobile_mqa import mqa_for_onnx
-from mnv4_deploy.exporters.to_onnx import cast_onnx_to_fp16, export_onnx
+from mnv4_deploy.exporters.to_onnx.convert import cast_onnx_to_fp16, export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 
 SIZE = (64, 96)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

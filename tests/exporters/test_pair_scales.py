@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from mnv4_deploy.exporters.pair_scales import channel_scales, partners
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.profiles.machine.cpu import read_cpu
 
 SHAPES = {  # [C_out, C_in / groups, *kernel]; groups

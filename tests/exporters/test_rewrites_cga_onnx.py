@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
 from mnv4_deploy.exporters.rewrites.base import RewriteReport
 from mnv4_deploy.exporters.rewrites.cascaded_group_attention import cga_for_onnx
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
-from mnv4_deploy.exporters.to_onnx import export_onnx
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.models.cascaded_group_attention import (
     CascadedGroupAttention,
     LocalWindowAttention,

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.rewrites.chains import Rewritten, rewrite
 from mnv4_deploy.exporters.rewrites.layer_norm import fold_layer_norm, layer_norm_for_tflite
 from mnv4_deploy.exporters.rewrites.linear_attention import TurnedProducts
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
 from mnv4_deploy.models.mlla import Mlla
 from mnv4_deploy.models.mlla_variants import Variant
 from mnv4_deploy.models.randomize import randomize
-from mnv4_deploy.profiles.inspect import inspect_file
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.profiles.records.files import FileFacts
 
 Images = npt.NDArray[np.float32]
 SIZE = (64, 96)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.rewrites.base import Rewrite, RewriteReport
 from mnv4_deploy.exporters.rewrites.chains import CHAINS, rewrite
@@ -20,10 +19,11 @@ from mnv4_deploy.exporters.rewrites.mobile_mqa import (
     mqa_for_tflite,
     pool_queries_by_convolution,
 )
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
 from mnv4_deploy.models.mobile_mqa import MobileMqaBlock, MultiQueryAttention, SameAvgPool2d
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from tests.mqa_cases import CASES, CHANNELS, Case, attention, image, settle
 
 FORMS = {"tflite": (mqa_for_tflite, MqaForTflite), "onnx": (mqa_for_onnx, MqaForOnnx)}

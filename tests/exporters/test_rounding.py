@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
 
 SIZE = (16, 16)
 

@@ -3,10 +3,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy.exporters import run_artifact
-from mnv4_deploy.models.images import random_images
-from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.images.sets import random_images
+from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.sessions import image_runner as run_artifact
 
 SPEC = Preprocessing(height=4, width=6, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from mnv4_deploy.errors import InputError, ToolchainError, UnsupportedError
-from mnv4_deploy.exporters import tflite_io, tflite_metadata
-from mnv4_deploy.exporters.quantize_tflite import cast_tflite_to_fp16, quantize_tflite
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_tflite import export_tflite
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
+from mnv4_deploy.exporters.to_tflite import metadata as tflite_metadata
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import cast_tflite_to_fp16, quantize_tflite
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
 TARGETS = ("xnnpack", "integer-only")
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from mnv4_deploy.exporters.tflite_metadata import image_classifier_metadata
+from mnv4_deploy.exporters.to_tflite.metadata import image_classifier_metadata
 
 
 class Table:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mnv4_deploy.exporters.quantize_tflite import adjust_ranges
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile, module_path
-from mnv4_deploy.exporters.to_tflite import products_as_batch_matmul
+from mnv4_deploy.exporters.to_tflite.convert import products_as_batch_matmul
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile, module_path
+from mnv4_deploy.exporters.to_tflite.quantize import adjust_ranges
 
 XNNPACK = recipe("xnnpack")
 

@@ -9,8 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy.exporters import truth
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.exporters import audit as truth
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
 _TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.int8): 9}
 _RISKY = 2**31 - 1 - 127 * 255 * 27  # the largest bias that 27 products of 127 * 255 leave safe

@@ -7,8 +7,8 @@ from torch import nn
 
 from mnv4_deploy.errors import VerificationError
 from mnv4_deploy.exporters import verify
-from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.models.records import Preprocessing
 
 
 def _float32(*rows):

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from mnv4_deploy.errors import ImagesError
-from mnv4_deploy.models import images, weights
+from mnv4_deploy.images import sets as images
+from mnv4_deploy.models import weights
+from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import ReferenceModel, imagenet_labels, load_reference
-from mnv4_deploy.records import Preprocessing
 from tests.astray import NO_FILES
 from tests.time_limit import in_time
 

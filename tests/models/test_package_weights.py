@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.images.preprocessing import preprocess
 from mnv4_deploy.models import package_weights, weights, zoo
 from mnv4_deploy.models.checkpoint_file import file_sha256
 from mnv4_deploy.models.package_weights import PackageCheckpoint
-from mnv4_deploy.models.preprocessing import preprocess
 from mnv4_deploy.models.weights import load_reference
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared/data/imagenet-cc-by"

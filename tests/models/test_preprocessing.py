@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_deploy.models.preprocessing import normalize, preprocess, to_rgb, to_uint8
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.images.preprocessing import normalize, preprocess, to_rgb, to_uint8
+from mnv4_deploy.models.records import Preprocessing
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mnv4_deploy.errors import InputError, UnknownModelError, WeightsError
-from mnv4_deploy.models import checkpoint_file, images, weights, zoo
+from mnv4_deploy.images import sets as images
+from mnv4_deploy.models import checkpoint_file, weights, zoo
 from mnv4_deploy.models.efficientvit import Residual
 from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
 from mnv4_deploy.models.weights import load_reference

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.parity.inputs import Inputs
 from mnv4_deploy.parity.layered_file import LayeredFile
+from mnv4_deploy.parity.records import DeviceParity
 from mnv4_deploy.parity.run import compare_device
-from mnv4_deploy.parity_records import DeviceParity
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.timing import example_input
-from mnv4_deploy.records import FileFacts
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.runtimes.timing import example_input
 from tests.parity.fake_devices import FakeDevice
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import conv, tensor
@@ -24,9 +24,9 @@ from tests.profiles.planted_tflite import conv, tensor
 
 def facts_of(path: Path) -> FileFacts:
     if path.suffix == ".tflite":
-        from mnv4_deploy.profiles.inspect_tflite import inspect_here
+        from mnv4_deploy.profiles.inspection.inspect_tflite import inspect_here
     else:
-        from mnv4_deploy.profiles.inspect_onnx import inspect_here
+        from mnv4_deploy.profiles.inspection.inspect_onnx import inspect_here
     return inspect_here(str(path))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
-from mnv4_deploy.profiles.tflite_graph import read_graph
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
 Opener = Callable[[Path, Sequence[int] | None], Any]
 # (tensor, values) -> values: what the device gives instead. The tensor is -1 for an output of a

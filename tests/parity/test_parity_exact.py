@@ -12,9 +12,9 @@ import pytest
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.layers import Watched, tflite_quantization
 from mnv4_deploy.parity.recompute import recompute
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.timing import example_input
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
+from mnv4_deploy.profiles.runtimes.timing import example_input
 from tests.parity.checks import check, fixed_inputs
 from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder

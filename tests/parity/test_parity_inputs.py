@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
-from mnv4_deploy.graph_records import ModelGraph
 from mnv4_deploy.parity.arrays_file import open_arrays
 from mnv4_deploy.parity.inputs import Inputs, open_inputs
-from mnv4_deploy.parity_records import ParityRequest
+from mnv4_deploy.parity.records import ParityRequest
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.records import TensorFacts
+from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.records.graph import ModelGraph
 from tests.parity.checks import convs, facts_of
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import add, tensor

@@ -11,8 +11,8 @@ import pytest
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.parity.layers import Equality, computes_in_integers, tflite_plan
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
 from mnv4_deploy.profiles.graph.read import read_graph_of
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import check, convs, facts_of
 from tests.parity.fake_devices import FakeDevice, Faulty, faulty, run_here
 from tests.profiles.conftest import TfliteBuilder

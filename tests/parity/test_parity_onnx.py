@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.parity.explain import large_pairs
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import check, fixed_inputs
 from tests.parity.fake_devices import FakeDevice, run_here
 

@@ -19,11 +19,11 @@ from mnv4_deploy.errors import (
     ToolchainError,
     UnsupportedError,
 )
-from mnv4_deploy.parity_pipeline import parity
-from mnv4_deploy.parity_records import ParityRequest, ParityResult
-from mnv4_deploy.profiles.timing import example_input
+from mnv4_deploy.parity.records import ParityRequest, ParityResult
+from mnv4_deploy.pipelines.parity import parity
+from mnv4_deploy.profiles.runtimes.timing import example_input
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.report_parity import parity_to_dict, print_parity
+from mnv4_deploy.terminal.parity import parity_to_dict, print_parity
 from tests.parity.checks import convs
 from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mnv4_deploy.drift.layers.layer import Quantization
+from mnv4_deploy.layers.layer import Quantization
 from mnv4_deploy.parity.tiers import TIERS, Tally, same_bits, verdict_of, within, worst_of
 
 

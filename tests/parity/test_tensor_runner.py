@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.agent import tensors as module
-from mnv4_deploy.profiles.agent.tensors import TensorRunner
+from mnv4_deploy.profiles.runtimes import tensors as module
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import convs
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_onnx import floats, helper, save

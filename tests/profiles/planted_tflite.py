@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import JoinedLayer
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
-from mnv4_deploy.profiles.litert_capi import (
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.timing import OpKind, OpTiming
+from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.run_xnnpack import feed, operator_events, partition_numbers
-from mnv4_deploy.records import OpKind, OpTiming
+from mnv4_deploy.profiles.runtimes.run_xnnpack import feed, operator_events, partition_numbers
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

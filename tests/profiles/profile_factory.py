@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mnv4_deploy.graph_records import ModelGraph, OpCost, Operator, Tensor
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
-from mnv4_deploy.profile_records import (
+from mnv4_deploy.profiles.records.graph import ModelGraph, OpCost, Operator, Tensor
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
+from mnv4_deploy.profiles.records.profile import (
     Bound,
     Conditions,
     Finding,
@@ -17,7 +17,7 @@ from mnv4_deploy.profile_records import (
     ModelProfile,
     Trust,
 )
-from mnv4_deploy.records import OpProfile, OpTiming
+from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming
 
 
 @dataclass

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.graph_records import Attribute, ModelGraph, OpCost, Operator, Tensor
 from mnv4_deploy.profiles.costs.group import group_cost, group_costs, op_cost, unknown_kinds
 from mnv4_deploy.profiles.costs.model_time import model_time
 from mnv4_deploy.profiles.costs.table import COSTS
 from mnv4_deploy.profiles.graph.read import read_graph_of
+from mnv4_deploy.profiles.records.graph import Attribute, ModelGraph, OpCost, Operator, Tensor
 
 Shape = tuple[int, ...]
 

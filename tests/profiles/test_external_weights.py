@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.profiles import regular_file
-from mnv4_deploy.profiles.external_weights import (
+from mnv4_deploy.profiles.files import regular as regular_file
+from mnv4_deploy.profiles.graph.external_weights import (
     check_weights,
     external_files,
     load_weights,
     open_weights,
 )
-from mnv4_deploy.profiles.join.renamed import renamed_copy
-from mnv4_deploy.profiles.run_ort import open_session
+from mnv4_deploy.profiles.graph.renamed import renamed_copy
+from mnv4_deploy.profiles.runtimes.run_ort import open_session
 from tests.astray import EVERYTHING, OUTSIDE
 from tests.device.small_models import X, onnx_with_weights_beside
 from tests.time_limit import in_time
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def inspected(path: Path) -> None:
-    from mnv4_deploy.profiles.inspect_onnx import inspect_here
+    from mnv4_deploy.profiles.inspection.inspect_onnx import inspect_here
 
     inspect_here(str(path))
 
@@ -63,7 +63,7 @@ def renamed(path: Path) -> None:
 
 
 def drift(path: Path) -> None:
-    from mnv4_deploy.drift.layers.network_onnx import OnnxNetwork
+    from mnv4_deploy.layers.network_onnx import OnnxNetwork
 
     OnnxNetwork(path, None)
 
@@ -171,7 +171,7 @@ def test_a_copy_takes_no_link_that_comes_in_between(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was checked and opened is what the copy has, whatever its name means by then."""
-    from mnv4_deploy.profiles.join import renamed as module
+    from mnv4_deploy.profiles.graph import renamed as module
 
     weights = path.with_name("w.bin")
     content = weights.read_bytes()
@@ -188,7 +188,7 @@ def test_a_copy_takes_no_link_that_comes_in_between(
 
 
 def test_weights_have_a_limit_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnv4_deploy.profiles.external_weights.MAX_BYTES", 64 + 100)
+    monkeypatch.setattr("mnv4_deploy.profiles.graph.external_weights.MAX_BYTES", 64 + 100)
     with pytest.raises(ModelFileError):
         checked(path)
     weights = path.with_name("w.bin")

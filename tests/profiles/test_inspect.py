@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.inspect import inspect_file
-from mnv4_deploy.profiles.inspect_tflite import facts_from_interpreter, inspect_here
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect_tflite import facts_from_interpreter, inspect_here
 from mnv4_deploy.profiles.isolated import run_isolated
-from mnv4_deploy.profiles.tflite_graph import read_graph
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder
@@ -129,7 +130,7 @@ def test_interpreter_alone_says_what_it_cannot_tell(split_tflite: Path) -> None:
 def test_untried_runtime_still_gives_the_file_facts(
     conv_tflite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnv4_deploy.profiles import litert_library
+    from mnv4_deploy.profiles.runtimes import litert_library
 
     litert_library.load_library.cache_clear()
     monkeypatch.setattr(litert_library, "TRIED_VERSIONS", ("0.0.0",))
@@ -154,7 +155,7 @@ def test_missing_runtime_names_the_extra(
 def test_missing_onnx_packages(conv_onnx: Path, missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from mnv4_deploy.profiles.inspect_onnx import inspect_here\n"
+        "from mnv4_deploy.profiles.inspection.inspect_onnx import inspect_here\n"
         f"print(inspect_here({str(conv_onnx)!r}).notes)"
     )
     done = subprocess.run(
@@ -236,7 +237,7 @@ def test_flipped_bytes_never_crash_the_caller(
 
 def test_native_crash_while_inspecting_is_the_files_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="damaged"):
-        run_isolated("os:abort", subject=str(tmp_path / "m.tflite"))
+        run_isolated(os.abort, subject=str(tmp_path / "m.tflite"))
 
 
 def test_custom_operator_is_listed_though_it_cannot_run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
 
 def test_a_float_softmax_behind_an_integer_product_is_float(tmp_path: Path) -> None:

@@ -1,26 +1,31 @@
 from __future__ import annotations
 
+import ctypes
+import math
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.isolated import run_isolated, run_isolated_with_log
+from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel
 
 
 def test_returns_the_value() -> None:
-    assert run_isolated("math:hypot", 3.0, 4.0) == 5.0
+    assert run_isolated(math.hypot, 3.0, 4.0) == 5.0
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "signal_name"),
-    [("os:abort", (), "SIGABRT"), ("ctypes:string_at", (0,), "SIGSEGV")],
+    [(os.abort, (), "SIGABRT"), (ctypes.string_at, (0,), "SIGSEGV")],
 )
 def test_native_crash_names_file_and_signal(
-    function: str, arguments: tuple[int, ...], signal_name: str
+    function: Callable[..., object], arguments: tuple[int, ...], signal_name: str
 ) -> None:
     with pytest.raises(ModelFileError, match=f"bad.tflite made .* crash .{signal_name}"):
         run_isolated(function, *arguments, subject="bad.tflite")
@@ -28,31 +33,31 @@ def test_native_crash_names_file_and_signal(
 
 def test_crash_without_a_file_is_the_toolchain() -> None:
     with pytest.raises(ToolchainError, match="SIGABRT"):
-        run_isolated("os:abort")
+        run_isolated(os.abort)
 
 
 def test_hang_is_cut_off() -> None:
     start = time.monotonic()
     with pytest.raises(ModelFileError, match=r"slow.onnx was not done after 0.5 s"):
-        run_isolated("time:sleep", 60, timeout_s=0.5, subject="slow.onnx")
+        run_isolated(time.sleep, 60, timeout_s=0.5, subject="slow.onnx")
     assert time.monotonic() - start < 10
 
 
 def test_deploy_error_keeps_its_class_and_message(tmp_path: Path) -> None:
     missing = tmp_path / "missing.tflite"
     with pytest.raises(ModelFileError) as caught:
-        run_isolated("mnv4_deploy.profiles.litert_capi:CompiledModel", missing)
+        run_isolated(CompiledModel, missing)
     assert str(missing) in str(caught.value)
     assert type(caught.value) is ModelFileError
 
 
 def test_bug_in_the_child_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="FileNotFoundError"):
-        run_isolated("os:listdir", "/no/such/folder", subject="x.tflite")
+        run_isolated(os.listdir, "/no/such/folder", subject="x.tflite")
 
 
 def test_output_of_the_child_is_captured(capfd: pytest.CaptureFixture[str]) -> None:
-    result = run_isolated_with_log("os:write", 2, b"native noise")
+    result = run_isolated_with_log(os.write, 2, b"native noise")
     assert result.value == 12
     assert "native noise" in result.log
     assert "native noise" not in capfd.readouterr().err
@@ -62,8 +67,8 @@ def test_child_does_not_import_the_callers_main(tmp_path: Path) -> None:
     """A console script's module has no guard: running it again would start the tool twice."""
     script = tmp_path / "tool"
     script.write_text(
-        "from mnv4_deploy.profiles.isolated import run_isolated\n"
-        "print('started')\nprint(run_isolated('math:sqrt', 49.0))\n"
+        "import math\nfrom mnv4_deploy.profiles.isolated import run_isolated\n"
+        "print('started')\nprint(run_isolated(math.sqrt, 49.0))\n"
     )
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
-from mnv4_deploy.records import OpKind, OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.records.timing import OpKind, OpTiming
 from tests.profiles.planted_tflite import check_conserved
 
 

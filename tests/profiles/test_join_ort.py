@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import JoinedLayer
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
+from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.join.absorb import base_name
 from mnv4_deploy.profiles.join.ort import ExecutedNode, OrtTrace, join_ort, trace_ort
-from mnv4_deploy.profiles.join.renamed import renamed_copy
-from mnv4_deploy.profiles.run_ort import example_inputs, open_session
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, open_session
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, OutputError
+from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.join.ort import trace_ort
-from mnv4_deploy.profiles.join.renamed import renamed_copy
-from mnv4_deploy.profiles.run_ort import open_session
+from mnv4_deploy.profiles.runtimes.run_ort import open_session
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")

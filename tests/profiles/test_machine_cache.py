@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
 from mnv4_deploy.profiles.machine import cache, ceilings
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
 
 
 def _ceilings(threads: int, peak: float = 4e10) -> Ceilings:

@@ -10,13 +10,13 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.inspect import inspect_file
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.machine import ceilings, peaks
 from mnv4_deploy.profiles.machine.cpu import read_cpu
 from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chain
 from mnv4_deploy.profiles.machine.products import Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
-from mnv4_deploy.profiles.measure.runners import open_runner
+from mnv4_deploy.profiles.runtimes.runners import open_runner
 
 _PRODUCTS = {
     "1x1": Product(6, 7, 64, 32),
@@ -98,7 +98,7 @@ def test_impossible_thread_counts(threads):
 def _parts(**parts):
     def run(function, threads, kit, *, timeout_s):
         del threads, kit, timeout_s
-        name = function.partition(":measure_")[2]
+        name = function.__name__.removeprefix("measure_")
         if name not in parts:
             raise ToolchainError(f"{name} is missing: install it.")
         return parts[name]

@@ -3,10 +3,10 @@
 import pytest
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.machine_records import PublishedMachine
 from mnv4_deploy.profiles.machine.predict import predict
 from mnv4_deploy.profiles.machine.published import published, published_machines
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.machine import PublishedMachine
 
 
 def _machine(ridge_point: float, **known: float) -> PublishedMachine:

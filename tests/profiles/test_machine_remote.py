@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.machine_records import Machine
 from mnv4_deploy.profiles.machine import ceilings, compiled, rates
 from mnv4_deploy.profiles.machine.cpu import fingerprint, limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.machine.kernel_plan import plan_for
 from mnv4_deploy.profiles.machine.kit import PeakKit, kit_bytes, read_kit
 from mnv4_deploy.profiles.machine.loaded import normal_architecture
 from mnv4_deploy.profiles.machine.memory import NumpyAddition, numpy_memory
-from mnv4_deploy.profiles.machine.remote import measure_from_bytes, pack, pack_bytes
+from mnv4_deploy.profiles.machine.remote import pack, pack_bytes
+from mnv4_deploy.profiles.machine.with_kit import measure_from_bytes
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.machine import Machine
 
 pytest.importorskip("llvmlite")
 pytest.importorskip("onnx")

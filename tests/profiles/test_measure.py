@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.measure.checks import available_cpus, check_request
 from mnv4_deploy.profiles.measure.measure import measure, measure_here
 from mnv4_deploy.profiles.measure.rounds import take_turns, time_files
-from mnv4_deploy.profiles.measure.runners import format_of, open_runner
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.profile import MeasureRequest
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.runners import open_runner
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder
@@ -289,7 +290,7 @@ def test_child_dies_with_its_parent(
     conv_tflite: Path, tmp_path: Path, number: int, whole_group: bool
 ) -> None:
     code = (
-        "from mnv4_deploy.profile_records import MeasureRequest as R;"
+        "from mnv4_deploy.profiles.records.profile import MeasureRequest as R;"
         "from mnv4_deploy.profiles.measure.measure import measure;"
         f"measure([R({str(conv_tflite)!r}, runs=10000, max_seconds=600.0)])"
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.plain_records import from_plain, to_plain
-from mnv4_deploy.profile_records import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.measure.join import join_timed
 from mnv4_deploy.profiles.measure.measure import measure_here, time_here
-from mnv4_deploy.records import OpTiming
+from mnv4_deploy.profiles.records.plain import from_plain, to_plain
+from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpTiming
 
 
 def _timed(path: Path, runs: int = 4) -> TimedFile:

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from mnv4_deploy.graph_records import ModelFormat, ModelGraph, Operator, Tensor
 from mnv4_deploy.profiles.join.modules import block_of, canonical, module_of_ops
+from mnv4_deploy.profiles.records.graph import ModelFormat, ModelGraph, Operator, Tensor
 
 
 def graph(

@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from mnv4_deploy.errors import OutputError, UnsupportedError
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profiles.output.label_layout import Box, LabelLayout, along, around, overlap
-from mnv4_deploy.profiles.output.pareto_panel import pareto_front
-from mnv4_deploy.profiles.output.ridge_plot import RidgeSweep, save_ridge_sweep
-from mnv4_deploy.profiles.output.roofline_data import ceiling_lines, limit_shares, points_of
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.reports.plots.label_layout import Box, LabelLayout, along, around, overlap
+from mnv4_deploy.reports.plots.pareto_panel import pareto_front
+from mnv4_deploy.reports.plots.ridge_plot import RidgeSweep, save_ridge_sweep
+from mnv4_deploy.reports.plots.roofline_data import ceiling_lines, limit_shares, points_of
 from tests.browser import browse, needs_chromium
 from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
-from mnv4_deploy.profiles.output.html_report import script_json, write_report
-from mnv4_deploy.profiles.output.roofline_plot import save_roofline
+from mnv4_deploy.reports.plots.roofline_plot import save_roofline
+from mnv4_deploy.reports.profile.html_report import script_json, write_report
 
 HOSTILE = "</script><script>alert(1)</script><b>$x_{1}$ <!-- \u2028 =cmd() &lt;\x07"
 SHOWN = "</script><script>alert(1)</script><b>$x_{1}$ <!-- =cmd() &lt;"

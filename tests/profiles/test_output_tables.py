@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import pytest
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profiles.output.chrome_trace import trace_events
-from mnv4_deploy.profiles.output.csv_table import COLUMNS, write_csv
-from mnv4_deploy.profiles.output.kinds import FAMILIES, family_of
-from mnv4_deploy.profiles.output.model_explorer import node_data
-from mnv4_deploy.profiles.output.profile_json import profile_to_dict
-from mnv4_deploy.profiles.output.text import clean, plot_text, shorten, significant
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.reports.profile.chrome_trace import trace_events
+from mnv4_deploy.reports.profile.csv_table import COLUMNS, write_csv
+from mnv4_deploy.reports.profile.kinds import FAMILIES, family_of
+from mnv4_deploy.reports.profile.model_explorer import node_data
+from mnv4_deploy.reports.profile.profile_json import profile_to_dict
+from mnv4_deploy.text import clean, plot_text, shorten, significant
 from tests.profiles.profile_factory import SPECS, Spec, make_profile, with_names
 
 TOTAL_US = 6 + 255 + 61 + 99 + 2 + 84 + 19 + 0 + 41 + 7

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.profiles import regular_file
-from mnv4_deploy.profiles.regular_file import open_inside, open_regular, pieces, read_regular
+from mnv4_deploy.profiles.files import regular as regular_file
+from mnv4_deploy.profiles.files.regular import open_inside, open_regular, pieces, read_regular
 from tests.astray import EVERYTHING, GONE, NO_FILES, OUTSIDE, SECRET, TOO_LARGE
 from tests.time_limit import in_time
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.machine_records import Ceilings, MemoryLevel
-from mnv4_deploy.profile_records import Layer
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.machine import Ceilings, MemoryLevel
+from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.roofline.bounds import bound_of, bounds_of, transfer_us
 
 L1, L2, DRAM = (

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.profile_records import Conditions, Layer, Measurement, ModelProfile
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.profile import Conditions, Layer, Measurement, ModelProfile
+from mnv4_deploy.profiles.records.timing import OpProfile
 from mnv4_deploy.profiles.roofline.comparison import compare_profiles
 from mnv4_deploy.profiles.roofline.trust import trust_in
-from mnv4_deploy.records import OpProfile
 
 ROUNDS, BURST = 12, 5
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mnv4_deploy.graph_records import OpCost
-from mnv4_deploy.profile_records import Bound, Layer, Trust
+from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.profiles.records.profile import Bound, Layer, Trust
 from mnv4_deploy.profiles.roofline.findings import findings_of
 
 CONV = OpCost(macs=1_000_000, weight_bytes=1000, read_bytes=1000, written_bytes=1000)

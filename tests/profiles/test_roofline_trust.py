@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from mnv4_deploy.graph_records import ModelGraph
-from mnv4_deploy.machine_records import Ceilings
-from mnv4_deploy.profile_records import Conditions, Layer, Measurement, Spread
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.machine import Ceilings
+from mnv4_deploy.profiles.records.profile import Conditions, Layer, Measurement, Spread
+from mnv4_deploy.profiles.records.timing import OpProfile
 from mnv4_deploy.profiles.roofline.trust import trust_in
-from mnv4_deploy.records import OpProfile
 
 
 def layer(latency_us: float) -> Layer:

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest
-from mnv4_deploy.profiles import litert_library
 from mnv4_deploy.profiles.measure.measure import time_here
-from mnv4_deploy.profiles.measure.runners import open_device_runner, open_runner
-from mnv4_deploy.profiles.run_interpreter import (
+from mnv4_deploy.profiles.records.profile import MeasureRequest
+from mnv4_deploy.profiles.runtimes import litert_library
+from mnv4_deploy.profiles.runtimes.run_interpreter import (
     InterpreterRunner,
     InterpreterRuntime,
     installed_runtime,
 )
-from mnv4_deploy.profiles.run_xnnpack import XnnpackRunner
-from mnv4_deploy.profiles.timing import time_run_us
+from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner
+from mnv4_deploy.profiles.runtimes.runners import open_device_runner, open_runner
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder
@@ -48,8 +48,8 @@ class Refuse(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
-from mnv4_deploy.plain_records import to_plain
-from mnv4_deploy.profile_records import MeasureRequest
+from mnv4_deploy.profiles.records.plain import to_plain
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.measure.measure import time_here
 found = time_here([MeasureRequest(path, runs=4) for path in sys.argv[1:]])
 print(json.dumps(to_plain(found)))
@@ -136,7 +136,7 @@ def test_the_best_of_what_is_there(
 def test_nothing_there_says_what_to_do(
     conv_tflite: Path, conv_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnv4_deploy.profiles.measure import runners
+    from mnv4_deploy.profiles.runtimes import runners
 
     monkeypatch.setattr(importlib.util, "find_spec", _only())
     monkeypatch.setattr(runners, "find_spec", _only())
@@ -193,7 +193,7 @@ def test_needs_numpy_and_a_runtime_alone(conv_tflite: Path, conv_onnx: Path) -> 
 
 @pytest.mark.skipif(not _TFLITE_PYTHON, reason="MNV4_DEPLOY_TFLITE_RUNTIME_PYTHON is not set")
 def test_on_tflite_runtime_and_numpy_1(conv_tflite: Path, tmp_path: Path) -> None:
-    from mnv4_deploy.device.archive import build_archive
+    from mnv4_deploy.device.linux.archive import build_archive
 
     archive = tmp_path / "agent.zip"
     archive.write_bytes(build_archive())

@@ -12,9 +12,9 @@ import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import profile_file
-from mnv4_deploy.profiles.ort_overhead import profiler_cost_us, without_profiler
-from mnv4_deploy.profiles.ort_profile import NodeEvent, merge, read_profile, runs_of
-from mnv4_deploy.profiles.run_ort import OrtRunner, optimized_graph
+from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner, optimized_graph
 
 onnx = pytest.importorskip("onnx")
 _FLOAT = onnx.TensorProto.FLOAT
@@ -260,7 +260,7 @@ def test_measuring_goes_without_telemetry(conv_onnx: Path, tmp_path: Path) -> No
     home = tmp_path / "home"
     home.mkdir()
     code = (
-        "import sys; from mnv4_deploy.profiles.run_ort import OrtRunner;"
+        "import sys; from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner;"
         "runner = OrtRunner(sys.argv[1]); runner.run(); runner.close()"
     )
     variables = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)}

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profiles import litert_library
-from mnv4_deploy.profiles.litert_capi import (
+from mnv4_deploy.profiles.measure.measure import profile_file
+from mnv4_deploy.profiles.runtimes import litert_library
+from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_XNNPACK_OP,
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.measure.measure import profile_file
-from mnv4_deploy.profiles.run_xnnpack import (
+from mnv4_deploy.profiles.runtimes.run_xnnpack import (
     XnnpackRunner,
     feed,
     merge,
     operator_events,
     partition_numbers,
 )
-from mnv4_deploy.profiles.timing import example_input, time_run_us
+from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

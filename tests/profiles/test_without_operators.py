@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.device_records import DeviceAddress, DeviceFacts, DeviceRun, DeviceState
-from mnv4_deploy.graph_records import ModelGraph, Operator, Tensor
-from mnv4_deploy.profile_records import Conditions, Measurement, ModelProfile
-from mnv4_deploy.profiles.output.chrome_trace import trace_events
-from mnv4_deploy.profiles.output.csv_table import COLUMNS, write_csv
-from mnv4_deploy.profiles.output.device_text import device_facts, device_title
-from mnv4_deploy.profiles.output.model_explorer import node_data
-from mnv4_deploy.profiles.output.profile_json import profile_to_dict
-from mnv4_deploy.profiles.output.roofline_data import ceiling_lines, points_of
+from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts, DeviceRun, DeviceState
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.records.profile import Conditions, Measurement, ModelProfile
+from mnv4_deploy.profiles.records.timing import OpProfile
 from mnv4_deploy.profiles.roofline.analyse import analyse
-from mnv4_deploy.records import OpProfile
-from mnv4_deploy.report_profile import print_profile
+from mnv4_deploy.reports.plots.roofline_data import ceiling_lines, points_of
+from mnv4_deploy.reports.profile.chrome_trace import trace_events
+from mnv4_deploy.reports.profile.csv_table import COLUMNS, write_csv
+from mnv4_deploy.reports.profile.device_text import device_facts, device_title
+from mnv4_deploy.reports.profile.model_explorer import node_data
+from mnv4_deploy.reports.profile.profile_json import profile_to_dict
+from mnv4_deploy.terminal.profile import print_profile
 from tests.browser import browse, needs_chromium
 from tests.profiles.profile_factory import MACHINE, make_profile
 
@@ -218,7 +218,7 @@ def test_the_roofline_has_the_model_as_its_only_point() -> None:
 @pytest.mark.parametrize("machine", [None, MACHINE])
 def test_the_picture_says_what_its_mark_is(machine, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from mnv4_deploy.profiles.output.roofline_plot import save_roofline
+    from mnv4_deploy.reports.plots.roofline_plot import save_roofline
 
     path = tmp_path / "roofline.svg"
     save_roofline(analyse(measurement(), machine), (path,))
@@ -234,7 +234,7 @@ def test_the_picture_says_what_its_mark_is(machine, tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", [RUN, _hostile()], ids=["plain", "hostile"])
 def test_the_page_shows_the_whole_and_the_device(device: DeviceRun, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    from mnv4_deploy.profiles.output.html_report import write_report
+    from mnv4_deploy.reports.profile.html_report import write_report
 
     path = tmp_path / "report.html"
     write_report(analyse(measurement(device), MACHINE), path)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.inspect_tflite import inspect_here
-from mnv4_deploy.records import OperatorFacts
+from mnv4_deploy.profiles.inspection.inspect_tflite import inspect_here
+from mnv4_deploy.profiles.records.files import OperatorFacts
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
-from mnv4_deploy.device.android_shell import AndroidShell
+from mnv4_deploy.device.android.shell import AndroidShell
 from mnv4_deploy.device.benchmark_model.addition_model import (
     ARRAYS,
     FLOAT_BYTES,
@@ -22,13 +22,13 @@ from mnv4_deploy.device.benchmark_model.addition_model import (
 )
 from mnv4_deploy.device.benchmark_model.command import Plan, profile_form
 from mnv4_deploy.device.benchmark_model.run import run_plain, run_profiled
-from mnv4_deploy.device_records import DeviceFacts
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.machine_records import Ceilings, Machine, MemoryLevel
-from mnv4_deploy.profile_records import MeasureRequest
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
+from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 
 _METHOD = (
     "Best of many runs of LiteRT's benchmark_model. XNNPACK: MACs over its own time of"

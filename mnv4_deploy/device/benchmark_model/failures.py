@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mnv4_deploy.device.android_shell import Completed
+from mnv4_deploy.device.android.shell import Completed
 from mnv4_deploy.device.benchmark_model.records import quoted
 from mnv4_deploy.errors import (
     DeployError,

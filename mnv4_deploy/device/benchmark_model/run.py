@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
-from mnv4_deploy.device.android_shell import AndroidShell, Completed
+from mnv4_deploy.device.android.shell import AndroidShell, Completed
 from mnv4_deploy.device.benchmark_model.command import (
     Plan,
     ProfileForm,
@@ -23,9 +23,9 @@ from mnv4_deploy.device.benchmark_model.run_log import parse_log
 from mnv4_deploy.device.benchmark_model.text_profile import parse_text
 from mnv4_deploy.device.benchmark_model.to_timed import Profiled, to_timed
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.profile_records import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
-from mnv4_deploy.profiles.tflite_graph import read_graph
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
 _ROUNDS = 3
 _PROFILE = "profile"

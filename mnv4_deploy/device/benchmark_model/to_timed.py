@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from mnv4_deploy.device.benchmark_model.order import in_run_order
 from mnv4_deploy.device.benchmark_model.records import OpRow, OpTable, RowKind, RunLog
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.profile_records import Conditions, MeasureRequest, TimedFile
-from mnv4_deploy.profiles.litert_capi import (
+from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
+from mnv4_deploy.profiles.records.timing import OpKind, OpProfile, OpTiming
+from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.run_xnnpack import partition_numbers
-from mnv4_deploy.records import OpKind, OpProfile, OpTiming
+from mnv4_deploy.profiles.runtimes.run_xnnpack import partition_numbers
 
 RUNTIME = "LiteRT benchmark_model"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mnv4_deploy.drift.causes.range_rules import clipped_activation, unused_range
 from mnv4_deploy.drift.causes.suspicion import Suspicion, name, same_range, scenes
-from mnv4_deploy.layer_drift_records import Cause, LayerDrift
+from mnv4_deploy.layers.records import Cause, LayerDrift
 
 # A layer's range is wrong where this part of the values lies outside, and clipping them costs
 # more than 25 dB. A sound Hybrid-M, calibrated by the average of 50 images, clips as much in one

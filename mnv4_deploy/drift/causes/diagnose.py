@@ -7,7 +7,7 @@ from dataclasses import replace
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
 from mnv4_deploy.drift.causes.rules import explain
 from mnv4_deploy.drift.causes.suspicion import name
-from mnv4_deploy.layer_drift_records import Cause, Diagnosis, LayersDrift
+from mnv4_deploy.layers.records import Cause, Diagnosis, LayersDrift
 
 
 def diagnose(layers: LayersDrift, input_fault: Cause | None) -> LayersDrift:

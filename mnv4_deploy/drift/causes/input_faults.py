@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.decibels import decibels
-from mnv4_deploy.drift.runners import open_runner
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.layer_drift_records import Cause, CauseKind
-from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.layers.records import Cause, CauseKind
+from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.subjects import open_runner
 
 Pixels = npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
@@ -127,7 +127,7 @@ class _Trials:
     """
 
     def __init__(self, subject: Subject) -> None:
-        from mnv4_deploy.exporters.run_artifact import RUNNERS, ArtifactRunner
+        from mnv4_deploy.sessions.image_runner import RUNNERS, ArtifactRunner
 
         self.subject = subject
         self._file: ArtifactRunner | None = None

@@ -18,7 +18,7 @@ from mnv4_deploy.drift.causes.suspicion import (
     signal_peak,
     span,
 )
-from mnv4_deploy.layer_drift_records import LayerDrift
+from mnv4_deploy.layers.records import LayerDrift
 
 # The largest channel over the median one: from here on the median channel has 32 of 256 levels.
 _OUTLIER_RATIO = 8.0

@@ -26,7 +26,7 @@ from mnv4_deploy.drift.causes.weight_rules import (
     depthwise_spread,
     tiny_scale,
 )
-from mnv4_deploy.layer_drift_records import LayerDrift
+from mnv4_deploy.layers.records import LayerDrift
 
 # Of two that explain equally much the first is taken: the more specific.
 RULES: tuple[Callable[[Scene], Suspicion | None], ...] = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.layer_drift_records import Cause, CauseKind, LayerDrift
+from mnv4_deploy.layers.records import Cause, CauseKind, LayerDrift
 
 # Below this (30 dB) a layer does what int8 layers do and needs no explanation.
 DAMAGE = 1e-3

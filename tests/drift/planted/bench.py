@@ -9,21 +9,21 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.export_records import Format
-from mnv4_deploy.exporters import tflite_io
-from mnv4_deploy.exporters.quantize_onnx import quantize_onnx
-from mnv4_deploy.exporters.quantize_tflite import quantize_tflite
 from mnv4_deploy.exporters.ranges import RangeMethod
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_onnx import export_onnx
-from mnv4_deploy.exporters.to_tflite import export_tflite
-from mnv4_deploy.models.images import open_folder, select
-from mnv4_deploy.models.preprocessing import normalize
+from mnv4_deploy.exporters.records import Format
+from mnv4_deploy.exporters.to_onnx.convert import export_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.images.sets import open_folder, select
 from mnv4_deploy.models.randomize import randomize
+from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import DATA
-from mnv4_deploy.records import Preprocessing
+from mnv4_deploy.sessions.records import Subject
 from tests.drift.planted.edit_onnx import OnnxEdit
 from tests.drift.planted.edit_tflite import TfliteEdit
 from tests.drift.planted.network import CLASSES, SIZE, PlantedNet

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.exporters.tflite_flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
 Array = npt.NDArray[Any]
 

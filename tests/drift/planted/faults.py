@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.export_records import FORMATS, Format
-from mnv4_deploy.layer_drift_records import CauseKind
-from mnv4_deploy.models.preprocessing import normalize
-from mnv4_deploy.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.layers.records import CauseKind
+from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.sessions.records import Subject
 from tests.drift.planted.bench import SPEC, Bench, photographs
 from tests.drift.planted.edit_onnx import OnnxEdit
 

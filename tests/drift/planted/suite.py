@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
-from mnv4_deploy.drift.layers.compare import compare_layers
-from mnv4_deploy.drift_records import Subject
-from mnv4_deploy.export_records import Format
-from mnv4_deploy.layer_drift_records import LayersDrift
+from mnv4_deploy.exporters.records import Format
+from mnv4_deploy.layers.compare import compare_layers
+from mnv4_deploy.layers.records import LayersDrift
+from mnv4_deploy.sessions.records import Subject
 from tests.drift.planted.bench import Bench, photographs
 from tests.drift.planted.faults import Fault
 

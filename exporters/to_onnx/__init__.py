@@ -1,0 +1,1 @@
+"""PyTorch module to ONNX: convert, quantize, write."""

@@ -1,0 +1,370 @@
+"""int8 form of a float32 ONNX file: QDQ, built on onnxruntime.quantization.
+
+What is ours: the ranges (``ranges``), the codes of weights and biases (``onnx_weights``), which
+operators stay in float, and the removal of every QuantizeLinear/DequantizeLinear pair that serves
+no int8 kernel.
+
+Activations are uint8: with int8 ones onnxruntime (x86) left 46 of Hybrid-M's 120 convolutions and
+every addition in float, and the run took 1.37 times as long. Weights are symmetric, per channel,
+with scales so wide that x86 without VNNI, which adds pairs of products in saturating int16, adds
+them exactly ("pairs", ``pair_scales``). Top-1 and median SQNR on such a processor (AVX2):
+
+    model, images, ranges                  float32  8 bits        7 bits        pairs
+    Hybrid-M@96, 1000 bundled, average     78.8 %   78.3 %, 24.2  79.2 %, 28.4  78.8 %, 29.1 dB
+    Hybrid-M@96, 1000 bundled, minmax      78.8 %   76.4 %, 16.7  78.0 %, 18.1  78.0 %, 18.6 dB
+    MobileNetV2, 800 photographs, average  89.9 %                 86.5 %, 15.8  88.1 %, 19.4 dB
+    EfficientNet-Lite0, the same           91.8 %                 91.1 %, 13.6  92.5 %, 18.6 dB
+
+(8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %. All with an int8 first
+convolution, which files of float input have had in float since: ``onnx_float``.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.exporters.pair_scales import WeightGrid
+from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
+from mnv4_deploy.exporters.records import Io
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
+from mnv4_deploy.exporters.to_onnx.float_operators import (
+    FIRST_REASON,
+    first_convolutions,
+    softmax_products,
+)
+from mnv4_deploy.exporters.to_onnx.io_types import round_edges, set_io
+from mnv4_deploy.exporters.to_onnx.weights import set_weights
+from mnv4_deploy.profiles.runtimes.quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators that onnxruntime's CPU provider has int8 kernels for. Timed: those of MobileNetV4.
+INT8_OPS = frozenset(
+    {
+        *("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "AveragePool", "Relu", "Clip"),
+        *("Concat", "Resize", "MaxPool", "Pad"),
+        # These only move data and run in whatever type they are given.
+        *("Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten", "Slice"),
+    }
+)
+FLOAT_OPS: Mapping[str, str] = {
+    # Hybrid-M, AVX2, sum of 8: 1040 us in int8, 260 us in float.
+    "Softmax": "its int8 kernel takes 4 times as long as the float one",
+    "Gelu": "onnxruntime has no int8 kernel",
+}
+_FLOAT_REASON = "onnxruntime has no int8 kernel for it, or none that was tried here"
+_CHOSEN_REASON = "it was chosen to stay in float"
+_SAME_RANGE = frozenset({"Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten"})
+_BIAS_LIMIT = 2**31 - 1
+_LOGITS_RANK = 2
+
+
+@dataclass(frozen=True)
+class OnnxQuantization:
+    """What ``quantize_onnx`` did. ``float_ops`` has ``(node, kind, reason)``."""
+
+    int8_ops: dict[str, int]
+    float_ops: tuple[tuple[str, str, str], ...]
+    removed_pairs: int
+    saturated_biases: tuple[str, ...]
+    calibration_batches: int
+    method: RangeMethod
+    weights: WeightGrid
+
+
+def quantize_onnx(
+    fp32_path: Path,
+    int8_path: Path,
+    batches: Iterable[npt.NDArray[Any]],
+    *,
+    method: RangeMethod = "average",
+    weights: WeightGrid = "pairs",
+    io: Io = "float",
+    float_modules: Collection[str] = (),
+    float_layers: Collection[str] = (),
+) -> OnnxQuantization:
+    """Write the int8 form of ``fp32_path`` to ``int8_path``.
+
+    ``batches`` are inputs as the file takes them (``[B, 3, H, W]`` float32, or uint8
+    ``[B, H, W, 3]`` where the preprocessing is baked in). ``io`` is the type of inputs and
+    outputs; for int8 and uint8 their scale and zero point are in ``metadata_props``.
+    ``weights="full"`` is for CPUs that are known to have VNNI, or ARM; "pairs" is for all
+    (``pair_scales``). ``float_modules`` are those of a rewritten network that stay in float with
+    all modules inside them, ``float_layers`` paths of modules whose own operators do; what they
+    read from int8 operators and hand on to them is still rounded to 8 bits.
+
+    Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
+    layer that the file does not have, InputError for non-finite activations, ToolchainError where
+    onnxruntime fails.
+    """
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    model = onnx.load(fp32_path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if not any(node.op_type in ("Conv", "Gemm", "MatMul") for node in model.graph.node):
+        raise UnsupportedError(f"{fp32_path.name} has no operator that can be int8.")
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
+    chosen = chosen_operators(fp32_path, float_layers).values()
+    inside = operators_inside(fp32_path, float_modules)
+    reasons = dict.fromkeys(first_convolutions(model), FIRST_REASON) if io == "float" else {}
+    reasons |= {o.name: _CHOSEN_REASON for operators in (*chosen, inside) for o in operators}
+    kept = frozenset(reasons)
+    ranges, count = _observe(model, batches, method)
+    try:
+        with quiet():
+            shaped = onnx.shape_inference.infer_shapes(model)
+            quantized = _quantized(shaped, ranges, kept)
+            set_weights(quantized, model, weights)
+            removed = _remove_idle_pairs(quantized, kept, float_outputs=io == "float")
+            if io != "float":
+                round_edges(quantized, ranges)
+            facts = set_io(quantized, io)
+            _shield(quantized, kept)
+            ONNXModel(quantized).clean_initializers()
+            ONNXModel(quantized).topological_sort()
+            del quantized.metadata_props[:]
+            for key, value in {**metadata, **facts}.items():
+                quantized.metadata_props.add(key=key, value=value)
+            onnx.checker.check_model(quantized, full_check=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ToolchainError(f"onnxruntime could not quantize the model ({error}).") from error
+    onnx.save(quantized, int8_path)
+    int8_ops, float_ops = _arithmetic(quantized, reasons)
+    return OnnxQuantization(
+        int8_ops, float_ops, removed, _saturated(quantized), count, method, weights
+    )
+
+
+def _observe(
+    model: onnx.ModelProto, batches: Iterable[npt.NDArray[Any]], method: RangeMethod
+) -> tuple[dict[str, Range], int]:
+    """Ranges of the values that will be quantized, and how many batches there were."""
+    import onnx
+    import onnxruntime as ort
+
+    collector = RangeCollector(method)
+    # Logits beyond their range would all be equal, and the best class could not be told.
+    whole = RangeCollector("minmax")
+    outputs = {value.name for value in model.graph.output}
+    watched = list(_watched(model))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in watched
+    )
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # the TFLite file is calibrated on the other core
+    session = ort.InferenceSession(
+        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    source = session.get_inputs()[0]
+    count = 0
+    for batch in batches:
+        count += 1
+        for image in batch if source.shape[0] == 1 else [batch]:
+            feed = image[None] if source.shape[0] == 1 else image
+            if feed.dtype == np.float32:
+                collector.update(source.name, feed)
+            for name, values in zip(
+                watched, session.run(watched, {source.name: feed}), strict=True
+            ):
+                logits = name in outputs and values.ndim == _LOGITS_RANK
+                (whole if logits else collector).update(name, values)
+    if not count:
+        raise UnsupportedError("int8 needs calibration images: there were none.")
+    return _spread(model, {**collector.ranges(), **whole.ranges()}), count
+
+
+def _watched(model: onnx.ModelProto) -> Iterator[str]:
+    """Values with a range of their own: not those a Relu replaces or that are only moved."""
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    outputs = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if node.op_type in (*_SAME_RANGE, "Cast"):
+            continue
+        for name in node.output:
+            following = readers.get(name, [])
+            if name in outputs or following not in (["Relu"], ["Clip"], ["Softmax"]):
+                yield name
+
+
+def _spread(model: onnx.ModelProto, ranges: dict[str, Range]) -> dict[str, Range]:
+    """Give moved values the range of what was moved, and Relu's to its input."""
+    spread = dict(ranges)
+    for node in model.graph.node:
+        if node.op_type in _SAME_RANGE and node.input[0] in spread:
+            spread.update(dict.fromkeys(node.output, spread[node.input[0]]))
+    for node in model.graph.node:
+        if node.op_type in ("Relu", "Clip") and node.output[0] in spread:
+            spread.setdefault(node.input[0], spread[node.output[0]])
+        if node.op_type == "Softmax":
+            spread.setdefault(node.input[0], (-1.0, 1.0))  # its pair is removed again
+    return spread
+
+
+def _quantized(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept: frozenset[str]
+) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    data = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
+    # What says that shapes are known: it would infer them again, through files in the temporary
+    # folder whose names onnx makes of this machine's network address.
+    model.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,  # ``set_weights`` sees to the saturation
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=data,
+        nodes_to_quantize=[node.name for node in model.graph.node],
+        nodes_to_exclude=[*softmax_products(model), *sorted(kept)],
+        op_types_to_quantize=sorted(INT8_OPS & {node.op_type for node in model.graph.node}),
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+def _remove_idle_pairs(
+    model: onnx.ModelProto, kept: frozenset[str], *, float_outputs: bool
+) -> int:
+    """Remove the pairs between what can write float, and float readers.
+
+    That are products and the operators that were ``kept`` in float.
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    removed = 0
+    for dequantize in [n for n in graph.node if n.op_type == "DequantizeLinear"]:
+        quantize = makers.get(dequantize.input[0])
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        maker = makers.get(quantize.input[0])
+        following = readers.get(dequantize.output[0], [])
+        idle = all(node.op_type not in INT8_OPS or node.name in kept for node in following)
+        if maker is None or not idle or len(readers[quantize.output[0]]) > 1:
+            continue
+        if maker.op_type in INT8_OPS - {"MatMul", "Gemm"} and maker.name not in kept:
+            continue  # onnxruntime's int8 kernel must write 8 bits
+        value = dequantize.output[0]
+        if value in outputs and not float_outputs:
+            continue
+        if value in outputs:
+            for index, name in enumerate(maker.output):
+                if name == quantize.input[0]:
+                    maker.output[index] = value
+        for node in following:
+            node.input[:] = [quantize.input[0] if i == value else i for i in node.input]
+        graph.node.remove(quantize)
+        graph.node.remove(dequantize)
+        removed += 1
+    return removed
+
+
+def _shield(model: onnx.ModelProto, kept: frozenset[str]) -> None:
+    """Keep onnxruntime from making the ``kept`` operators int8 by itself.
+
+    Its optimizer takes a float operator between a DequantizeLinear and a QuantizeLinear for one
+    that was meant to be int8, and rounds the weights of a Conv or Gemm per tensor. Dequantizing
+    to twice the value and halving it, which is exact, is not that pattern.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    dequantizers = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] not in constants
+    }
+    half = "shield;half"
+    shielded: dict[str, str] = {}
+    for node in [n for n in graph.node if n.name in kept]:
+        for source in [name for name in node.input if name in dequantizers]:
+            if source not in shielded:
+                codes, scale, zero_point = dequantizers[source].input
+                twice, result = f"{source};twice", f"{source};shielded"
+                value = np.array(numpy_helper.to_array(constants[scale]) * np.float32(2))
+                graph.initializer.append(numpy_helper.from_array(value, f"{twice};scale"))
+                inputs = [codes, f"{twice};scale", zero_point]
+                graph.node.append(
+                    helper.make_node("DequantizeLinear", inputs, [twice], name=twice)
+                )
+                graph.node.append(helper.make_node("Mul", [twice, half], [result], name=result))
+                shielded[source] = result
+        node.input[:] = [shielded.get(name, name) for name in node.input]
+    if not shielded:
+        return
+    graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), half))
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    for source in shielded:
+        if source not in read:
+            graph.node.remove(dequantizers[source])
+
+
+def _arithmetic(
+    model: onnx.ModelProto, reasons: Mapping[str, str]
+) -> tuple[dict[str, int], tuple[tuple[str, str, str], ...]]:
+    makers = {name: node for node in model.graph.node for name in node.output}
+    int8: Counter[str] = Counter()
+    in_float: list[tuple[str, str, str]] = []
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        maker = makers.get(node.input[0])
+        if node.name in reasons:
+            in_float.append((node.name, node.op_type, reasons[node.name]))
+        elif (
+            maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INT8_OPS
+        ):
+            int8[node.op_type] += 1
+        else:
+            reason = FLOAT_OPS.get(node.op_type, _FLOAT_REASON)
+            if node.op_type in INT8_OPS:
+                reason = "its input is a float operator's result, and converting it costs more"
+            in_float.append((node.name, node.op_type, reason))
+    return dict(int8.most_common()), tuple(in_float)
+
+
+def _saturated(model: onnx.ModelProto) -> tuple[str, ...]:
+    """int32 biases at the end of their range: the accumulator would overflow."""
+    from onnx import TensorProto, numpy_helper
+
+    return tuple(
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.INT32
+        and np.abs(numpy_helper.to_array(tensor).astype(np.int64)).max(initial=0) >= _BIAS_LIMIT
+    )

@@ -1,0 +1,1 @@
+"""PyTorch module to TFLite: convert, quantize, write."""

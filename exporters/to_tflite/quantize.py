@@ -1,0 +1,290 @@
+"""int8 and float16 forms of a float32 TFLite file, by ai-edge-quantizer.
+
+What is ours: the ranges (any method of ``ranges``, not only the library's moving average) and
+their adjustment to what the target's kernels accept, before the library chooses scales.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.exporters.bias_room import make_room_in_tflite
+from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
+from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
+from mnv4_deploy.exporters.records import LayerPrecision
+from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
+from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.profiles.records.graph import Operator
+from mnv4_deploy.profiles.runtimes.quiet import quiet
+
+# Operators whose output has the scale of their first input.
+_SAME_SCALE = ("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS")
+# A range of [-a * 128/127, a] has scale a/127 and zero point exactly 0.
+_SYMMETRIC_LOW = 128 / 127
+_LOGITS_RANK = 2
+
+
+def quantize_tflite(
+    fp32_path: Path,
+    int8_path: Path,
+    batches: Iterable[npt.NDArray[np.float32]],
+    *,
+    recipe: TfliteRecipe,
+    method: RangeMethod = "average",
+    input_range: Range | None = None,
+    float_modules: Collection[str] = (),
+    float_layers: Collection[str] = (),
+    int16_layers: Collection[str] = (),
+) -> None:
+    """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
+
+    ``batches`` are model inputs ``[B, H, W, 3]``. ``input_range`` replaces the input's observed
+    range where it is known (0..1 for pixels). ``float_modules`` are those of a rewritten network
+    that stay in float with all modules inside them, if the target has float operators at all.
+    ``float_layers`` are module paths whose own operators stay in float, ``int16_layers`` those
+    that compute with 16-bit activations and 8-bit weights; what they read from int8 operators and
+    hand on to them is still rounded to 8 bits. XNNPACK has no 16-bit operator: each such layer
+    leaves the delegate and splits the graph.
+
+    Raises UnsupportedError for a layer that the file does not have, that is in both collections,
+    that the target cannot have in float, or that LiteRT does not have in int16.
+    """
+    file = TfliteFile(fp32_path)
+    exceptions = _exceptions(fp32_path, recipe, float_layers, int16_layers)
+    if recipe.target != "integer-only":
+        exceptions = [*_kept_in_float(fp32_path, float_modules), *exceptions]
+    ranges = _observe(fp32_path, batches, method)
+    if input_range is not None:
+        ranges[file.name(int(file.graph.inputs[0]))] = input_range
+    ranges = adjust_ranges(file, ranges, recipe)
+    statistics: dict[str, Any] = {}
+    for tensor in range(len(file.graph.tensors)):
+        name = file.name(tensor)
+        if name in ranges:
+            rank = (1,) * len(file.shape(tensor))
+            low, high = ranges[name]
+            statistics[name] = {
+                "min": np.full(rank, low, np.float32),
+                "max": np.full(rank, high, np.float32),
+            }
+    with quiet():
+        from ai_edge_quantizer import qtyping, quantizer
+        from ai_edge_quantizer import recipe as library_recipes
+
+        work = quantizer.Quantizer(str(fp32_path))
+        work.load_quantization_recipe(library_recipes.static_wi8_ai8())
+        for kind in sorted(recipe.float_ops & set(qtyping.TFLOperationName)):
+            work.update_quantization_recipe(
+                regex=".*",
+                operation_name=qtyping.TFLOperationName(kind),
+                algorithm_key="no_quantize",
+            )
+        for scope, kind, precision in exceptions:
+            settings = {"algorithm_key": "no_quantize"}
+            if precision == "int16x8":
+                settings = {"op_config": _int16x8()}
+            work.update_quantization_recipe(
+                regex=scope, operation_name=qtyping.TFLOperationName(kind), **settings
+            )
+        result = work.quantize(statistics, enable_progress_report=False)
+    int8_path.write_bytes(result.quantized_model)
+    quantized = TfliteFile(int8_path)
+    make_room_in_tflite(quantized, file)
+    _mend_signature(quantized, file)
+    quantized.write(int8_path)
+
+
+def _exceptions(
+    path: Path, recipe: TfliteRecipe, float_layers: Collection[str], int16_layers: Collection[str]
+) -> list[tuple[str, str, LayerPrecision]]:
+    """The library's scope (a regular expression), kind and precision of what is not int8."""
+    if both := sorted(set(float_layers) & set(int16_layers)):
+        raise UnsupportedError(f"Layer {both[0]!r} cannot be float and int16: choose one.")
+    if float_layers and recipe.target == "integer-only":
+        raise UnsupportedError("The target integer-only has no float layer: use int16 layers.")
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    known = set(qtyping.TFLOperationName)
+    wanted: tuple[tuple[Collection[str], LayerPrecision], ...] = (
+        (float_layers, "float"),
+        (int16_layers, "int16x8"),
+    )
+    found: list[tuple[str, str, LayerPrecision]] = []
+    names = TfliteFile(path)
+    for modules, precision in wanted:
+        for module, operators in chosen_operators(path, modules).items():
+            able = [o for o in operators if precision == "float" or o.kind in INT16_OPS]
+            if not able:
+                kinds = ", ".join(sorted({o.kind for o in operators}))
+                raise UnsupportedError(
+                    f"Layer {module!r} cannot be int16: LiteRT has no such {kinds}."
+                )
+            for operator in able:
+                if operator.kind in known:
+                    found.append((_scope(names, operator), operator.kind, precision))
+    return found
+
+
+def _kept_in_float(path: Path, modules: Collection[str]) -> list[tuple[str, str, LayerPrecision]]:
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    known = set(qtyping.TFLOperationName)
+    names = TfliteFile(path)
+    inside = operators_inside(path, modules)
+    return [(_scope(names, o), o.kind, "float") for o in inside if o.kind in known]
+
+
+def _scope(file: TfliteFile, operator: Operator) -> str:
+    """A regular expression for one operator: the library searches in its results' names."""
+    outputs = "".join(f"{file.name(tensor)};" for tensor in operator.outputs)
+    return f"^{re.escape(outputs)}$"
+
+
+def _int16x8() -> Any:
+    from ai_edge_quantizer import qtyping
+
+    return qtyping.OpQuantizationConfig(
+        activation_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, symmetric=True),
+        weight_tensor_config=qtyping.TensorQuantizationConfig(
+            num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
+        ),
+        compute_precision=qtyping.ComputePrecision.INTEGER,
+        explicit_dequantize=False,
+    )
+
+
+def _mend_signature(quantized: TfliteFile, original: TfliteFile) -> None:
+    """Point the signature at the graph's outputs again, under their old names.
+
+    Where an operator that stays in float makes an output, ai-edge-quantizer 0.10 appends a
+    QUANTIZE but leaves the signature at the float tensor, and LiteRT aborts on such a file.
+    """
+    before = [int(tensor) for tensor in original.graph.outputs]
+    entries = {int(entry.tensorIndex): entry for entry in quantized.model.signatureDefs[0].outputs}
+    for position, old in enumerate(before):
+        tensor, name = int(quantized.graph.outputs[position]), original.name(old)
+        entry = entries.get(tensor) or entries[old]
+        if quantized.name(tensor) != name:
+            quantized.graph.tensors[old].name = f"{name};float".encode()
+            quantized.graph.tensors[tensor].name = name.encode()
+        entry.tensorIndex = tensor
+
+
+def cast_tflite_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
+    """Write ``fp32_path`` with float16 weights; inputs, outputs and arithmetic stay float32.
+
+    A GPU delegate computes in float16; XNNPACK expands the weights once, when it loads them.
+    """
+    with quiet():
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+        work = quantizer.Quantizer(str(fp32_path))
+        work.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+            op_config=qtyping.OpQuantizationConfig(
+                weight_tensor_config=qtyping.TensorQuantizationConfig(
+                    num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+                ),
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+                explicit_dequantize=True,
+            ),
+            algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+        )
+        result = work.quantize(enable_progress_report=False)
+    fp16_path.write_bytes(result.quantized_model)
+
+
+def _observe(
+    path: Path, batches: Iterable[npt.NDArray[np.float32]], method: RangeMethod
+) -> dict[str, Range]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    with quiet():
+        interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
+        interpreter.allocate_tensors()
+    file = TfliteFile(path)
+    watched = {int(t): file.name(int(t)) for t in file.graph.inputs}
+    for operator in file.graph.operators:
+        watched.update((int(t), file.name(int(t))) for t in operator.outputs)
+    # Constants take part in additions too, and need a range like any other operand.
+    collector = RangeCollector(method)
+    fixed = RangeCollector("minmax")
+    for operator in file.operators("ADD", "SUB", "MUL"):
+        for tensor in map(int, operator.inputs):
+            if file.is_constant(tensor):
+                fixed.update(file.name(tensor), file.constant(tensor, np.float32))
+    # Logits beyond their range would all be equal, and the best class could not be told.
+    logits = {t for t in map(int, file.graph.outputs) if len(file.shape(t)) == _LOGITS_RANK}
+    batch_size = file.shape(int(file.graph.inputs[0]))[0]
+    for batch in batches:
+        interpreter.set_tensor(int(file.graph.inputs[0]), _padded(batch, batch_size))
+        interpreter.invoke()
+        for tensor, name in watched.items():
+            chosen = fixed if tensor in logits else collector
+            chosen.update(name, interpreter.get_tensor(tensor))
+    return {**collector.ranges(), **fixed.ranges()}
+
+
+def _padded(batch: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """Repeat the last image of a short batch: the ranges do not change."""
+    missing = size - len(batch)
+    return np.concatenate([batch, batch[-1:].repeat(missing, 0)]) if missing else batch
+
+
+def adjust_ranges(
+    file: TfliteFile, ranges: dict[str, Range], recipe: TfliteRecipe
+) -> dict[str, Range]:
+    """Widen ranges where the target's kernels ask for it; never narrow one."""
+    adjusted = dict(ranges)
+    if recipe.symmetric_products:
+        for operator in file.operators("BATCH_MATMUL"):
+            for name in _same_scale_chain(file, int(operator.inputs[1])):
+                if name in adjusted:
+                    bound = max(map(abs, adjusted[name]))
+                    adjusted[name] = (-bound * _SYMMETRIC_LOW, bound)
+    for kind, low, high in recipe.scale_ratios:
+        for operator in file.operators(kind):
+            output = file.name(int(operator.outputs[0]))
+            if output not in adjusted:
+                continue
+            for tensor in map(int, operator.inputs):
+                for name in _same_scale_chain(file, tensor):
+                    if name in adjusted:
+                        adjusted[name] = _at_least(
+                            adjusted[name], _width(adjusted[output]) * low * 1.01
+                        )
+                widest = max(
+                    (_width(adjusted[n]) for n in (file.name(tensor),) if n in adjusted),
+                    default=0.0,
+                )
+                adjusted[output] = _at_least(adjusted[output], widest / high * 1.01)
+    return adjusted
+
+
+def _same_scale_chain(file: TfliteFile, tensor: int) -> list[str]:
+    """``tensor`` and what it takes its scale from, through reshapes and the like."""
+    names = [file.name(tensor)]
+    while (maker := file.producer(tensor)) is not None and file.kind(maker) in _SAME_SCALE:
+        tensor = int(maker.inputs[0])
+        names.append(file.name(tensor))
+    return names
+
+
+def _width(bounds: Range) -> float:
+    return bounds[1] - bounds[0]
+
+
+def _at_least(bounds: Range, width: float) -> Range:
+    """Scale ``bounds`` about zero until they are ``width`` wide (scale = width / 255)."""
+    own = _width(bounds)
+    if own >= width or width == 0.0:
+        return bounds
+    return (bounds[0] * width / own, bounds[1] * width / own) if own else (-width / 2, width / 2)

@@ -1,0 +1,221 @@
+"""The ladder's decisions: what is tried next, what is adopted, and when to stop.
+
+    1  calibration as asked for
+    2  the other calibration methods
+    3  cross-layer equalization
+    4  bias correction
+    5  optimised rounding
+    6  one after another, the layers and blocks that bring most per millisecond in float or int16x8
+
+It stops at the first rung that meets the budget. What a file is and how it is measured is the
+workshop's affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, get_args
+
+from mnv4_deploy.exporters.ranges import RangeMethod
+from mnv4_deploy.exporters.records import (
+    Int8Choice,
+    Ladder,
+    LayerPrecision,
+    NotTried,
+    Rung,
+    Sensitivity,
+)
+
+# Of two files with as many errors, one is better from here on: 5 % less noise in the logits.
+CLEARLY_DB = 0.2
+# A layer outside int8 must take this part of the logits' noise with it to be worth a file.
+_LEAST_GAIN = 0.01
+# int8 may give back this part of the time it saves against float32, and always 10 %.
+_SPENT = 0.5
+_FREE = 1.1
+# Percentages of whole images differ by much more than this, or not at all.
+_SAME = 1e-9
+_WEIGHT_CHANGES: tuple[tuple[str, Callable[[Int8Choice], Int8Choice]], ...] = (
+    ("equalization", lambda choice: replace(choice, equalize=True)),
+    ("bias correction", lambda choice: replace(choice, correct_bias=True)),
+    ("rounding", lambda choice: replace(choice, optimise_rounding=True)),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to try."""
+
+    name: str
+    choice: Int8Choice
+
+
+class Workshop(Protocol):
+    """Makes and measures the files of one format."""
+
+    def measure(self, title: str, steps: Sequence[Step]) -> Sequence[Rung | NotTried]:
+        """Each step's file on the held-out images, or why there is none."""
+
+    def float_latency_ratio(self) -> float:
+        """How much longer the float32 file takes than the first rung's."""
+
+    def sensitivities(self, choice: Int8Choice) -> Sequence[Sensitivity | NotTried]:
+        """What the most damaging layers of this choice's file bring outside int8."""
+
+
+def climb(first: Rung, max_drop: float, workshop: Workshop) -> Ladder:
+    """Go up from ``first`` until a file is at most ``max_drop`` points below float32.
+
+    A rung is adopted if it meets the budget, if its file makes fewer errors than chance explains,
+    or about as many with clearly less noise in the logits; later rungs build on what was adopted.
+    A few images more or less are chance: following them leads away from the quieter file, which
+    is the one that the next rungs need.
+    """
+    return _Climb(first, max_drop, workshop).run()
+
+
+def latency_limit(float_ratio: float) -> float:
+    """The largest acceptable latency over the first file's, if float32 takes ``float_ratio``.
+
+    A file beyond it has given back half of what int8 saves: float32 is then the better choice.
+    """
+    return max(_FREE, 1 + _SPENT * (float_ratio - 1))
+
+
+class _Climb:
+    def __init__(self, first: Rung, max_drop: float, workshop: Workshop) -> None:
+        self.max_drop = max_drop
+        self.workshop = workshop
+        self.rungs = [replace(first, adopted=True)]
+        self.not_tried: list[NotTried] = []
+        self.sensitivities: tuple[Sensitivity, ...] = ()
+        self.base = self.rungs[0]
+        self.limit: float | None = None
+
+    @property
+    def met(self) -> bool:
+        return meets(self.base, self.max_drop)
+
+    def run(self) -> Ladder:
+        if not self.met:
+            self.limit = latency_limit(self.workshop.float_latency_ratio())
+            self._calibration()
+        for name, change in _WEIGHT_CHANGES:
+            if not self.met:
+                self._try(name, [Step(name, change(self.base.choice))])
+        if not self.met:
+            self._layers()
+        adopted = [rung for rung in self.rungs if rung.adopted]
+        return Ladder(
+            format=self.base.format,
+            max_drop=self.max_drop,
+            rungs=tuple(self.rungs),
+            chosen=self.base if self.met else min(adopted, key=_rank),
+            met=self.met,
+            not_tried=tuple(self.not_tried),
+            sensitivities=self.sensitivities,
+            latency_limit=self.limit,
+        )
+
+    def _calibration(self) -> None:
+        asked = self.base.choice
+        self._try(
+            "other calibration methods",
+            [
+                Step(f"calibration {method}", replace(asked, method=method))
+                for method in get_args(RangeMethod)
+                if method != asked.method
+            ],
+        )
+
+    def _layers(self) -> None:
+        """Layer by layer, the best bargain first, as long as the budget is not met."""
+        assert self.limit is not None
+        found = self.workshop.sensitivities(self.base.choice)
+        self.not_tried += [result for result in found if isinstance(result, NotTried)]
+        measured = [result for result in found if isinstance(result, Sensitivity)]
+        self.sensitivities = tuple(judged(measured, self.limit))
+        for layer in self.sensitivities:
+            choice = self.base.choice.with_layers(layer.modules, layer.precision)
+            if self.met or layer.reason or choice == self.base.choice:
+                continue
+            name = layer_name(layer.module, layer.precision)
+            self._try(name, [Step(name, choice)])
+
+    def _try(self, title: str, steps: Sequence[Step]) -> None:
+        """Measure ``steps``, adopt the best of them if it helps, and refuse the others."""
+        assert self.limit is not None
+        results = self.workshop.measure(title, steps)
+        self.not_tried += [result for result in results if isinstance(result, NotTried)]
+        tried = [result for result in results if isinstance(result, Rung)]
+        # Against the best so far: small losses, each by chance, must not add up.
+        fewest = min(rung.top1_drop for rung in self.rungs if rung.adopted)
+        reasons = [objection(rung, self.base, fewest, self.max_drop, self.limit) for rung in tried]
+        good = [rung for rung, reason in zip(tried, reasons, strict=True) if not reason]
+        best = min(good, key=self._bargain, default=None)
+        for rung, reason in zip(tried, reasons, strict=True):
+            if best is None or rung is not best:
+                why = reason or f"{best.name} is better" if best else reason
+                self.rungs.append(replace(rung, reason=why))
+            else:
+                self.rungs.append(replace(rung, adopted=True))
+                self.base = self.rungs[-1]
+
+    def _bargain(self, rung: Rung) -> tuple[bool, int, float]:
+        """Within the budget first, then fewer errors as far as that is no chance, then SQNR."""
+        errors = round(rung.top1_drop / chance_points(self.base))
+        return not meets(rung, self.max_drop), errors, -rung.median_sqnr_db
+
+
+def meets(rung: Rung, max_drop: float) -> bool:
+    return rung.top1_drop <= max_drop + _SAME
+
+
+def objection(rung: Rung, base: Rung, fewest: float, max_drop: float, limit: float) -> str:
+    """Why ``rung`` does not improve on ``base``, "" if it does.
+
+    ``fewest`` is the smallest drop of any rung that was adopted.
+    """
+    if rung.latency_ratio > limit:
+        return (
+            f"takes {rung.latency_ratio:.2f} times as long as the first file, and more than "
+            f"{limit:.2f} leaves too little of what int8 saves"
+        )
+    lost, chance = rung.top1_drop - fewest, chance_points(base)
+    quieter_db = rung.median_sqnr_db - base.median_sqnr_db
+    if meets(rung, max_drop) or lost < -chance - _SAME:
+        return ""
+    if lost > chance + _SAME:
+        return f"drops {lost:.2f} points more than the best so far, and {chance:.2f} are chance"
+    if quieter_db < CLEARLY_DB:
+        return f"errors within chance ({lost:+.2f} points), and {quieter_db:+.2f} dB"
+    return ""
+
+
+def layer_name(module: str, precision: LayerPrecision) -> str:
+    """What a rung with one more layer outside int8 is called."""
+    return f"{module} in {precision}"
+
+
+def judged(found: Sequence[Sensitivity], limit: float) -> Iterator[Sensitivity]:
+    """``found`` by falling gain per millisecond, hopeless ones with the reason."""
+    for layer in sorted(found, key=lambda s: (-s.gain_per_ms, s.module, s.precision)):
+        reason = ""
+        if layer.noise_after > (1 - _LEAST_GAIN) * layer.noise_before:
+            reason = "the logits have hardly less noise, or more"
+        elif layer.latency_ratio > limit:
+            reason = f"takes {layer.latency_ratio:.2f} times as long as the first file"
+        yield replace(layer, reason=reason)
+
+
+def _rank(rung: Rung) -> tuple[float, float]:
+    """Fewer errors first, then less noise."""
+    return round(rung.top1_drop, 6), -rung.median_sqnr_db
+
+
+def chance_points(rung: Rung) -> float:
+    """One standard error of a top-1 drop, in points: of images that changed, each at random."""
+    changed = max(1.0, rung.images * (1 - rung.agreement / 100))
+    return 100 * math.sqrt(changed) / rung.images

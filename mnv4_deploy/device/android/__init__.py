@@ -1,0 +1,1 @@
+"""Android devices over adb, on which LiteRT's benchmark_model does the work."""

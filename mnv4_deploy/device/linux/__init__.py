@@ -1,0 +1,1 @@
+"""Devices that run our agent: Linux machines over ssh, and this one."""

@@ -1,0 +1,1 @@
+"""``--cluster``: the same shards on an existing Dask cluster."""

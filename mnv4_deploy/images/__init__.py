@@ -1,0 +1,1 @@
+"""Sets of images, and how an image becomes a network's input."""

@@ -1,0 +1,60 @@
+"""Figures about one layer from which the cause of its damage can be told."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.decibels import decibels
+from mnv4_deploy.layers.join import Match
+from mnv4_deploy.layers.layer import Layer, Network, Weights
+from mnv4_deploy.layers.records import LayerEvidence
+from mnv4_deploy.layers.tally import ChannelTally
+
+
+def gather_evidence(
+    layer: Layer,
+    match: Match,
+    reference: Network,
+    candidate: Network,
+    channels: ChannelTally,
+    padding: float | None,
+) -> LayerEvidence:
+    """Of one layer of ``candidate``; ``channels`` has seen the reference's values."""
+    mine = candidate.weights(layer)
+    theirs = _reference_weights(match, reference)
+    known = theirs if theirs is not None else None if mine is None else mine.values
+    return LayerEvidence(
+        channel_peaks=channels.peaks,
+        weight_peaks=None if known is None else _peaks(known),
+        weight_scales=() if mine is None else mine.scales,
+        weight_sqnr_db=None if mine is None or theirs is None else _sqnr(theirs, mine.values),
+        bias_codes_max=None if mine is None else mine.bias_codes_max,
+        bias_error_share=channels.offset_share,
+        padding=padding,
+        depthwise=mine is not None and mine.depthwise,
+    )
+
+
+def _reference_weights(match: Match, reference: Network) -> npt.NDArray[np.float32] | None:
+    layers = {layer.output: layer for layer in reference.layers}
+    parts: list[Weights | None] = [reference.weights(layers[t]) for t in match.tensors]
+    values = [part.values for part in parts if part is not None]
+    if len(values) < len(parts) or len({v.shape[1:] for v in values}) > 1:
+        return None
+    whole = np.concatenate(values)
+    return whole if match.channels is None else whole[slice(*match.channels)]
+
+
+def _peaks(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    peaks: npt.NDArray[np.float32] = np.abs(weights.reshape(len(weights), -1)).max(axis=1)
+    return peaks.astype(np.float64)
+
+
+def _sqnr(reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32]) -> float | None:
+    """None where the two are not the same weights in the same order."""
+    if [n for n in reference.shape if n > 1] != [n for n in candidate.shape if n > 1]:
+        return None
+    signal = reference.ravel().astype(np.float64)
+    noise = candidate.ravel() - signal
+    return decibels(float(signal @ signal), float(noise @ noise))

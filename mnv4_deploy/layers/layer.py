@@ -1,0 +1,127 @@
+"""What the parts of the layer comparison pass to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.models.records import Preprocessing
+
+Array = npt.NDArray[Any]
+Format = Literal["torch", "onnx", "tflite"]
+# Tensors are known by their index in the ModelGraph of the network.
+Values = Mapping[int, Array]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Of a tensor with one scale: ``real = (code - zero_point) * scale``."""
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        info = np.iinfo(self.dtype)
+        return int(info.min), int(info.max)
+
+    @property
+    def low(self) -> float:
+        return (self.codes[0] - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        return (self.codes[1] - self.zero_point) * self.scale
+
+    def quantize(self, values: Array) -> Array:
+        """The codes of real ``values``: rounded half to even, clipped to the type."""
+        codes = np.rint(values.astype(np.float64) / self.scale) + self.zero_point
+        clipped: Array = np.clip(codes, *self.codes)
+        return clipped.astype(self.dtype)
+
+    def dequantize(self, codes: Array) -> Array:
+        real: Array = codes.astype(np.float32) - np.float32(self.zero_point)
+        real *= np.float32(self.scale)
+        return real
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operator with what runs behind it for itself alone (activation, conversions).
+
+    ``op`` and ``output`` index the graph: the operator, and the tensor that the layer leaves.
+    ``sources`` are the outputs of other layers, or inputs of the network, that it reads, seen
+    through operators that only move data. ``family`` is what its kind is called in any format.
+    ``mergeable``: another format may do its work within the operator that reads it (a Pad, or
+    a product whose only reader adds a constant: that may be in either's bias).
+    """
+
+    op: int
+    kind: str
+    family: str
+    module: str
+    output: int
+    name: str
+    sources: tuple[int, ...]
+    quantization: Quantization | None
+    mergeable: bool = False
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A layer's weights as real numbers ``[out, in, height, width]`` or ``[out, in]``.
+
+    ``scales`` is empty for float weights, ``bias_codes_max`` None where the bias is no integer.
+    """
+
+    values: npt.NDArray[np.float32]
+    scales: tuple[float, ...] = ()
+    bias_codes_max: int | None = None
+    depthwise: bool = False
+
+
+Isolated = Callable[[Values], dict[int, Array]]
+
+
+class Network(Protocol):
+    """A network that shows its intermediate tensors. Values are real numbers in float32."""
+
+    format: Format
+    layers: tuple[Layer, ...]
+    inputs: tuple[int, ...]
+    final: int
+
+    def feed(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
+        """The network's input for one image ``[H, W, 3]``, in the type it takes."""
+        ...
+
+    def run(self, feed: Array) -> dict[int, Array]:
+        """The output of every layer and of the network."""
+        ...
+
+    def plain(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
+        """The network's output for one image where nothing but the output is asked for."""
+        ...
+
+    def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
+        """A function from values of the tensors ``cut`` to ``outputs``.
+
+        The readers of a tensor in ``cut`` read the given value, quantized as the network has
+        it, instead of what the network computes. The arrays in ``cut`` are examples. The
+        network's inputs are given as well, as ``feed`` makes them.
+        """
+        ...
+
+    def weights(self, layer: Layer) -> Weights | None:
+        """None for a layer without constant weights, or with weights of an unusual type."""
+        ...
+
+    def padding(self, layer: Layer) -> float | None:
+        """The constant that a Pad fills in, as a real number."""
+        ...

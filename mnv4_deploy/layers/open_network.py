@@ -1,0 +1,34 @@
+"""A network that shows its layers, for any subject."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mnv4_deploy.layers.layer import Network
+from mnv4_deploy.sessions.records import Subject, SubjectKind
+
+
+def open_network(subject: Subject, size: tuple[int, int], other: SubjectKind) -> Network:
+    """``subject`` for images of ``size`` (height, width).
+
+    A PyTorch model gets the layers that its export to the kind of the ``other`` subject has.
+    Raises ModelFileError for a file that cannot be run, WeightsError and UnknownModelError as
+    ``load_reference`` does.
+    """
+    if subject.kind == "torch":
+        from mnv4_deploy.layers.network_torch import TorchNetwork
+        from mnv4_deploy.models.weights import load_reference
+
+        reference = load_reference(
+            subject.model, subject.weights, size=size, num_classes=subject.num_classes
+        )
+        return TorchNetwork(reference.module, size, "tflite" if other == "tflite" else "onnx")
+    path, spec = Path(subject.path), replace(subject.preprocessing, height=size[0], width=size[1])
+    if subject.kind == "tflite":
+        from mnv4_deploy.layers.network_tflite import TfliteNetwork
+
+        return TfliteNetwork(path, spec)
+    from mnv4_deploy.layers.network_onnx import OnnxNetwork
+
+    return OnnxNetwork(path, spec)

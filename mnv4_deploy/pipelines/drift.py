@@ -1,0 +1,208 @@
+"""The stages of ``drift``: subjects, images, both at the output, both layer by layer, files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnv4_deploy.drift.records import DeviceAgreement, DriftRequest, DriftResult, ShardJob
+from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.images.records import Dataset, SkippedImage
+from mnv4_deploy.layers.records import LayersDrift
+from mnv4_deploy.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mnv4_deploy.device.device import Device
+    from mnv4_deploy.drift.device_place import DevicePlace
+    from mnv4_deploy.drift.run import ImageRun
+
+MIN_LAYER_IMAGES = 4
+MAX_LAYER_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A device with the files of a job on it."""
+
+    device: Device
+    place: DevicePlace
+
+
+def drift(request: DriftRequest, progress: Progress) -> DriftResult:
+    """Compare two classifiers on images; with ``request.out`` also write every output there.
+
+    Raises InputError for subjects, images, options, a cluster or a device that cannot be used,
+    ToolchainError for a runtime that fails and a device that is lost; then nothing is written. A
+    limit that is exceeded is no error: see ``DriftResult.failed``.
+    """
+    from mnv4_deploy.drift import limits
+    from mnv4_deploy.drift.run import open_run
+    from mnv4_deploy.drift.store import store_folder
+    from mnv4_deploy.drift.subject import check_pair, open_subject
+    from mnv4_deploy.tasks.classification.dataset import open_dataset
+
+    _check(request)
+    limits.parse(request.fail_if)
+    with progress.stage("Look at both models"):
+        reference, candidate = (
+            open_subject(text, weights=request.weights, overrides=request.preprocessing)
+            for text in (request.reference, request.candidate)
+        )
+        check_pair(reference, candidate, allow_preprocessing=request.allow_preprocessing)
+        if request.device and {reference.kind, candidate.kind} == {"torch"}:
+            raise UnsupportedError(
+                f"{reference.name} and {candidate.name} are PyTorch models, which run here: leave "
+                "--device out, or give a .tflite or .onnx file."
+            )
+    with progress.stage("List the images"):
+        dataset = open_dataset(
+            request.data, reference, limit=request.images, labels_file=request.labels_file
+        )
+    limits.check_labels(
+        request.fail_if,
+        labelled=dataset.labelled,
+        layers=request.layer_images > 0,
+        classes=reference.num_classes,
+    )
+    job = ShardJob(reference, candidate)
+    # Finished images stay on disk until the report is written: a run killed here loses none.
+    with (
+        _bench(request, job, progress) as bench,
+        open_run(
+            job,
+            dataset,
+            workers=request.workers,
+            cluster=request.cluster,
+            place=bench.place if bench else None,
+            store=store_folder(request.out),
+            progress=progress,
+        ) as run,
+    ):
+        result = _result(request, job, dataset, run, bench, progress)
+        if request.out is not None:
+            from mnv4_deploy.reports.drift.write import write_outputs
+
+            with progress.stage("Write the report"):
+                write_outputs(result, request.out, overwrite=request.overwrite)
+    return result
+
+
+@contextlib.contextmanager
+def _bench(request: DriftRequest, job: ShardJob, progress: Progress) -> Iterator[_Bench | None]:
+    if not request.device:
+        yield None
+        return
+    from mnv4_deploy.device.open import open_device
+    from mnv4_deploy.drift.device_place import device_place
+
+    with contextlib.ExitStack() as stack:
+        with progress.stage(f"Load the models on {request.device}"):
+            device = stack.enter_context(
+                open_device(request.device, request.device_options, progress.note)
+            )
+            place = stack.enter_context(device_place(job, device))
+        yield _Bench(device, place)
+
+
+def _result(
+    request: DriftRequest,
+    job: ShardJob,
+    dataset: Dataset,
+    run: ImageRun,
+    bench: _Bench | None,
+    progress: Progress,
+) -> DriftResult:
+    from mnv4_deploy.drift import limits
+    from mnv4_deploy.tasks.classification.statistics import summarise
+
+    output = summarise(run.results, dataset, job.reference.labels or job.candidate.labels)
+    layers = None
+    parity: tuple[DeviceAgreement, ...] = ()
+    notes: tuple[str, ...] = ()
+    if request.layer_images:
+        pixels = _pixels(job, dataset, run.skipped, request.layer_images)
+        if bench is not None:
+            from mnv4_deploy.pipelines.drift_parity import compare_files
+
+            with progress.stage(f"Compare {request.device} with this machine"):
+                parity, notes = compare_files(job, bench.device, pixels)
+                bench.device.close()  # the rest, which may take minutes, is done here
+        layers = _layers(job, pixels, progress)
+    return DriftResult(
+        reference=job.reference,
+        candidate=job.candidate,
+        data=dataset.name,
+        output=output,
+        layers=layers,
+        skipped=run.skipped,
+        limits=limits.check(request.fail_if, limits.metrics(output, layers, len(run.skipped))),
+        seconds=run.seconds,
+        images_per_second=run.images_per_second,
+        resumed_images=run.resumed_images,
+        workers=run.workers,
+        notes=notes,
+        device=bench.device.facts if bench else None,
+        device_runtimes=bench.place.runtimes if bench else (),
+        parity=parity,
+    )
+
+
+def _check(request: DriftRequest) -> None:
+    from mnv4_deploy.outputs import check_free
+
+    if request.layer_images and not (MIN_LAYER_IMAGES <= request.layer_images <= MAX_LAYER_IMAGES):
+        raise UnsupportedError(
+            f"--layer-images {request.layer_images} makes no sense: give {MIN_LAYER_IMAGES} to "
+            f"{MAX_LAYER_IMAGES}, or 0 to leave the layers out."
+        )
+    if request.workers is not None and not 1 <= request.workers <= 1024:
+        raise UnsupportedError(f"--workers {request.workers} makes no sense: give 1 or more.")
+    if request.cluster and request.workers is not None:
+        raise UnsupportedError("--workers is for this machine: leave it out with --cluster.")
+    if request.device:
+        from mnv4_deploy.device.address import parse_address
+
+        parse_address(request.device)
+    if request.device and (request.cluster or request.workers is not None):
+        other = "--cluster" if request.cluster else "--workers"
+        raise UnsupportedError(
+            f"--device and {other} are two places to run: leave one of them out, as a device "
+            "takes one image after the other."
+        )
+    if request.out is not None:
+        from mnv4_deploy.reports.drift.write import MANIFEST, NAMES
+
+        check_free(request.out, overwrite=request.overwrite, names=NAMES, manifest=MANIFEST)
+
+
+def _layers(job: ShardJob, pixels: npt.NDArray[np.uint8], progress: Progress) -> LayersDrift:
+    from mnv4_deploy.drift.causes.diagnose import diagnose
+    from mnv4_deploy.drift.causes.input_faults import find_input_fault
+    from mnv4_deploy.layers.compare import compare_layers
+
+    reference, candidate = job.reference, job.candidate
+    with progress.stage("Compare layer by layer"):
+        layers = compare_layers(reference, candidate, pixels)
+    with progress.stage("Look for causes"):
+        return diagnose(layers, find_input_fault(reference, candidate, pixels))
+
+
+def _pixels(
+    job: ShardJob, dataset: Dataset, skipped: tuple[SkippedImage, ...], count: int
+) -> npt.NDArray[np.uint8]:
+    """``count`` images spread evenly over the data set, as the candidate sees them."""
+    import numpy as np
+
+    from mnv4_deploy.images.sets import ImageRef
+
+    bad = {image.index for image in skipped}
+    usable = [image for i, image in enumerate(dataset.images) if i not in bad]
+    places = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)
+    spec = job.candidate.preprocessing
+    return np.stack([ImageRef(Path(usable[i].path)).pixels(spec) for i in places])

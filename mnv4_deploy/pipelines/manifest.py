@@ -1,0 +1,123 @@
+"""The manifest: everything an export did, as JSON that later tools can rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv4_deploy.exporters.records import (
+    Artifact,
+    Deviation,
+    Drift,
+    ExportRequest,
+    Ladder,
+    RewriteSummary,
+    TruthCheck,
+)
+from mnv4_deploy.versions import tool_versions
+
+if TYPE_CHECKING:
+    from mnv4_deploy.images.sets import ImageSource
+    from mnv4_deploy.models.weights import ReferenceModel
+
+SCHEMA_VERSION = 1
+
+
+def build(
+    *,
+    request: ExportRequest,
+    reference: ReferenceModel,
+    macs: int,
+    artifacts: tuple[Artifact, ...],
+    rewrites: tuple[RewriteSummary, ...],
+    layer_histograms: dict[str, dict[str, dict[str, int]]],
+    calibration: ImageSource | None,
+    evaluation: ImageSource | None,
+    deviations: tuple[Deviation, ...],
+    drifts: tuple[Drift, ...],
+    ladders: tuple[Ladder, ...],
+    truths: tuple[TruthCheck, ...],
+    seconds_by_stage: dict[str, float],
+) -> dict[str, Any]:
+    """The manifest's content. Paths in it are file names relative to the manifest."""
+    by_name = {truth.subject: truth for truth in truths}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": {
+            "name": request.model,
+            "parameters": reference.parameters,
+            "macs": macs,
+            "num_classes": reference.num_classes,
+        },
+        "weights": dataclasses.asdict(reference.source),
+        "preprocessing": dataclasses.asdict(reference.preprocessing),
+        "labels": list(reference.labels),
+        "options": _options(request),
+        "files": [_file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts],
+        "rewrites": [dataclasses.asdict(rewrite) for rewrite in rewrites],
+        "layer_histogram": layer_histograms,
+        "calibration": None if calibration is None else _images(calibration),
+        "evaluation": None if evaluation is None else _images(evaluation),
+        "verification": [
+            {**dataclasses.asdict(deviation), "ok": deviation.ok} for deviation in deviations
+        ],
+        "drift": [dataclasses.asdict(drift) for drift in drifts],
+        "ladders": [dataclasses.asdict(ladder) for ladder in ladders],
+        "tools": tool_versions(),
+        "seconds_by_stage": {k: round(v, 2) for k, v in seconds_by_stage.items()},
+    }
+
+
+def _options(request: ExportRequest) -> dict[str, Any]:
+    """The request without what belongs to the machine it ran on."""
+    options = dataclasses.asdict(request)
+    for machine in ("out", "overwrite"):
+        del options[machine]
+    for path in ("calibration", "evaluation", "weights"):
+        options[path] = _name(options[path])
+    options["io"] = request.effective_io
+    return options
+
+
+def _name(spec: str) -> str:
+    return Path(spec).name if Path(spec).exists() else spec
+
+
+def _images(source: ImageSource) -> dict[str, Any]:
+    record = dataclasses.asdict(source)
+    record["note"] = {
+        "random": "random data, not images: the int8 ranges are arbitrary",
+        "bundled": "images that ship with mnv4-deploy",
+        "folder": "the user's images",
+    }[source.kind]
+    return record
+
+
+def _file(artifact: Artifact, truth: TruthCheck | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "file": artifact.path.name,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "size_bytes": artifact.size_bytes,
+        "sha256": artifact.sha256,
+    }
+    if truth is not None:
+        facts = truth.facts
+        entry |= {
+            "inputs": [dataclasses.asdict(tensor) for tensor in facts.inputs],
+            "outputs": [dataclasses.asdict(tensor) for tensor in facts.outputs],
+            "op_histogram": facts.histogram,
+            "executed_op_histogram": facts.executed_histogram,
+            "compute_histogram": facts.compute_histogram,
+            "weight_bytes_by_dtype": facts.weight_bytes_by_dtype,
+            "partitions": facts.partitions,
+            "delegated_share": facts.delegated_share,
+            "not_delegated": [
+                {"op": op.kind, "name": op.name, "why": op.refusal} for op in facts.not_delegated
+            ],
+            "overflowing_biases": list(truth.overflowing_biases),
+            "padding_outliers": list(truth.padding_outliers),
+            "notes": list(facts.notes),
+        }
+    return entry

@@ -1,0 +1,1 @@
+"""What is written for people: pages, tables, plots and overlays."""

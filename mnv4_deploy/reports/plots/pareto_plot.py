@@ -1,0 +1,85 @@
+"""Measured latency against accuracy, a panel for each device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnv4_deploy.reports.plots.figures import MUTED, check_format, drawing, save
+from mnv4_deploy.reports.plots.pareto_panel import draw_front
+from mnv4_deploy.reports.profile.kinds import FAMILIES
+from mnv4_deploy.text import plot_text
+
+_COLUMNS = 3
+_PANEL_INCHES = (4.3, 3.7)
+_MARGIN_INCHES = 0.75
+_COLOURS = tuple(family.colour for family in FAMILIES[:7])
+_CAPTION = (
+    "The line joins the models that no other beats in both accuracy and latency.\n"
+    "A model keeps its colour on every device."
+)
+
+
+@dataclass(frozen=True)
+class ParetoPanel:
+    """One device: latency of each model in ms, by name."""
+
+    title: str
+    latency_ms: Mapping[str, float]
+
+
+def save_pareto(
+    panels: Sequence[ParetoPanel], accuracy_percent: Mapping[str, float], paths: Sequence[Path]
+) -> None:
+    """Draw a panel for each device into each of ``paths`` (.png, .svg or .pdf).
+
+    ``accuracy_percent`` is top-1 by model; models without are left out. Raises UnsupportedError
+    for another ending, OutputError where a file cannot be written, ToolchainError where
+    matplotlib is missing, ValueError where no model of a panel has an accuracy.
+    """
+    for path in paths:
+        check_format(path)
+    names = [
+        n for n in dict.fromkeys(n for p in panels for n in p.latency_ms) if n in accuracy_percent
+    ]
+    if not names:
+        raise ValueError("no model has an accuracy")
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width = columns * _PANEL_INCHES[0] + _MARGIN_INCHES
+    height = rows * _PANEL_INCHES[1] + 2 * _MARGIN_INCHES
+    with drawing():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), facecolor="white")
+        FigureCanvasAgg(figure)
+        left = _MARGIN_INCHES / width
+        figure.text(
+            left, 1 - 0.4 / height, "Accuracy and measured latency", fontsize=14, weight="bold"
+        )
+        figure.text(left, 0.18 / height, _CAPTION, fontsize=8, color=MUTED, linespacing=1.5)
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, columns)
+            axes = figure.add_axes(
+                (
+                    (_MARGIN_INCHES + column * _PANEL_INCHES[0]) / width,
+                    1 - (1.0 + row * _PANEL_INCHES[1] + _PANEL_INCHES[1] - 0.8) / height,
+                    (_PANEL_INCHES[0] - 0.55) / width,
+                    (_PANEL_INCHES[1] - 0.8) / height,
+                )
+            )
+            axes.set_title(plot_text(panel.title, 44), fontsize=10, loc="left", weight="bold")
+            axes.set_xlabel("Latency (ms)")
+            if column == 0:
+                axes.set_ylabel("Top-1 (%)")
+            points = {
+                name: (panel.latency_ms[name], accuracy_percent[name])
+                for name in names
+                if name in panel.latency_ms
+            }
+            if points:
+                draw_front(axes, points, colours)
+        save(figure, paths)

@@ -1,0 +1,1 @@
+"""Images through any model file or network, here or on a device."""

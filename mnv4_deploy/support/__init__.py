@@ -1,0 +1,1 @@
+"""Which files of which models work, as recorded, and the catalogue that tells it."""

@@ -1,0 +1,1 @@
+"""One class an image: labels, data sets, answers and their statistics."""

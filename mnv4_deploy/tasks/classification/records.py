@@ -1,0 +1,132 @@
+"""Results of classifiers on images, and what their differences amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """What two subjects made of N images: arrays with one row an image, by rising ``index``.
+
+    Of the outputs (logits) r of the reference and c of the candidate, float64 throughout:
+    ``signal`` sum r^2, ``noise`` sum (r - c)^2, ``cosine`` of r and c, ``kl`` the divergence
+    KL(softmax r || softmax c) in nats. ``top`` are the five (or all, if fewer) classes with the
+    largest outputs, best first, ties to the lower class; ``label`` is -1 where unknown.
+    ``sha256`` is of the image file's bytes, as 32 bytes.
+    """
+
+    index: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int32]
+    reference_top: npt.NDArray[np.int32]
+    candidate_top: npt.NDArray[np.int32]
+    signal: npt.NDArray[np.float64]
+    noise: npt.NDArray[np.float64]
+    cosine: npt.NDArray[np.float64]
+    kl: npt.NDArray[np.float64]
+    sha256: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def joined(cls, parts: Iterable[ImageResults]) -> ImageResults:
+        """The rows of all ``parts`` in that order. Raises ValueError without a part."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """``count`` of ``total`` with its 95 % confidence interval (Wilson 1927), in percent."""
+
+    count: int
+    total: int
+    percent: float
+    low_percent: float
+    high_percent: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of one subject, on the images with labels. ``top5`` is None with five classes or fewer."""
+
+    top1: Proportion
+    top5: Proportion | None
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Right and wrong answers of the two, image by image.
+
+    ``p_value`` is McNemar's exact test (two-sided binomial) of ``lost`` against ``gained``: how
+    likely so uneven a split is if quantization neither helped nor hurt.
+    """
+
+    both_right: int
+    lost: int
+    gained: int
+    both_wrong: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """One class: accuracy of both in percent, and where the candidate's new errors go."""
+
+    label: int
+    name: str
+    images: int
+    reference_top1: float
+    candidate_top1: float
+    lost: int
+    gained: int
+    mistaken_for: str
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """One of the images that changed most; classes are indices, ``label`` None if unknown."""
+
+    index: int
+    name: str
+    path: str
+    label: int | None
+    reference_class: int
+    candidate_class: int
+    sqnr_db: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class OutputDrift:
+    """What quantization cost at the output, over all images.
+
+    Accuracies, flips and classes are None or empty without labels. ``top1_drop`` is in points
+    with a 95 % interval (Newcombe's for paired proportions). ``sqnr_db`` is over all outputs
+    together, ``median_sqnr_db`` the median over images; ``cosine`` and ``kl`` are means over
+    images, ``worst`` the images with the largest KL, worst first.
+    """
+
+    images: int
+    labelled: int
+    reference: Accuracy | None
+    candidate: Accuracy | None
+    top1_drop: float | None
+    top1_drop_low: float | None
+    top1_drop_high: float | None
+    top5_drop: float | None
+    agreement: Proportion
+    flips: Flips | None
+    sqnr_db: float
+    median_sqnr_db: float
+    cosine: float
+    kl: float
+    worst: tuple[ImageChange, ...]
+    classes: tuple[ClassChange, ...]

@@ -1,0 +1,148 @@
+"""A comparison of two files and a predicted profile, on the terminal and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mnv4_deploy.profiles.roofline.comparison import (
+    CONFIDENCE_PERCENT,
+    Comparison,
+    ModuleChange,
+    Ratio,
+)
+from mnv4_deploy.profiles.roofline.prediction import FilePrediction
+from mnv4_deploy.terminal.profile import console_for, short
+
+SCHEMA_VERSION = 1
+_MILLI = 1e3
+_MEGA = 1e6
+
+
+def print_comparison(result: Comparison, *, top: int = 15, console: Console | None = None) -> None:
+    console = console or console_for()
+    a, b = result.a, result.b
+    for letter, profile in (("A", a), ("B", b)):
+        console.print(
+            f"{letter}  [bold]{profile.trust.wall_us / _MILLI:8.2f} ms[/]  "
+            f"{escape(profile.measurement.path)}  [dim]{escape(profile.measurement.runtime)}[/]",
+            soft_wrap=True,
+        )
+    console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("module", no_wrap=True, overflow="ellipsis")
+    for title in ("A ms", "B ms", "B-A ms", "B/A"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("operators", overflow="ellipsis", no_wrap=True)
+    rows = result.modules if top == 0 else result.modules[:top]
+    for change in rows:
+        style = "" if change.changed else "dim"
+        table.add_row(
+            escape(short(change.module)),
+            f"{change.a_us / _MILLI:.3f}",
+            f"{change.b_us / _MILLI:.3f}",
+            f"{change.difference_us / _MILLI:+.3f}",
+            _module_ratio(change),
+            escape(_kinds(change)),
+            style=style,
+        )
+    rest = result.modules[len(rows) :]
+    if rest:
+        table.add_row(
+            f"{len(rest)} more modules",
+            f"{sum(m.a_us for m in rest) / _MILLI:.3f}",
+            f"{sum(m.b_us for m in rest) / _MILLI:.3f}",
+            f"{sum(m.difference_us for m in rest) / _MILLI:+.3f}",
+        )
+    gaps = [profile.trust.unattributed_us / _MILLI for profile in (a, b)]
+    table.add_row(
+        "(unattributed)", f"{gaps[0]:.3f}", f"{gaps[1]:.3f}", f"{gaps[1] - gaps[0]:+.3f}"
+    )
+    console.print(table)
+    changed = sum(change.changed for change in result.modules)
+    console.print(
+        f"\n{changed} of {len(result.modules)} modules changed (dim: not, or not surely). "
+        f"{result.joined_percent:.0f} % of the layers' time is in modules of both files. "
+        f"[dim]Intervals: {CONFIDENCE_PERCENT} %, bootstrap over "
+        f"{len(a.measurement.rounds_us)} rounds in turns.[/]",
+        soft_wrap=True,
+    )
+    for letter, profile in (("A", a), ("B", b)):
+        for warning in profile.trust.warnings:
+            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}", soft_wrap=True)
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} [{ratio.low:.3f}-{ratio.high:.3f}]".replace("[", r"\[")
+
+
+def _module_ratio(change: ModuleChange) -> str:
+    if change.ratio is None:
+        return "only B" if change.b_us else "only A"
+    return f"{change.ratio.value:.2f} \\[{change.ratio.low:.2f}-{change.ratio.high:.2f}]"
+
+
+def _kinds(change: ModuleChange) -> str:
+    a, b = (", ".join(dict.fromkeys(kinds)) for kinds in (change.a_kinds, change.b_kinds))
+    return a if a == b else f"{a or '–'} → {b or '–'}"
+
+
+def comparison_to_dict(result: Comparison) -> dict[str, Any]:
+    """Everything for ``--json``; the whole profiles under ``a`` and ``b``."""
+    from mnv4_deploy.reports.profile.profile_json import profile_to_dict
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ratio": asdict(result.ratio),
+        "confidence_percent": CONFIDENCE_PERCENT,
+        "joined_percent": result.joined_percent,
+        "modules": [
+            {**asdict(change), "difference_us": change.difference_us} for change in result.modules
+        ],
+        "a": profile_to_dict(result.a),
+        "b": profile_to_dict(result.b),
+    }
+
+
+def print_prediction(
+    prediction: FilePrediction, *, top: int = 15, console: Console | None = None
+) -> None:
+    """A profile for a machine that is not here: shares and bounds, no measurement."""
+    console = console or console_for()
+    machine = prediction.machine
+    console.print(
+        f"\n[bold]{escape(prediction.path)}[/]  [bold yellow]prediction[/] for "
+        f"{escape(machine.title)}, ridge point {machine.ridge_point:g} MACs/byte "
+        f"({escape(machine.dtype)}; {escape(machine.source)})",
+        soft_wrap=True,
+    )
+    if prediction.latency_us is not None:
+        console.print(f"Predicted latency [bold]{prediction.latency_us / _MILLI:.2f} ms[/]")
+    console.print(
+        f"ModelTime is {prediction.relative_time:.2f} times the time of its MACs alone; "
+        f"{prediction.memory_bound_percent:.0f} % of it in layers bound by memory.\n",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("layer", "kind"):
+        table.add_column(title, no_wrap=True, overflow="ellipsis")
+    for title in ("%", "MMAC", "MB", "OI", "bound"):
+        table.add_column(title, justify="right", no_wrap=True)
+    layers = sorted(prediction.layers, key=lambda layer: -layer.share_percent)
+    for layer in layers if top == 0 else layers[:top]:
+        table.add_row(
+            escape(short(layer.module or layer.name)),
+            escape(short(layer.kind, 18)),
+            f"{layer.share_percent:.1f}",
+            f"{layer.macs / _MEGA:.1f}",
+            f"{layer.bytes / _MEGA:.2f}",
+            f"{layer.macs / layer.bytes:.1f}" if layer.bytes else "",
+            layer.bound,
+        )
+    console.print(table)
+    for note in prediction.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)

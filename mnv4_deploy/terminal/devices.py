@@ -1,0 +1,170 @@
+"""Devices on the terminal: one as it is; files on several: latencies, bounds, layers ranked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mnv4_deploy.pipelines.compare_devices import DevicesComparison, bound_shares, pareto_names
+from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState
+from mnv4_deploy.profiles.records.profile import ModelProfile
+from mnv4_deploy.profiles.roofline.ranking import ModuleOnDevice, rank_correlation
+from mnv4_deploy.terminal.profile import console_for, short
+
+_MILLI = 1e3
+_MEBI, _GIBI = 1 << 20, 1 << 30
+
+
+def print_device(
+    where: str, facts: DeviceFacts, state: DeviceState, console: Console | None = None
+) -> None:
+    """What a device is and how it is doing."""
+    console = console or console_for()
+    console.print(f"\n[bold]{escape(facts.title)}[/]  {escape(where)}", soft_wrap=True)
+    rows = {
+        "system": f"{facts.system}, {facts.architecture}",
+        "processor": facts.cpu,
+        "emulated by": facts.emulator,
+        "python": facts.python,
+        "runtimes": ", ".join(f"{name} {version}" for name, version in facts.runtimes.items())
+        or "none: give --setup",
+        "memory": f"{facts.memory_bytes / _GIBI:.1f} GiB" if facts.memory_bytes else "",
+        "free for files": f"{facts.free_bytes / _MEBI:,.0f} MiB" if facts.free_bytes else "",
+        "governor": ", ".join(f"{cpus}: {name}" for cpus, name in state.governors.items()),
+        "clock": ", ".join(
+            f"{cpus}: {now:.0f} of {most:.0f} MHz"
+            for cpus, (now, most) in state.clocks_mhz.items()
+        ),
+        "temperature": ", ".join(
+            f"{zone}: {degrees:.1f} °C" for zone, degrees in state.temperatures_c.items()
+        ),
+        "throttled": state.throttled,
+    }
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, text in rows.items():
+        if text:
+            table.add_row(title, escape(text))
+    console.print(table)
+
+
+def print_devices(
+    result: DevicesComparison, *, top: int = 15, console: Console | None = None
+) -> None:
+    console = console or console_for()
+    _print_devices(result, console)
+    console.print(_latencies(result))
+    for path, found in result.accuracy.items():
+        console.print(f"[dim]top-1 of {escape(path)}: {escape(found.source)}[/]", soft_wrap=True)
+    for path in result.files:
+        if len(result.ranked_on[path]) > 1:
+            _print_ranking(result, path, top, console)
+    for device in result.devices:
+        for path, profile in device.profiles.items():
+            run = profile.measurement.device
+            for line in (*(run.warnings if run else ()), *profile.measurement.notes):
+                where = escape(f"{device.device}, {Path(path).name}")
+                console.print(f"[yellow]note:[/] {where}: {escape(line)}", soft_wrap=True)
+        for path, error in device.errors.items():
+            where = escape(f"{device.device}, {Path(path).name}")
+            console.print(f"[red]failed:[/] {where}: {escape(error)}", soft_wrap=True)
+
+
+def _print_devices(result: DevicesComparison, console: Console) -> None:
+    for letter, device in zip(_letters(result), result.devices, strict=True):
+        facts = next(
+            (run.facts for p in device.profiles.values() if (run := p.measurement.device)), None
+        )
+        about = f", {facts.cpu}, {facts.system}" if facts else ""
+        console.print(
+            f"[bold]{letter}[/]  {escape(device.device)}  "
+            f"[dim]{escape(device.title)}{escape(about)}[/]",
+            soft_wrap=True,
+        )
+    console.print()
+
+
+def _letters(result: DevicesComparison) -> list[str]:
+    return [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(result.devices))]
+
+
+def _latencies(result: DevicesComparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("file", overflow="ellipsis", no_wrap=True)
+    table.add_column("top-1", justify="right", no_wrap=True)
+    for letter in _letters(result):
+        table.add_column(f"{letter} ms", justify="right", no_wrap=True)
+        table.add_column("bound", no_wrap=True)
+    if len(result.devices) == 2:
+        table.add_column("B/A", justify="right", no_wrap=True)
+    names = pareto_names(result)
+    for path in result.files:
+        cells = [escape(short(names[path]))]
+        found = result.accuracy.get(path)
+        cells.append(f"{found.top1_percent:.1f}" if found else "–")
+        walls = []
+        for device in result.devices:
+            profile = device.profiles.get(path)
+            walls.append(profile.trust.wall_us if profile else None)
+            cells += _latency_cells(profile)
+        if len(walls) == 2:
+            a, b = walls
+            cells.append(f"{b / a:.2f}" if a and b else "–")
+        table.add_row(*cells)
+    return table
+
+
+def _latency_cells(profile: ModelProfile | None) -> tuple[str, str]:
+    if profile is None:
+        return "failed", ""
+    shares = [(k, v) for k, v in bound_shares(profile).items() if v]
+    limit, share = max(shares, key=lambda item: item[1], default=("", 0.0))
+    return (
+        f"{profile.trust.wall_us / _MILLI:.2f}",
+        f"{limit} {share:.0f} %" if limit else "",
+    )
+
+
+def _print_ranking(result: DevicesComparison, path: str, top: int, console: Console) -> None:
+    modules, devices = result.modules[path], result.ranked_on[path]
+    letters = dict(zip((d.device for d in result.devices), _letters(result), strict=True))
+    console.print(f"\n[bold]{escape(path)}[/], layers by their mean share", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("module", overflow="ellipsis", no_wrap=True)
+    table.add_column("kind", overflow="ellipsis", no_wrap=True)
+    for device in devices:
+        table.add_column(f"{letters[device]} ms", justify="right", no_wrap=True)
+        table.add_column("%", justify="right", no_wrap=True)
+        table.add_column("rank", justify="right", no_wrap=True)
+        table.add_column("bound", no_wrap=True)
+    shown = modules if top == 0 else modules[:top]
+    for module in shown:
+        cells = [escape(short(module.module)), escape(short(", ".join(module.kinds), 20))]
+        for place in module.places:
+            cells += _ranking_cells(place)
+        table.add_row(*cells)
+    console.print(table)
+    if len(modules) > len(shown):
+        console.print(f"[dim]{len(modules) - len(shown)} more modules[/]")
+    for position, device in enumerate(devices[1:], 1):
+        rho = rank_correlation(modules, 0, position)
+        if rho is not None:
+            console.print(
+                f"{letters[devices[0]]} and {letters[device]} rank the modules alike to "
+                f"Spearman's rho {rho:.2f} (1: the same order)."
+            )
+
+
+def _ranking_cells(place: ModuleOnDevice | None) -> tuple[str, str, str, str]:
+    if place is None:
+        return "–", "", "", ""
+    return (
+        f"{place.latency_us / _MILLI:.3f}",
+        f"{place.share_percent:.1f}",
+        str(place.rank),
+        place.bound,
+    )

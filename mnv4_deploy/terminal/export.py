@@ -1,0 +1,180 @@
+"""Records as tables and sentences on the terminal. All text from files is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mnv4_deploy.exporters.records import Drift, ExportResult, TruthCheck
+from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.terminal.budget import print_ladder
+
+_MEGA = 1e6
+
+
+def print_export(result: ExportResult, console: Console | None = None) -> None:
+    """What was written, how well it agrees, what int8 cost, and what runs where."""
+    console = console or Console()
+    console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # A file's name is what the reader copies: the others wrap before it does.
+    table.add_column("file", no_wrap=True)
+    for title in ("MB", "int8 ops", "XNNPACK", "top-1", "agree", "SQNR"):
+        table.add_column(title, justify="right")
+    truths = {truth.subject: truth for truth in result.truths}
+    drifts = {drift.subject: drift for drift in result.drifts}
+    for artifact in result.artifacts:
+        name = artifact.path.name
+        table.add_row(
+            escape(name),
+            f"{artifact.size_bytes / _MEGA:.1f}",
+            _int8_share(truths[name].facts),
+            _partitions(truths[name].facts),
+            *_accuracy(name, artifact.precision, drifts),
+        )
+    console.print(table)
+    for sentence in _export_sentences(result):
+        console.print(sentence, soft_wrap=True)
+    for ladder in result.ladders:
+        print_ladder(ladder, console)
+
+
+def _int8_share(facts: FileFacts) -> str:
+    """Operators that compute in 8 bits, of all that compute (conversions left out)."""
+    computing = [
+        op.compute
+        for op in facts.operators
+        if not op.kind.upper().startswith(("QUANTIZE", "DEQUANTIZE"))
+    ]
+    int8 = sum(kind.startswith(("int8", "uint8")) for kind in computing)
+    return f"{int8} of {len(computing)}"
+
+
+def _partitions(facts: FileFacts) -> str:
+    if facts.partitions is None:
+        return ""
+    outside = len(facts.not_delegated)
+    return f"{facts.partitions} part." + (f" +{outside} ops" if outside else "")
+
+
+def _accuracy(name: str, precision: str, drifts: dict[str, Drift]) -> tuple[str, str, str]:
+    drift = drifts.get(name)
+    if drift is not None:
+        top1 = "" if drift.top1 is None else f"{drift.top1:.1f} %"
+        return top1, f"{drift.agreement:.1f} %", f"{drift.median_sqnr_db:.1f} dB"
+    if precision == "float32":
+        own = [d for d in drifts.values() if Path(d.subject).suffix == Path(name).suffix]
+        if own and own[0].top1_fp32 is not None:
+            return f"{own[0].top1_fp32:.1f} %", "", ""
+    return "", "", ""
+
+
+def _export_sentences(result: ExportResult) -> Iterable[str]:
+    worst = max(
+        (d for d in result.deviations if d.tier != "exact"),
+        key=lambda d: d.max_relative_error / d.tolerance,
+    )
+    yield (
+        f"\nAll files agree with PyTorch on {worst.images} images: largest relative error "
+        f"{worst.max_relative_error:.1e} ({escape(worst.subject)}, tolerance "
+        f"{worst.tolerance:.2g})."
+    )
+    for format_ in result.request.formats:
+        done = ", ".join(
+            f"{rewrite.name} {len(rewrite.changed)}"
+            for rewrite in result.rewrites
+            if rewrite.format == format_ and rewrite.changed
+        )
+        yield f"Rewritten for {format_}: {done}."
+    manifest = result.manifest
+    calibration, evaluation = manifest["calibration"], manifest["evaluation"]
+    if calibration is not None:
+        what = f"{calibration['count']} {calibration['kind']} images"
+        if calibration["kind"] == "random":
+            what = "[bold red]random data[/]: the int8 ranges are arbitrary, use real images"
+        yield (
+            f"int8 ranges: {what}, method {escape(_methods(result))}. Top-1, "
+            "agreement and the median SQNR of the logits are on "
+            f"{evaluation['count']} other images ({escape(evaluation['name'])})."
+        )
+    for source in (calibration, evaluation):
+        for image in (source or {}).get("skipped", ()):
+            yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
+    for truth in result.truths:
+        yield from _defects(truth)
+    note = manifest["weights"]["note"]
+    if note:
+        yield f"Weights: {escape(manifest['weights']['name'])}, {escape(note)}."
+    stages = sorted(result.seconds_by_stage.items(), key=lambda item: -item[1])
+    total = sum(result.seconds_by_stage.values())
+    slowest = ", ".join(f"{name[:1].lower()}{name[1:]} {s:.0f} s" for name, s in stages[:3])
+    yield f"[dim]{total:.0f} s, most of it: {slowest}. Details: manifest.json[/]"
+
+
+def _methods(result: ExportResult) -> str:
+    """The calibration methods of the int8 files, which a ladder may have changed."""
+    chosen = [ladder.chosen.choice.method for ladder in result.ladders]
+    return " and ".join(dict.fromkeys(chosen or [result.request.calibration_method]))
+
+
+def _defects(truth: TruthCheck) -> Iterable[str]:
+    for name in truth.overflowing_biases:
+        yield f"[red]{escape(truth.subject)}: the bias of {escape(name)} can overflow int32[/]"
+    for text in truth.padding_outliers:
+        yield f"[red]{escape(truth.subject)}: {escape(text)}, which ruins the int8 range[/]"
+    for op in truth.facts.not_delegated[:5]:
+        yield f"{escape(truth.subject)}: {op.kind} is outside XNNPACK: {escape(op.refusal or '')}"
+
+
+def print_facts(facts: FileFacts, console: Console | None = None) -> None:
+    """``inspect`` for people."""
+    console = console or Console()
+    console.print(
+        f"[bold]{escape(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
+        f"sha256 {facts.sha256[:12]}…"
+    )
+    for side, tensors in (("input", facts.inputs), ("output", facts.outputs)):
+        for tensor in tensors:
+            scale = (
+                f"  scale {tensor.scale[0]:.6g} zero point {tensor.zero_point[0]}"
+                if len(tensor.scale) == 1
+                else ""
+            )
+            shape = "x".join(map(str, tensor.shape))
+            console.print(
+                f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}"
+            )
+    weights = ", ".join(
+        f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
+    )
+    console.print(f"weights {weights or 'none'}")
+    console.print(f"runs    {_counts(facts.compute_histogram)}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("operator")
+    table.add_column("count", justify="right")
+    for kind, count in facts.histogram.items():
+        table.add_row(escape(kind), str(count))
+    console.print(table)
+    if facts.executed_histogram is not None:
+        console.print(f"onnxruntime really runs: {escape(_counts(facts.executed_histogram))}")
+    if facts.partitions is not None:
+        console.print(
+            f"XNNPACK takes {len(facts.operators) - len(facts.not_delegated)} of "
+            f"{len(facts.operators)} operators in {facts.partitions} partition(s)."
+        )
+        reasons: dict[tuple[str, str], int] = {}
+        for op in facts.not_delegated:
+            key = (op.kind, op.refusal or "the runtime does not say")
+            reasons[key] = reasons.get(key, 0) + 1
+        for (kind, reason), count in reasons.items():
+            console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
+    for note in facts.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -1,0 +1,260 @@
+"""A profile on the terminal: where the time goes, what bounds it, what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
+from mnv4_deploy.reports.profile.device_text import device_title
+from mnv4_deploy.reports.profile.rows import bound_at, gmacs_per_s
+from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
+
+Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
+SORTS: tuple[Sort, ...] = ("time", "order", "recoverable", "macs", "intensity", "roof")
+WIDTH = 100
+BLOCKS = 10
+_NAME_WIDTH = 38
+_ROUNDS_TO_ZERO_US = 0.5
+_DATE = len("2026-11-22")
+_MILLI = 1e3
+_MEGA = 1e6
+_GIGA = 1e9
+
+
+def console_for(width: int = WIDTH) -> Console:
+    """A console as wide as the terminal, or ``width`` columns where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=width)
+
+
+def print_profile(
+    profile: ModelProfile,
+    *,
+    sort: Sort = "time",
+    group_by: GroupBy = "layer",
+    top: int = 15,
+    console: Console | None = None,
+) -> None:
+    console = console or console_for()
+    _print_head(profile, console)
+    if profile.whole is None:
+        _print_tables(profile, sort, group_by, top, console)
+    for line in _sentences(profile):
+        console.print(line, soft_wrap=True)
+
+
+def _print_tables(
+    profile: ModelProfile, sort: Sort, group_by: GroupBy, top: int, console: Console
+) -> None:
+    if group_by == "layer":
+        console.print(_layer_table(profile, sort, top))
+    else:
+        table = _group_table(profile, group_layers(profile, group_by), sort, top, group_by)
+        _add_sum(table, profile, "(unattributed)", profile.trust.unattributed_us, skip=1)
+        console.print(table)
+    if group_by == "layer":
+        blocks = group_layers(profile, "block")
+        if len(blocks) > 1:
+            console.print()
+            console.print(_group_table(profile, blocks, "time", BLOCKS, "block"))
+
+
+def _print_head(profile: ModelProfile, console: Console) -> None:
+    measurement, trust = profile.measurement, profile.trust
+    wall = Spread.of([sample for samples in measurement.rounds_us for sample in samples])
+    threads = plural(measurement.threads, "thread")
+    console.print(
+        f"\n[bold]{escape(measurement.path)}[/]  {escape(clean(measurement.runtime))}, {threads}",
+        soft_wrap=True,
+    )
+    if measurement.device is not None:
+        title = escape(device_title(measurement.device))
+        address = escape(clean(measurement.device.address.text))
+        console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
+    cost = profile.total_cost
+    console.print(
+        f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
+        f"{trust.runs} runs (p10 {wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 "
+        f"{wall.p90 / _MILLI:.2f})\n{cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
+        f"{cost.operational_intensity:.1f} MACs/byte\n"
+    )
+
+
+def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
+    table = _table(("layer", "kind", "type"), ("ms", "%", "MMAC", "OI", "GMAC/s", "roof", "bound"))
+    rows = [layer for layer in profile.layers if layer.samples_us]
+    rows.sort(key=_layer_keys(profile)[sort])
+    shown = rows if top == 0 else rows[:top]
+    for layer in shown:
+        table.add_row(
+            escape(short(layer.module or layer.name)),
+            escape(short(layer.kind, 18)),
+            escape(short(_short_type(layer), 12)),
+            *_numbers(profile, layer),
+            *_bound_cells(bound_at(profile, layer)),
+        )
+    rest = rows[len(shown) :]
+    if rest:
+        _add_sum(table, profile, f"{len(rest)} more layers", sum(x.latency_us for x in rest))
+    _add_sum(table, profile, "(unattributed)", profile.trust.unattributed_us)
+    return table
+
+
+def _numbers(profile: ModelProfile, layer: Layer) -> tuple[str, ...]:
+    cost = layer.cost
+    time = (f"{layer.latency_us / _MILLI:.3f}", _share(profile, layer.latency_us))
+    if cost is None and layer.file_kinds:
+        return (*time, "?", "?", "?")
+    if cost is None or not cost.macs:
+        return (*time, "", "", "")
+    return (
+        *time,
+        f"{cost.macs / _MEGA:.1f}",
+        f"{cost.operational_intensity:.1f}",
+        f"{gmacs_per_s(layer) or 0.0:.1f}",
+    )
+
+
+def _bound_cells(bound: Bound | None) -> tuple[str, str]:
+    if bound is None or bound.limit == "unknown":
+        return "", ""
+    percent = "" if bound.percent_of_roof is None else f"{bound.percent_of_roof:.0f} %"
+    return percent, bound.level if bound.limit == "memory" else bound.limit
+
+
+def _group_table(
+    profile: ModelProfile, groups: Sequence[Group], sort: Sort, top: int, title: str
+) -> Table:
+    table = _table((title,), ("layers", "ms", "%", "MMAC", "OI", "GMAC/s", "roof", "recoverable"))
+    keys: dict[Sort, Callable[[Group], float]] = {
+        "time": lambda g: -g.latency_us,
+        "order": lambda g: g.layers[0],
+        "recoverable": lambda g: -g.recoverable_us,
+        "macs": lambda g: -g.cost.macs,
+        "intensity": lambda g: -g.cost.operational_intensity,
+        "roof": lambda g: g.percent_of_roof or 0.0,
+    }
+    rows = sorted((group for group in groups if group.latency_us), key=keys[sort])
+    shown = rows if top == 0 else rows[:top]
+    for group in shown:
+        percent = group.percent_of_roof
+        rate = group.cost.macs / group.latency_us * _MEGA / _GIGA
+        table.add_row(
+            escape(short(group.name)),
+            str(len(group.layers)),
+            f"{group.latency_us / _MILLI:.3f}",
+            _share(profile, group.latency_us),
+            f"{group.cost.macs / _MEGA:.1f}" if group.cost.macs else "",
+            f"{group.cost.operational_intensity:.1f}" if group.cost.macs else "",
+            f"{rate:.1f}" if group.cost.macs else "",
+            "" if percent is None else f"{percent:.0f} %",
+            f"{group.recoverable_us / _MILLI:.3f} ms" if profile.bounds else "",
+        )
+    rest = rows[len(shown) :]
+    if rest:
+        _add_sum(table, profile, f"{len(rest)} more", sum(g.latency_us for g in rest), skip=1)
+    return table
+
+
+def _table(left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in left:  # only these give way where a row is too long
+        table.add_column(title, overflow="ellipsis")
+    for title in right:
+        table.add_column(title, justify="left" if title == "bound" else "right", no_wrap=True)
+    return table
+
+
+def _add_sum(
+    table: Table, profile: ModelProfile, what: str, latency_us: float, *, skip: int = 2
+) -> None:
+    if abs(latency_us) < _ROUNDS_TO_ZERO_US:
+        latency_us = 0.0  # and not -0.000
+    cells = [f"[dim]{what}[/]", *[""] * skip]
+    table.add_row(*cells, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
+
+
+def _layer_keys(profile: ModelProfile) -> Mapping[Sort, Callable[[Layer], float]]:
+    return {
+        "time": lambda x: -x.latency_us,
+        "order": lambda x: x.index,
+        "recoverable": lambda x: -(b.recoverable_us if (b := bound_at(profile, x)) else 0.0),
+        "macs": lambda x: -(x.cost.macs if x.cost else 0),
+        "intensity": lambda x: -(x.cost.operational_intensity if x.cost else 0.0),
+        "roof": lambda x: (b.percent_of_roof or 1000.0) if (b := bound_at(profile, x)) else 0.0,
+    }
+
+
+def _share(profile: ModelProfile, latency_us: float) -> str:
+    return f"{100 * latency_us / profile.trust.wall_us:.1f}" if profile.trust.wall_us else ""
+
+
+def short(text: str, width: int = _NAME_WIDTH) -> str:
+    """Shortened in the middle: both ends of a module path tell something."""
+    printable = "".join(c if c.isprintable() else "?" for c in text).replace(" ", "\u00a0")
+    if len(printable) <= width:
+        return printable
+    head = width // 3
+    return f"{printable[:head]}…{printable[head + 1 - width :]}"
+
+
+def _short_type(layer: Layer) -> str:
+    """The arithmetic; marked where XNNPACK did not take the operator."""
+    return f"{layer.compute} !" if layer.where == "builtin" else layer.compute
+
+
+def _sentences(profile: ModelProfile) -> Iterable[str]:
+    trust, ceilings = profile.trust, profile.ceilings
+    if profile.whole is None:
+        yield ""
+    yield (
+        f"{NO_OPERATOR_TIMES} Batches vary by {trust.spread_percent:.1f} %."
+        if profile.whole
+        else f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
+        f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
+        f"{trust.spread_percent:.1f} %."
+    )
+    if ceilings is not None and profile.machine is not None:
+        source = "onnxruntime" if profile.measurement.format == "onnx" else "xnnpack"
+        peaks = ", ".join(
+            f"{compute} {rate / _GIGA:.0f}"
+            for compute, rate in ceilings.peak_macs_per_s.get(source, {}).items()
+        )
+        memory = ", ".join(f"{m.name} {m.bytes_per_s / _GIGA:.0f}" for m in ceilings.memory)
+        yield (
+            f"[dim]Roof: {escape(profile.machine.cpu)}, {source} {peaks} GMAC/s; {memory} GB/s"
+            f" (measured {escape(profile.machine.measured_on[:_DATE])})."
+            f"{'' if profile.whole else ' ! = outside XNNPACK.'}[/]"
+        )
+    if profile.unknown_kinds:
+        yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_kinds))}"
+    device = profile.measurement.device
+    for warning in (*(device.warnings if device else ()), *trust.warnings):
+        yield f"[yellow]warning:[/] {escape(clean(warning))}"
+    for note in profile.measurement.notes:
+        yield f"[yellow]note:[/] {escape(clean(note))}"
+    if profile.findings:
+        yield "\n[bold]What would help most[/] (at most; none of it is promised)"
+    for number, finding in enumerate(profile.findings, start=1):
+        yield (
+            f"{number}. [bold]{finding.recoverable_us / _MILLI:.2f} ms[/]  "
+            f"{escape(finding.title)}. {escape(finding.advice)}"
+        )
+
+
+def print_outputs(out: Path | None, console: Console | None = None) -> None:
+    """Where the pictures are, or how to get them."""
+    console = console or console_for()
+    if out is None:
+        console.print(
+            "[dim]--out DIR writes the roofline plot, an HTML report, CSV, JSON and overlays.[/]"
+        )
+        return
+    console.print(f"Report: {escape(str(out / 'report.html'))}, plot: roofline.png beside it.")

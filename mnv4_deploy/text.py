@@ -1,0 +1,98 @@
+"""Names from model files as harmless text, and numbers as people read them.
+
+A name can hold anything: control characters, direction overrides, mathtext, formulas, markup.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+from mnv4_deploy.profiles.records.profile import Layer, Statistic
+
+# Control, format (direction overrides, zero width), surrogate, private use, unassigned.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# What a spreadsheet takes for the start of a formula (OWASP, "CSV injection").
+_FORMULA_STARTS = ("=", "+", "-", "@")
+_ELLIPSIS = "…"
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+# What every output says in place of its layers.
+NO_OPERATOR_TIMES = (
+    "No times of layers: the runtime gives none of operators. MACs and bytes are those of the"
+    " file's operators, as if nothing were fused."
+)
+
+STATISTIC_TITLES: Mapping[Statistic, str] = {
+    "min": "fastest",
+    "p10": "10th percentile",
+    "p50": "median",
+    "mean": "mean",
+}
+
+
+def clean(name: str) -> str:
+    """``name`` without characters that are not seen; white space becomes one space."""
+    spaced = "".join(" " if char.isspace() else char for char in name)
+    visible = "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE)
+    return " ".join(visible.split())
+
+
+def shorten(name: str, limit: int) -> str:
+    """``name`` in at most ``limit`` characters, cut in the middle: its two ends tell most."""
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) // 2
+    return name[: limit - 1 - tail] + _ELLIPSIS + name[len(name) - tail :]
+
+
+def plot_text(name: str, limit: int = 200) -> str:
+    """``name`` for matplotlib, which sets what stands between two dollars as mathematics."""
+    return shorten(clean(name), limit).replace("$", r"\$")
+
+
+def markup_text(name: str, limit: int = 200) -> str:
+    """``name`` for plotly, which renders a subset of HTML and TeX in every label."""
+    text = shorten(clean(name), limit)
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        text = text.replace(char, entity)
+    return text
+
+
+def cell_text(name: str) -> str:
+    """``name`` for a CSV cell: what a spreadsheet would compute gets a leading apostrophe."""
+    text = clean(name)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def layer_title(layer: Layer) -> str:
+    """What to call ``layer``: its module, else its name, else its kind."""
+    return clean(layer.module) or clean(layer.name) or clean(layer.kind) or f"layer {layer.index}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def milliseconds(us: float) -> str:
+    """A time given in us, in ms with three significant digits."""
+    return f"{significant(us / 1e3)} ms"
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent; every digit before the point."""
+    if value == 0:
+        return "0"
+    for limit, digits in ((100.0, 0), (10.0, 1), (1.0, 2)):
+        if abs(value) >= limit:
+            return f"{value:.{digits}f}"
+    return f"{value:.3f}"
+
+
+def with_prefix(value: float) -> str:
+    """``value`` with an SI prefix: 1.23e9 is "1.23 G"; the unit comes after it."""
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size:
+            return f"{significant(value / size)} {prefix}"
+    return f"{significant(value)} "

@@ -1,0 +1,243 @@
+"""The main graph of a .tflite file, read from its FlatBuffer without running anything.
+
+Every offset in the file is untrusted: reading one that is out of bounds raises here, and
+:func:`read_graph` turns that into ModelFileError. Needs only ai-edge-litert, which carries the
+generated schema.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.graph.tflite_options import read_options
+from mnv4_deploy.profiles.records.graph import Attribute
+
+MAGIC = b"TFL3"
+_MAGIC_OFFSET = 4
+_MAX_METADATA_BYTES = 1 << 20
+_HOSTILE = (
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+)
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """A tensor of the main graph; ``size_bytes`` is that of its constant data, else 0.
+
+    ``shape`` has -1 for a dynamic dimension, ``static_shape`` what the file allocates for it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    static_shape: tuple[int, ...]
+    dtype: str
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    constant: bool
+    buffer: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class GraphOp:
+    """An operator; ``inputs`` may hold -1 for an optional input that is absent.
+
+    ``attributes`` are its options under the schema's names in snake case.
+    """
+
+    index: int
+    kind: str
+    custom: bool
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TfliteGraph:
+    """``quasi_constant``: tensors that DEQUANTIZE or DENSIFY make from constants alone."""
+
+    tensors: tuple[GraphTensor, ...]
+    ops: tuple[GraphOp, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    quasi_constant: frozenset[int]
+    metadata: dict[str, str]
+    subgraphs: int
+
+
+def looks_like_tflite(head: bytes) -> bool:
+    """Whether the first 8 bytes of a file carry TFLite's file identifier."""
+    return head[_MAGIC_OFFSET : _MAGIC_OFFSET + len(MAGIC)] == MAGIC
+
+
+def read_graph(path: Path) -> TfliteGraph:
+    """Read the main graph of ``path``.
+
+    Raises ModelFileError for a damaged file, ToolchainError without ai-edge-litert.
+    """
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise ToolchainError(
+            "Reading a .tflite file needs ai-edge-litert: run pip install 'mnv4-deploy[tflite]'."
+        ) from error
+    data = path.read_bytes()
+    if not looks_like_tflite(data):
+        raise ModelFileError(f"{path} is not a TFLite model: give a .tflite file.")
+    try:
+        return _read(data, schema)
+    except _HOSTILE as error:
+        raise ModelFileError(
+            f"{path} is a damaged or truncated TFLite model: copy or export it again."
+        ) from error
+
+
+def _read(data: bytes, schema: Any) -> TfliteGraph:
+    model = schema.Model.GetRootAs(data, 0)
+    buffers = [_buffer_size(model.Buffers(i), data) for i in range(model.BuffersLength())]
+    if model.SubgraphsLength() < 1:
+        raise ValueError("no graph")
+    graph = model.Subgraphs(0)
+    dtypes = _enum_names(schema.TensorType)
+    tensors = tuple(
+        _tensor(graph.Tensors(i), buffers, dtypes) for i in range(graph.TensorsLength())
+    )
+    kinds = _operator_kinds(model, schema)
+    ops = tuple(_op(graph.Operators(i), i, kinds, schema) for i in range(graph.OperatorsLength()))
+    inputs = tuple(int(graph.Inputs(i)) for i in range(graph.InputsLength()))
+    outputs = tuple(int(graph.Outputs(i)) for i in range(graph.OutputsLength()))
+    used = [t for op in ops for t in op.inputs if t >= 0]
+    used += [t for op in ops for t in op.outputs] + [*inputs, *outputs]
+    if any(not 0 <= t < len(tensors) for t in used):
+        raise IndexError("tensor index out of range")
+    return TfliteGraph(
+        tensors,
+        ops,
+        inputs,
+        outputs,
+        _quasi_constants(tensors, ops),
+        _metadata(model, data),
+        model.SubgraphsLength(),
+    )
+
+
+def _buffer_size(buffer: Any, data: bytes) -> int:
+    """Bytes of a buffer; ValueError where they lie beyond the end of the file."""
+    length = int(buffer.DataLength())
+    if length:
+        start = buffer._tab.Vector(buffer._tab.Offset(4))
+        if start + length > len(data):
+            raise ValueError("buffer beyond the end of the file")
+        return length
+    if buffer.Offset() > 1:  # data outside the FlatBuffer, for files over 2 GB
+        if buffer.Offset() + buffer.Size() > len(data):
+            raise ValueError("buffer beyond the end of the file")
+        return int(buffer.Size())
+    return 0
+
+
+def _enum_names(enum: type) -> dict[int, str]:
+    return {v: k.lower() for k, v in vars(enum).items() if isinstance(v, int)}
+
+
+def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> GraphTensor:
+    quantization = tensor.Quantization()
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    if quantization is not None:
+        scale = tuple(float(quantization.Scale(i)) for i in range(quantization.ScaleLength()))
+        zero_point = tuple(
+            int(quantization.ZeroPoint(i)) for i in range(quantization.ZeroPointLength())
+        )
+    signature = [int(tensor.ShapeSignature(i)) for i in range(tensor.ShapeSignatureLength())]
+    static = [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
+    size = buffers[tensor.Buffer()]
+    return GraphTensor(
+        name=(tensor.Name() or b"").decode("utf-8", "replace"),
+        shape=tuple(signature or static),
+        static_shape=tuple(static),
+        dtype=dtypes[tensor.Type()],
+        scale=scale,
+        zero_point=zero_point,
+        constant=size > 0,
+        buffer=tensor.Buffer(),
+        size_bytes=size,
+    )
+
+
+def _operator_kinds(model: Any, schema: Any) -> list[tuple[str, bool]]:
+    """The name of each operator code, and whether it is a custom one."""
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    kinds = []
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        # Old files keep the operator in the byte-sized field; new ones in both.
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        custom = (code.CustomCode() or b"").decode("utf-8", "replace")
+        kinds.append((custom or names[number], bool(custom)))
+    return kinds
+
+
+def _op(op: Any, index: int, kinds: list[tuple[str, bool]], schema: Any) -> GraphOp:
+    kind, custom = kinds[op.OpcodeIndex()]
+    return GraphOp(
+        index=index,
+        kind=kind,
+        custom=custom,
+        inputs=tuple(int(op.Inputs(i)) for i in range(op.InputsLength())),
+        outputs=tuple(int(op.Outputs(i)) for i in range(op.OutputsLength())),
+        attributes=read_options(op, schema),
+    )
+
+
+def _quasi_constants(tensors: tuple[GraphTensor, ...], ops: tuple[GraphOp, ...]) -> frozenset[int]:
+    found: set[int] = set()
+    for op in ops:
+        if op.kind in ("DEQUANTIZE", "DENSIFY") and all(
+            i in found or (i >= 0 and tensors[i].constant) for i in op.inputs
+        ):
+            found.update(op.outputs)
+    return frozenset(found)
+
+
+def _metadata(model: Any, data: bytes) -> dict[str, str]:
+    """Description, metadata buffers and the files packed behind the model (labels)."""
+    found: dict[str, str] = {}
+    if model.Description():
+        found["description"] = model.Description().decode("utf-8", "replace")
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        buffer = model.Buffers(entry.Buffer())
+        raw = bytes(buffer.DataAsNumpy()[:_MAX_METADATA_BYTES]) if buffer.DataLength() else b""
+        found[(entry.Name() or b"").decode("utf-8", "replace")] = _text(raw)
+    # TFLite Metadata appends label files as a ZIP archive to the FlatBuffer.
+    if b"PK\x05\x06" in data[-(1 << 16) :]:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for info in archive.infolist():
+                    if info.file_size <= _MAX_METADATA_BYTES:
+                        found[info.filename] = _text(archive.read(info))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+            found["associated files"] = "unreadable"
+    return found
+
+
+def _text(raw: bytes) -> str:
+    text = raw.rstrip(b"\0").decode("utf-8", "replace")
+    if "\ufffd" in text or any(ord(c) < 32 and c not in "\t\r\n" for c in text):
+        return f"{len(raw)} bytes of binary data"
+    return text

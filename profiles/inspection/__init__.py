@@ -1,0 +1,1 @@
+"""What is in a .tflite or .onnx file, ours or anybody's."""

@@ -1,0 +1,1 @@
+"""Frozen records between the stages, which also travel to devices and into JSON."""

@@ -1,0 +1,77 @@
+"""Frozen records that pass between the stages. No heavy imports: a device can load this."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output of a model file."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class OperatorFacts:
+    """One operator of a model file and where it runs.
+
+    ``delegated`` is None where the question does not arise (onnxruntime) or the runtime could
+    not be asked. ``compute`` is the arithmetic the operator really runs in ("int8", "float32",
+    ...), as far as it is known; a conversion reads "float32->int8", an operator that the runtime
+    folded away reads "none". ``runs_as`` is the kind of the operator that does its work in the
+    optimised graph, where that is another one (onnxruntime: "QLinearConv" for "Conv").
+    """
+
+    index: int
+    kind: str
+    name: str
+    compute: str
+    delegated: bool | None = None
+    partition: int | None = None
+    refusal: str | None = None
+    runs_as: str | None = None
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What ``inspect`` finds in a .tflite or .onnx file.
+
+    ``executed_histogram`` counts the operators of the graph that onnxruntime really runs after
+    its own optimisation: Q/DQ nodes still in it are real conversions. None for TFLite.
+    ``notes`` are sentences about facts that could not be had.
+    """
+
+    path: str
+    format: Literal["tflite", "onnx"]
+    size_bytes: int
+    sha256: str
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    operators: tuple[OperatorFacts, ...]
+    weight_bytes_by_dtype: dict[str, int]
+    metadata: dict[str, str] = field(default_factory=dict)
+    partitions: int | None = None
+    delegated_share: float | None = None
+    notes: tuple[str, ...] = ()
+    executed_histogram: dict[str, int] | None = None
+
+    @property
+    def histogram(self) -> dict[str, int]:
+        """How many operators of each kind the file has, most frequent first."""
+        return dict(Counter(op.kind for op in self.operators).most_common())
+
+    @property
+    def compute_histogram(self) -> dict[str, int]:
+        """How many operators run in each arithmetic, most frequent first."""
+        return dict(Counter(op.compute for op in self.operators).most_common())
+
+    @property
+    def not_delegated(self) -> tuple[OperatorFacts, ...]:
+        return tuple(op for op in self.operators if op.delegated is False)

@@ -1,0 +1,1 @@
+"""LiteRT and onnxruntime: loading, running, and times of single operators."""

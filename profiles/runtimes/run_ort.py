@@ -1,0 +1,210 @@
+"""Per-node and end-to-end times of .onnx files on onnxruntime, and the graph it really runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.profiles.graph.renamed import renamed_copy
+from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, units_of, without_profiler
+from mnv4_deploy.profiles.runtimes.ort_profile import merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
+
+_ELEMENT_TYPES = {"float": "float32", "double": "float64"}
+_LOG_FATAL = 4
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module; ToolchainError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ToolchainError(
+            "Running an .onnx file needs onnxruntime: run pip install 'mnv4-deploy[onnx]'."
+        ) from error
+    return onnxruntime
+
+
+def runtime_name() -> str:
+    return f"onnxruntime {import_onnxruntime().__version__}"
+
+
+def open_session(
+    path: str | Path,
+    *,
+    threads: int = 1,
+    profile_prefix: Path | None = None,
+    optimized_path: Path | None = None,
+    traceable: bool = False,
+    arm: bool = False,
+    subject: str | Path | None = None,
+) -> Any:
+    """A CPU session with all graph optimisations, as an application gets it by default.
+
+    ``traceable`` leaves out the changes that rename tensors without deciding what is fused:
+    memory layout, and int8 to uint8 on processors that multiply uint8 faster. ``arm``: with the
+    changes that onnxruntime makes on Arm, which has neither blocked channels nor that preference.
+    Raises ModelFileError, with the name ``subject`` where that is given, where onnxruntime does
+    not accept the file, MemoryError where it does not fit in memory.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_FATAL
+    if traceable:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if traceable or arm:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+    try:
+        return ort.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["NchwcTransformer"] if arm else None,
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise _refused("load", subject or path, error) from error
+
+
+def _refused(what: str, path: str | Path, error: Exception) -> Exception:
+    first_line = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        return MemoryError(f"{path}: {first_line}")
+    return ModelFileError(f"{runtime_name()} cannot {what} {path}: {first_line}")
+
+
+def example_inputs(
+    session: Any, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Example inputs of the shapes that :func:`resolve_shape` finds, by name.
+
+    Raises UnsupportedError for inputs that are no tensors of numbers and for shapes that are
+    open or do not fit.
+    """
+    specs = session.get_inputs()
+    check_names(shapes or {}, [spec.name for spec in specs])
+    feeds = {}
+    for spec in specs:
+        element = spec.type.removeprefix("tensor(").removesuffix(")")
+        if element in (spec.type, "string"):
+            raise UnsupportedError(
+                f"Input {spec.name} is a {spec.type}, which cannot be made up: give a model"
+                " with numeric tensors as inputs."
+            )
+        shape = resolve_shape(spec.name, spec.shape, shapes or {}, only=len(specs) == 1)
+        feeds[spec.name] = example_input(shape, _ELEMENT_TYPES.get(element, element))
+    return feeds
+
+
+class OrtRunner:
+    """A :class:`~mnv4_deploy.profiles.runtimes.runners.Runner` of an .onnx file.
+
+    Tag is the operator type, ``name`` the node's name; nodes inside a branch or a loop count as
+    the node that holds them. ``named``: every node has a name of its own already, so that the
+    file runs as it is and onnx is not needed.
+
+    Raises ModelFileError for a file onnxruntime does not accept or cannot run, UnsupportedError
+    for inputs that cannot be made up or a shape that does not fit, MemoryError for a file that
+    needs more memory than there is, ToolchainError where onnxruntime is missing or its profile
+    cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        named: bool = False,
+    ) -> None:
+        self._path = Path(path)
+        self._threads = threads
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(scratch_folder())
+        # The profile knows nodes by their names, which a file may use twice or leave out.
+        copies = self._folder / "model"
+        self.measured = self._path if named else renamed_copy(path, copies)
+        self._plain = open_session(self.measured, threads=threads, subject=path)
+        self._feeds = example_inputs(self._plain, shapes)
+        self._profiled: Any = None
+        self._recorded: list[bool] = []
+        self.runtime = runtime_name()
+        self.times_operators = True
+        self.notes: tuple[str, ...] = ()
+
+    def run(self) -> None:
+        self._call(self._plain)
+
+    def run_profiled(self, *, record: bool) -> float:
+        if self._profiled is None:
+            self._profiled = open_session(
+                self.measured,
+                threads=self._threads,
+                profile_prefix=self._folder / "ort",
+                subject=self._path,
+            )
+        self._recorded.append(record)
+        return time_run_us(lambda: self._call(self._profiled))
+
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        if self._profiled is None:
+            return ()
+        # onnxruntime's profiler cannot be paused: it also counted the runs not asked for.
+        runs = runs_of(read_profile(Path(self._profiled.end_profiling())))
+        if len(runs) != len(self._recorded):
+            raise ToolchainError(
+                f"onnxruntime's profile of {self._path} holds {len(runs)} runs instead of"
+                f" {len(self._recorded)}: it is full, so ask for fewer runs."
+            )
+        recorded = [run for run, keep in zip(runs, self._recorded, strict=True) if keep]
+        timings = merge(recorded, self._path)
+        cost_us = profiler_cost_us(recorded, plain_us)
+        if not cost_us:
+            return timings
+        self.notes = (
+            "onnxruntime's profiler adds"
+            f" {cost_us * fmean(map(units_of, recorded[0])):.1f} us to a node on average, which is"
+            " taken off: the nodes take that much longer together than a run without profiler.",
+        )
+        return merge(without_profiler(recorded, cost_us), self._path)
+
+    def close(self) -> None:
+        self._plain = self._profiled = None
+        self._stack.close()
+
+    def _call(self, session: Any) -> None:
+        try:
+            session.run(None, self._feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise _refused("run", self._path, error) from error
+
+
+def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = False) -> Any:
+    """The ``onnx.ModelProto`` that onnxruntime really runs for ``path`` on this machine.
+
+    ``traceable``: the same before its last steps, with the file's tensor names still in it.
+    ``arm``: what it runs on Arm instead, but for single convolutions that it may turn to NHWC.
+    Weights that the file keeps beside it are left there.
+    """
+    import onnx
+
+    with scratch_folder() as folder:
+        target = folder / "optimized.onnx"
+        open_session(path, optimized_path=target, traceable=traceable, arm=arm)
+        return onnx.load(target, load_external_data=False)

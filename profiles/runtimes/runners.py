@@ -1,0 +1,111 @@
+"""What the rounds need of a runtime, and the runner of a file's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.records.timing import OpTiming
+
+
+class Runner(Protocol):
+    """One model file, loaded, with example inputs in place.
+
+    The profiler's model is another copy, loaded at the first profiled run: an attached profiler
+    makes even the runs slower that it does not record.
+    """
+
+    @property
+    def runtime(self) -> str:
+        """Name and version, such as "onnxruntime 1.31.1"."""
+
+    @property
+    def times_operators(self) -> bool:
+        """Whether there is a profiler; without one :meth:`run_profiled` is never called."""
+
+    def run(self) -> None:
+        """One inference without profiler."""
+
+    def run_profiled(self, *, record: bool) -> float:
+        """One inference with profiler; its wall time in us.
+
+        ``record``: keep its operator times for :meth:`timings`.
+        """
+
+    @property
+    def measured(self) -> Path:
+        """The file that runs: the one given, or a copy of it that is there until closed."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the operator times came about, known after :meth:`timings`."""
+
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        """The operators in order of execution, with one sample for each recorded run.
+
+        ``plain_us`` are the wall times of runs without profiler, by which a profiler that counts
+        its own work as the operators' is corrected (none: it is not). Ends profiling: no run
+        after it. Raises ToolchainError where the runtime ran other operators from run to run.
+        """
+
+    def close(self) -> None:
+        """Free the models; a second call does nothing."""
+
+
+class RunnerOpener(Protocol):
+    """:func:`open_runner` or :func:`open_device_runner`."""
+
+    def __call__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 1,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Runner: ...
+
+
+def open_runner(
+    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Runner:
+    """A runner for ``path`` on the runtime of its format.
+
+    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`. Raises
+    ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
+    cannot be made up, ToolchainError where the runtime is missing or untried.
+    """
+    if format_of(path) == "tflite":
+        from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner
+
+        return XnnpackRunner(path, threads=threads, shapes=shapes or {})
+    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+
+    return OrtRunner(path, threads=threads, shapes=shapes or {})
+
+
+def open_device_runner(
+    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Runner:
+    """:func:`open_runner` on a device, with whatever runtime is there.
+
+    A .tflite file runs end to end alone where there is another LiteRT than the tried one. Nodes
+    of an .onnx file must have names of their own: onnx, which could rename them, is not there.
+    """
+    if format_of(path) == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise ToolchainError(
+                "Running an .onnx file needs onnxruntime, which is not installed: give --setup, or"
+                " install onnxruntime on the device."
+            )
+        from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+
+        return OrtRunner(path, threads=threads, shapes=shapes or {}, named=True)
+    from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner, installed_runtime
+
+    runtime = installed_runtime()
+    if runtime.times_operators:
+        return open_runner(path, threads=threads, shapes=shapes)
+    return InterpreterRunner(path, runtime, threads=threads, shapes=shapes or {})

@@ -1,0 +1,45 @@
+"""The wall time of a call, and inputs to feed a model with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NS_PER_US = 1000
+
+
+def time_run_us(run: Callable[[], object]) -> float:
+    """Wall time of one call in microseconds."""
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / _NS_PER_US
+
+
+def fastest_runs(times_us: Sequence[float]) -> list[int]:
+    """Which runs are the fastest tenth, at least one, fastest first.
+
+    Whole runs that next to nothing disturbed: what adds up in a run adds up in them.
+    """
+    order = sorted(range(len(times_us)), key=times_us.__getitem__)
+    return order[: max(1, len(times_us) // 10)]
+
+
+def example_input(shape: Sequence[int], dtype: str, seed: int = 0) -> NDArray[Any]:
+    """A reproducible input: standard normal floats, full-range 8- and 16-bit integers.
+
+    Wider integers are zero: they are usually indices, and any other value may be out of range.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return generator.standard_normal(tuple(shape)).astype(kind)
+    if kind.kind in "iu" and kind.itemsize <= 2:
+        info = np.iinfo(kind)
+        return generator.integers(info.min, info.max, tuple(shape), dtype=kind, endpoint=True)
+    return np.zeros(tuple(shape), kind)
