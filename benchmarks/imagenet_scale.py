@@ -35,11 +35,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from mnv4_deploy.drift.model_ref import check_pair, open_model_ref
 from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.run import run_images
-from mnv4_deploy.drift.subject import check_pair, open_subject
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.dataset import open_dataset
 from mnv4_deploy.tasks.classification.records import ImageResults
 
@@ -103,9 +103,9 @@ def make_images(folder: Path, options: argparse.Namespace) -> None:
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
-def _subject(options: argparse.Namespace, precision: str) -> Subject:
+def _subject(options: argparse.Namespace, precision: str) -> ModelRef:
     (path,) = options.model_dir.glob(f"*-{precision}.{options.format}")
-    return open_subject(str(path))
+    return open_model_ref(str(path))
 
 
 def _run(options: argparse.Namespace) -> None:

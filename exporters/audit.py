@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.exporters.records import TruthCheck
+from mnv4_deploy.exporters.records import FileAudit
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
@@ -19,7 +19,7 @@ _LARGEST_PADDING = 1e4
 _PADDING_SHARE = 0.75
 
 
-def check(path: Path) -> TruthCheck:
+def check(path: Path) -> FileAudit:
     """Inspect ``path`` in a child process and look for overflowing biases and ruinous padding."""
     facts = inspect_file(path)
     if path.suffix == ".tflite":
@@ -27,7 +27,7 @@ def check(path: Path) -> TruthCheck:
         biases, outliers = _tflite_biases(file), _tflite_padding(file)
     else:
         biases, outliers = _onnx_biases(path), _onnx_padding(path)
-    return TruthCheck(path.name, facts, biases, outliers)
+    return FileAudit(path.name, facts, biases, outliers)
 
 
 def _overflows(bias_q: np.ndarray, weight_q: np.ndarray, input_steps: int) -> bool:

@@ -7,7 +7,7 @@ from types import ModuleType
 from mnv4_deploy.exporters.records import Format
 
 
-def maker(format_: Format) -> ModuleType:
+def format_module(format_: Format) -> ModuleType:
     """The module that writes the files of one format; all have the same functions."""
     from mnv4_deploy.exporters.to_onnx import write as onnx_files
     from mnv4_deploy.exporters.to_tflite import write as tflite_files

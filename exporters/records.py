@@ -147,7 +147,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class TruthCheck:
+class FileAudit:
     """What a file really is, as opposed to what it was meant to be."""
 
     subject: str
@@ -179,7 +179,7 @@ class RewriteSummary:
 
 @dataclass(frozen=True)
 class Int8Choice:
-    """How an int8 file is made: what the ladder of ``--max-drop`` varies.
+    """How an int8 file is made: what the search of ``--max-drop`` varies.
 
     ``method`` is the calibration method. The next three change weights and biases of the float
     model before it is quantized. ``float_layers`` and ``int16_layers`` are module paths of the
@@ -213,11 +213,11 @@ class Int8Choice:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One thing the ladder tried for one format, measured on the held-out images.
+class Trial:
+    """One thing the search tried for one format, measured on the held-out images.
 
     ``top1_drop`` is in points below float32, ``latency_ratio`` and ``size_ratio`` are over the
-    first rung's file. ``adopted``: later rungs build on it; otherwise ``reason`` says why not.
+    first trial's file. ``adopted``: later trials build on it; otherwise ``reason`` says why not.
     ``images`` have labels.
     """
 
@@ -238,7 +238,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class NotTried:
-    """A rung for which there is no file to measure, and why."""
+    """A trial for which there is no file to measure, and why."""
 
     name: str
     reason: str
@@ -269,18 +269,18 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Ladder:
+class BudgetSearch:
     """The way of one format to its budget: what was tried, in order, and what was taken.
 
-    ``chosen`` is the adopted rung that meets the budget, or the best one if none does.
-    ``latency_limit`` is the largest latency ratio that was accepted, None where the first rung
+    ``chosen`` is the adopted trial that meets the budget, or the best one if none does.
+    ``latency_limit`` is the largest latency ratio that was accepted, None where the first trial
     met the budget.
     """
 
     format: Format
     max_drop: float
-    rungs: tuple[Rung, ...]
-    chosen: Rung
+    trials: tuple[Trial, ...]
+    chosen: Trial
     met: bool
     not_tried: tuple[NotTried, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
@@ -288,13 +288,13 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Climbed:
-    """What came of the int8 files: the ladders, if any, and the files' drift.
+class SearchResult:
+    """What came of the int8 files: the searches, if any, and the files' drift.
 
     ``deviations`` prove that changed float models were converted as they are.
     """
 
-    ladders: tuple[Ladder, ...]
+    searches: tuple[BudgetSearch, ...]
     drifts: tuple[Drift, ...]
     deviations: tuple[Deviation, ...]
 
@@ -303,7 +303,7 @@ class Climbed:
 class ExportResult:
     """All of what an export did; ``manifest`` is the content of manifest.json.
 
-    ``ladders`` has one for each format, if a ``max_drop`` was given.
+    ``searches`` has one for each format, if a ``max_drop`` was given.
     """
 
     request: ExportRequest
@@ -311,12 +311,12 @@ class ExportResult:
     rewrites: tuple[RewriteSummary, ...]
     deviations: tuple[Deviation, ...]
     drifts: tuple[Drift, ...]
-    truths: tuple[TruthCheck, ...]
+    audits: tuple[FileAudit, ...]
     seconds_by_stage: dict[str, float]
     manifest: dict[str, Any]
-    ladders: tuple[Ladder, ...] = ()
+    searches: tuple[BudgetSearch, ...] = ()
 
     @property
     def budget_met(self) -> bool:
         """Whether every format meets ``max_drop``; True where none was given."""
-        return all(ladder.met for ladder in self.ladders)
+        return all(search.met for search in self.searches)

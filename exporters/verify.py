@@ -97,7 +97,7 @@ def _relative_error(
     return finite
 
 
-def demand(deviations: list[Deviation]) -> None:
+def raise_if_failed(deviations: list[Deviation]) -> None:
     """Raise VerificationError naming the worst deviation that is outside its tier."""
     failed = [deviation for deviation in deviations if not deviation.ok]
     if failed:

@@ -55,15 +55,15 @@ class RotaryEmbedding(nn.Module):
         cos, sin = rotations_like(x_BHWC)
         batch, height, width, channels = x_BHWC.shape
         even, odd = x_BHWC.reshape(batch, height, width, channels // 2, 2).unbind(-1)
-        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-        return turned.flatten(-2)
+        transposed = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+        return transposed.flatten(-2)
 
 
 class LinearAttention(nn.Module):
     """Linear attention with rotary and local position embeddings, on ``[B, N, C]``.
 
     The values are the input itself. Weights are products of q and k, both mapped to positive
-    values by ELU + 1 and then turned; they are normalised by the products before the turn.
+    values by ELU + 1 and then transposed; they are normalised by the products before the turn.
     """
 
     def __init__(self, channels: int, heads: int) -> None:

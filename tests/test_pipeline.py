@@ -99,7 +99,7 @@ class TestRealExport:
 
     def test_lists_every_file_with_size_and_hash(self, real, manifest):
         out, _ = real
-        assert manifest["schema_version"] == 1
+        assert manifest["schema_version"] == 2
         assert {f["file"]: (f["format"], f["precision"]) for f in manifest["files"]} == FILES
         for entry in manifest["files"]:
             content = (out / entry["file"]).read_bytes()
@@ -415,7 +415,7 @@ class TestInputsAndOutputs:
 def test_integer_only(tmp_path):
     result = _export(tmp_path / "out", ("tflite",), int8=True, target="integer-only")
     assert _io(result, "int8")[:2] == ("int8", "int8")
-    (truth,) = [t for t in result.truths if "int8" in t.subject]
+    (truth,) = [t for t in result.audits if "int8" in t.subject]
     assert set(truth.facts.compute_histogram) <= {"int8", "none", "int8->int8"}
     assert _agrees(result)
 
@@ -433,8 +433,8 @@ def test_fp16(tmp_path):
 
 
 @pytest.mark.usefixtures("converted_once")
-def test_a_budget_that_the_first_rung_meets(tmp_path, monkeypatch):
-    """All images are of class 0 and int8 may lose 100 points: there is nothing to climb for."""
+def test_a_budget_that_the_first_trial_meets(tmp_path, monkeypatch):
+    """All images are of class 0 and int8 may lose 100 points: there is nothing to search for."""
     gather = pipeline._gather
 
     def labelled(request):
@@ -445,17 +445,17 @@ def test_a_budget_that_the_first_rung_meets(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_gather", labelled)
     plain = _export(tmp_path / "plain", ("onnx",), int8=True)
     result = _export(tmp_path / "out", ("onnx",), int8=True, max_drop=100.0)
-    (ladder,) = result.ladders
+    (search,) = result.searches
     assert result.budget_met
-    assert ladder.chosen == ladder.rungs[0]
-    assert len(ladder.rungs) == 1
+    assert search.chosen == search.trials[0]
+    assert len(search.trials) == 1
     assert result.drifts == plain.drifts
     (drift,) = result.drifts
-    assert ladder.chosen.top1_drop == drift.top1_fp32 - drift.top1
-    assert 0 < ladder.chosen.latency_us < 1e6
-    assert plain.manifest["ladders"] == []
+    assert search.chosen.top1_drop == drift.top1_fp32 - drift.top1
+    assert 0 < search.chosen.latency_us < 1e6
+    assert plain.manifest["budget"] == []
     assert result.manifest["options"]["max_drop"] == 100.0
-    (entry,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["ladders"]
+    (entry,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["budget"]
     assert entry["met"]
     assert entry["chosen"]["choice"]["method"] == "average"
     assert [a.sha256 for a in result.artifacts] == [a.sha256 for a in plain.artifacts]

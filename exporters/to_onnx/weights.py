@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.exporters.bias_room import scales_with_room
+from mnv4_deploy.exporters.bias_overflow import widened_scales
 from mnv4_deploy.exporters.pair_scales import WeightGrid, channel_scales
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: Wei
     """Quantize the weights of all layers of ``quantized`` again, in place, on ``grid``.
 
     ``quantized`` is ``original`` in QDQ form as onnxruntime's quantizer made it, with weights per
-    output channel. Where a bias would not fit, its channel's scale is wider (``bias_room``); a
+    output channel. Where a bias would not fit, its channel's scale is wider (``bias_overflow``); a
     weight that several layers read has the scales that all of their biases need. Products with
     constants of more than two dimensions, which have no int8 kernel, stay as they are.
     """
@@ -69,7 +69,7 @@ def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: Wei
         scales = channel_scales(weight, grid)
         biases = [(layer, real_bias(layer)) for layer in layers if layer.bias]
         for layer, bias in biases:
-            needed = scales_with_room(bias.ravel(), float(value(layer.input_scale)))
+            needed = widened_scales(bias.ravel(), float(value(layer.input_scale)))
             scales = np.maximum(scales, needed).astype(np.float32)
         scales = np.where(scales > 0, scales, np.float32(1))
         codes = np.rint(weight / scales.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
@@ -98,10 +98,10 @@ def _layers(model: onnx.ModelProto, constants: Set[str]) -> Iterator[_Layer]:
         if node.op_type != "Conv" and ranks[weight.input[0]] != _MATRIX_RANK:
             continue
         biases = (tuple(bias.input[:2]) for bias in rest if bias is not None)
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
         yield _Layer(
             (weight.input[0], weight.input[1]),
             next((bias for bias in biases if constants >= {*bias}), ()),
             source.input[1],
-            transposed=node.op_type != "Conv" and not turned,
+            transposed=node.op_type != "Conv" and not transposed,
         )

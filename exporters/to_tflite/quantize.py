@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.exporters.bias_room import make_room_in_tflite
+from mnv4_deploy.exporters.bias_overflow import widen_scales_in_tflite
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
 from mnv4_deploy.exporters.records import LayerPrecision
@@ -96,7 +96,7 @@ def quantize_tflite(
         result = work.quantize(statistics, enable_progress_report=False)
     int8_path.write_bytes(result.quantized_model)
     quantized = TfliteFile(int8_path)
-    make_room_in_tflite(quantized, file)
+    widen_scales_in_tflite(quantized, file)
     _mend_signature(quantized, file)
     quantized.write(int8_path)
 

@@ -1,1 +1,1 @@
-"""The ladder of ``export --max-drop``: what buys accuracy back, and at what price."""
+"""The search of ``export --max-drop``: what buys accuracy back, and at what price."""

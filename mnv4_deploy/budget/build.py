@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
-from mnv4_deploy.exporters.formats import maker
+from mnv4_deploy.exporters.formats import format_module
 from mnv4_deploy.exporters.job import FileJob
 from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.records import Deviation, Format, Int8Choice
@@ -40,7 +40,7 @@ class Builder:
         self.format: Format = format_
         self.deviations: list[Deviation] = []
         self._module = module
-        self._maker = maker(format_)
+        self._maker = format_module(format_)
         self._sources = {Int8Choice().float_model: job.source(format_)}
         self._finished = {Int8Choice().float_model: job.path(format_, "fp32")}
         self._numbers = itertools.count()
@@ -119,7 +119,7 @@ class Builder:
         self._demand(expected.compare(subject, self.job.run(path, sample), "close"))
 
     def _demand(self, deviation: Deviation) -> None:
-        verify.demand([deviation])
+        verify.raise_if_failed([deviation])
         self.deviations.append(deviation)
 
 

@@ -1,4 +1,4 @@
-"""Climbs the ladder of every format of an export and leaves the chosen int8 files in place."""
+"""Climbs the search of every format of an export and leaves the chosen int8 files in place."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from dataclasses import dataclass
 from torch import nn
 
 from mnv4_deploy.budget.build import Builder
-from mnv4_deploy.budget.search import climb
-from mnv4_deploy.budget.trials import FileWorkshop
+from mnv4_deploy.budget.search import run_search
+from mnv4_deploy.budget.trials import FileTrialRunner
 from mnv4_deploy.exporters.job import FileJob
-from mnv4_deploy.exporters.records import Climbed, Deviation, Drift, Format, Int8Choice, Ladder
+from mnv4_deploy.exporters.records import (
+    BudgetSearch,
+    Deviation,
+    Drift,
+    Format,
+    Int8Choice,
+    SearchResult,
+)
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.sessions.image_runner import Outputs, Pixels
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """The held-out images and what the float32 file of each format makes of them."""
 
     labels: tuple[int | None, ...]
@@ -25,34 +32,36 @@ class Held:
     fp32: Mapping[Format, Outputs]
 
 
-def climb_all(
+def search_all(
     job: FileJob,
     modules: Mapping[Format, nn.Module],
     choice: Int8Choice,
-    held: Held,
+    held: HeldOut,
     drifts: tuple[Drift, ...],
     progress: Progress,
-) -> Climbed:
+) -> SearchResult:
     """Start from the int8 files that are there, made as ``choice`` says; replace them by better.
 
     ``modules`` are the rewritten float32 models, ``drifts`` the files' in the order of formats.
     """
     assert job.request.max_drop is not None
-    ladders: list[Ladder] = []
+    searches: list[BudgetSearch] = []
     final: list[Drift] = []
     proofs: list[Deviation] = []
     for (format_, module), drift in zip(modules.items(), drifts, strict=True):
         path = job.path(format_, "int8")
         builder = Builder(job, format_, module)
         with progress.stage(f"Time int8, {format_}"):
-            workshop = FileWorkshop(
+            trial_runner = FileTrialRunner(
                 builder, path, held.labels, held.shown, held.fp32[format_], progress
             )
-        ladder = climb(workshop.first_rung(choice, drift), job.request.max_drop, workshop)
-        chosen = ladder.chosen.choice
-        if workshop.files[chosen] != path:
-            workshop.files[chosen].replace(path)
-        ladders.append(ladder)
-        final.append(workshop.drifts[chosen])
+        search = run_search(
+            trial_runner.first_trial(choice, drift), job.request.max_drop, trial_runner
+        )
+        chosen = search.chosen.choice
+        if trial_runner.files[chosen] != path:
+            trial_runner.files[chosen].replace(path)
+        searches.append(search)
+        final.append(trial_runner.drifts[chosen])
         proofs += builder.deviations
-    return Climbed(tuple(ladders), tuple(final), tuple(proofs))
+    return SearchResult(tuple(searches), tuple(final), tuple(proofs))

@@ -1,4 +1,4 @@
-"""The ladder's decisions: what is tried next, what is adopted, and when to stop.
+"""The search's decisions: what is tried next, what is adopted, and when to stop.
 
     1  calibration as asked for
     2  the other calibration methods
@@ -7,8 +7,8 @@
     5  optimised rounding
     6  one after another, the layers and blocks that bring most per millisecond in float or int16x8
 
-It stops at the first rung that meets the budget. What a file is and how it is measured is the
-workshop's affair.
+It stops at the first trial that meets the budget. What a file is and how it is measured is the
+trial_runner's affair.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Protocol, get_args
 
 from mnv4_deploy.exporters.ranges import RangeMethod
 from mnv4_deploy.exporters.records import (
+    BudgetSearch,
     Int8Choice,
-    Ladder,
     LayerPrecision,
     NotTried,
-    Rung,
     Sensitivity,
+    Trial,
 )
 
 # Of two files with as many errors, one is better from here on: 5 % less noise in the logits.
@@ -52,28 +52,28 @@ class Step:
     choice: Int8Choice
 
 
-class Workshop(Protocol):
+class TrialRunner(Protocol):
     """Makes and measures the files of one format."""
 
-    def measure(self, title: str, steps: Sequence[Step]) -> Sequence[Rung | NotTried]:
+    def measure(self, title: str, steps: Sequence[Step]) -> Sequence[Trial | NotTried]:
         """Each step's file on the held-out images, or why there is none."""
 
     def float_latency_ratio(self) -> float:
-        """How much longer the float32 file takes than the first rung's."""
+        """How much longer the float32 file takes than the first trial's."""
 
     def sensitivities(self, choice: Int8Choice) -> Sequence[Sensitivity | NotTried]:
         """What the most damaging layers of this choice's file bring outside int8."""
 
 
-def climb(first: Rung, max_drop: float, workshop: Workshop) -> Ladder:
+def run_search(first: Trial, max_drop: float, trial_runner: TrialRunner) -> BudgetSearch:
     """Go up from ``first`` until a file is at most ``max_drop`` points below float32.
 
-    A rung is adopted if it meets the budget, if its file makes fewer errors than chance explains,
-    or about as many with clearly less noise in the logits; later rungs build on what was adopted.
+    A trial is adopted if it meets the budget, if its file makes fewer errors than chance explains,
+    or about as many with clearly less noise in the logits; later trials build on what was adopted.
     A few images more or less are chance: following them leads away from the quieter file, which
-    is the one that the next rungs need.
+    is the one that the next trials need.
     """
-    return _Climb(first, max_drop, workshop).run()
+    return _Climb(first, max_drop, trial_runner).run()
 
 
 def latency_limit(float_ratio: float) -> float:
@@ -85,33 +85,33 @@ def latency_limit(float_ratio: float) -> float:
 
 
 class _Climb:
-    def __init__(self, first: Rung, max_drop: float, workshop: Workshop) -> None:
+    def __init__(self, first: Trial, max_drop: float, trial_runner: TrialRunner) -> None:
         self.max_drop = max_drop
-        self.workshop = workshop
-        self.rungs = [replace(first, adopted=True)]
+        self.trial_runner = trial_runner
+        self.trials = [replace(first, adopted=True)]
         self.not_tried: list[NotTried] = []
         self.sensitivities: tuple[Sensitivity, ...] = ()
-        self.base = self.rungs[0]
+        self.base = self.trials[0]
         self.limit: float | None = None
 
     @property
     def met(self) -> bool:
         return meets(self.base, self.max_drop)
 
-    def run(self) -> Ladder:
+    def run(self) -> BudgetSearch:
         if not self.met:
-            self.limit = latency_limit(self.workshop.float_latency_ratio())
+            self.limit = latency_limit(self.trial_runner.float_latency_ratio())
             self._calibration()
         for name, change in _WEIGHT_CHANGES:
             if not self.met:
                 self._try(name, [Step(name, change(self.base.choice))])
         if not self.met:
             self._layers()
-        adopted = [rung for rung in self.rungs if rung.adopted]
-        return Ladder(
+        adopted = [trial for trial in self.trials if trial.adopted]
+        return BudgetSearch(
             format=self.base.format,
             max_drop=self.max_drop,
-            rungs=tuple(self.rungs),
+            trials=tuple(self.trials),
             chosen=self.base if self.met else min(adopted, key=_rank),
             met=self.met,
             not_tried=tuple(self.not_tried),
@@ -133,7 +133,7 @@ class _Climb:
     def _layers(self) -> None:
         """Layer by layer, the best bargain first, as long as the budget is not met."""
         assert self.limit is not None
-        found = self.workshop.sensitivities(self.base.choice)
+        found = self.trial_runner.sensitivities(self.base.choice)
         self.not_tried += [result for result in found if isinstance(result, NotTried)]
         measured = [result for result in found if isinstance(result, Sensitivity)]
         self.sensitivities = tuple(judged(measured, self.limit))
@@ -147,45 +147,47 @@ class _Climb:
     def _try(self, title: str, steps: Sequence[Step]) -> None:
         """Measure ``steps``, adopt the best of them if it helps, and refuse the others."""
         assert self.limit is not None
-        results = self.workshop.measure(title, steps)
+        results = self.trial_runner.measure(title, steps)
         self.not_tried += [result for result in results if isinstance(result, NotTried)]
-        tried = [result for result in results if isinstance(result, Rung)]
+        tried = [result for result in results if isinstance(result, Trial)]
         # Against the best so far: small losses, each by chance, must not add up.
-        fewest = min(rung.top1_drop for rung in self.rungs if rung.adopted)
-        reasons = [objection(rung, self.base, fewest, self.max_drop, self.limit) for rung in tried]
-        good = [rung for rung, reason in zip(tried, reasons, strict=True) if not reason]
+        fewest = min(trial.top1_drop for trial in self.trials if trial.adopted)
+        reasons = [
+            objection(trial, self.base, fewest, self.max_drop, self.limit) for trial in tried
+        ]
+        good = [trial for trial, reason in zip(tried, reasons, strict=True) if not reason]
         best = min(good, key=self._bargain, default=None)
-        for rung, reason in zip(tried, reasons, strict=True):
-            if best is None or rung is not best:
+        for trial, reason in zip(tried, reasons, strict=True):
+            if best is None or trial is not best:
                 why = reason or f"{best.name} is better" if best else reason
-                self.rungs.append(replace(rung, reason=why))
+                self.trials.append(replace(trial, reason=why))
             else:
-                self.rungs.append(replace(rung, adopted=True))
-                self.base = self.rungs[-1]
+                self.trials.append(replace(trial, adopted=True))
+                self.base = self.trials[-1]
 
-    def _bargain(self, rung: Rung) -> tuple[bool, int, float]:
+    def _bargain(self, trial: Trial) -> tuple[bool, int, float]:
         """Within the budget first, then fewer errors as far as that is no chance, then SQNR."""
-        errors = round(rung.top1_drop / chance_points(self.base))
-        return not meets(rung, self.max_drop), errors, -rung.median_sqnr_db
+        errors = round(trial.top1_drop / chance_points(self.base))
+        return not meets(trial, self.max_drop), errors, -trial.median_sqnr_db
 
 
-def meets(rung: Rung, max_drop: float) -> bool:
-    return rung.top1_drop <= max_drop + _SAME
+def meets(trial: Trial, max_drop: float) -> bool:
+    return trial.top1_drop <= max_drop + _SAME
 
 
-def objection(rung: Rung, base: Rung, fewest: float, max_drop: float, limit: float) -> str:
-    """Why ``rung`` does not improve on ``base``, "" if it does.
+def objection(trial: Trial, base: Trial, fewest: float, max_drop: float, limit: float) -> str:
+    """Why ``trial`` does not improve on ``base``, "" if it does.
 
-    ``fewest`` is the smallest drop of any rung that was adopted.
+    ``fewest`` is the smallest drop of any trial that was adopted.
     """
-    if rung.latency_ratio > limit:
+    if trial.latency_ratio > limit:
         return (
-            f"takes {rung.latency_ratio:.2f} times as long as the first file, and more than "
+            f"takes {trial.latency_ratio:.2f} times as long as the first file, and more than "
             f"{limit:.2f} leaves too little of what int8 saves"
         )
-    lost, chance = rung.top1_drop - fewest, chance_points(base)
-    quieter_db = rung.median_sqnr_db - base.median_sqnr_db
-    if meets(rung, max_drop) or lost < -chance - _SAME:
+    lost, chance = trial.top1_drop - fewest, chance_points(base)
+    quieter_db = trial.median_sqnr_db - base.median_sqnr_db
+    if meets(trial, max_drop) or lost < -chance - _SAME:
         return ""
     if lost > chance + _SAME:
         return f"drops {lost:.2f} points more than the best so far, and {chance:.2f} are chance"
@@ -195,7 +197,7 @@ def objection(rung: Rung, base: Rung, fewest: float, max_drop: float, limit: flo
 
 
 def layer_name(module: str, precision: LayerPrecision) -> str:
-    """What a rung with one more layer outside int8 is called."""
+    """What a trial with one more layer outside int8 is called."""
     return f"{module} in {precision}"
 
 
@@ -210,12 +212,12 @@ def judged(found: Sequence[Sensitivity], limit: float) -> Iterator[Sensitivity]:
         yield replace(layer, reason=reason)
 
 
-def _rank(rung: Rung) -> tuple[float, float]:
+def _rank(trial: Trial) -> tuple[float, float]:
     """Fewer errors first, then less noise."""
-    return round(rung.top1_drop, 6), -rung.median_sqnr_db
+    return round(trial.top1_drop, 6), -trial.median_sqnr_db
 
 
-def chance_points(rung: Rung) -> float:
+def chance_points(trial: Trial) -> float:
     """One standard error of a top-1 drop, in points: of images that changed, each at random."""
-    changed = max(1.0, rung.images * (1 - rung.agreement / 100))
-    return 100 * math.sqrt(changed) / rung.images
+    changed = max(1.0, trial.images * (1 - trial.agreement / 100))
+    return 100 * math.sqrt(changed) / trial.images

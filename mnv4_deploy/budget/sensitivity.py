@@ -16,7 +16,7 @@ from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.outputs import sha256
 from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.sessions.image_runner import Outputs, Pixels
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 # Times closer than this are the same to a clock on a busy machine.
 _CLOCK_STEP = 0.02
@@ -87,8 +87,8 @@ def gain_per_ms(gain: float, added_us: float, latency_us: float) -> float:
     return gain / (steps * step_us / _US_PER_MS)
 
 
-def _subject(path: Path, job: FileJob) -> Subject:
-    return Subject(
+def _subject(path: Path, job: FileJob) -> ModelRef:
+    return ModelRef(
         kind="onnx" if path.suffix == ".onnx" else "tflite",
         name=path.name,
         path=str(path),

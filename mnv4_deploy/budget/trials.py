@@ -1,4 +1,4 @@
-"""Builds and measures what the ladder tries, for one format."""
+"""Builds and measures what the search tries, for one format."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mnv4_deploy.exporters.records import (
     Int8Choice,
     LayerPrecision,
     NotTried,
-    Rung,
     Sensitivity,
+    Trial,
 )
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.sessions.image_runner import Outputs, Pixels
@@ -32,11 +32,11 @@ _TOGETHER = 6
 _Try = tuple[Suspect, LayerPrecision]
 
 
-class FileWorkshop:
-    """The workshop of one format. ``files`` and ``drifts`` have what was measured, by choice.
+class FileTrialRunner:
+    """The trial_runner of one format. ``files`` and ``drifts`` have what was measured, by choice.
 
     ``shown`` are the held-out images, ``fp32`` the outputs of the float32 file for them,
-    ``first`` the int8 file that the ladder starts from.
+    ``first`` the int8 file that the search starts from.
     """
 
     def __init__(
@@ -59,28 +59,28 @@ class FileWorkshop:
         self._progress = progress
         self._first_us = latencies([first]).median_us
         self._first_bytes = first.stat().st_size
-        self._title = f"Ladder, {builder.format}"
+        self._title = f"BudgetSearch, {builder.format}"
 
-    def first_rung(self, choice: Int8Choice, drift: Drift) -> Rung:
+    def first_trial(self, choice: Int8Choice, drift: Drift) -> Trial:
         """The file that is there already."""
         self.files[choice], self.drifts[choice] = self._first, drift
-        return self._rung(Step(f"calibration {choice.method}", choice), 1.0)
+        return self._trial(Step(f"calibration {choice.method}", choice), 1.0)
 
-    def measure(self, title: str, steps: Sequence[Step]) -> Sequence[Rung | NotTried]:
+    def measure(self, title: str, steps: Sequence[Step]) -> Sequence[Trial | NotTried]:
         """Build, run and time a file for each step."""
         with self._progress.stage(f"{self._title}: {title}"):
             made = self._build([step.choice for step in steps])
             paths = [path for path in made if isinstance(path, Path)]
             outputs = dict(zip(paths, in_parallel(self._evaluate, paths), strict=True))
             ratios = dict(zip(paths, self._ratios(paths), strict=True))
-            results: list[Rung | NotTried] = []
+            results: list[Trial | NotTried] = []
             for step, path in zip(steps, made, strict=True):
                 if isinstance(path, str):
                     results.append(NotTried(step.name, path))
                     continue
                 self.files[step.choice] = path
                 self.drifts[step.choice] = outputs[path]
-                results.append(self._rung(step, ratios[path]))
+                results.append(self._trial(step, ratios[path]))
         return results
 
     def float_latency_ratio(self) -> float:
@@ -181,11 +181,11 @@ class FileWorkshop:
             ratios += latencies([self._first, *paths[start : start + _TOGETHER]]).ratios[1:]
         return tuple(ratios)
 
-    def _rung(self, step: Step, latency_ratio: float) -> Rung:
+    def _trial(self, step: Step, latency_ratio: float) -> Trial:
         drift = self.drifts[step.choice]
         size_bytes = self.files[step.choice].stat().st_size
         assert drift.top1 is not None and drift.top1_fp32 is not None
-        return Rung(
+        return Trial(
             format=self._builder.format,
             name=step.name,
             choice=step.choice,

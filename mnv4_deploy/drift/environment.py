@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mnv4_deploy import drift, images, models, sessions
 from mnv4_deploy.profiles.machine.cpu import read_cpu
-from mnv4_deploy.sessions.records import SubjectKind
+from mnv4_deploy.sessions.records import ModelKind
 from mnv4_deploy.tasks import classification
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"}
@@ -18,7 +18,7 @@ _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"
 _SOURCES = (drift, images, models, sessions, classification)
 
 
-def versions(kinds: Iterable[SubjectKind] = ()) -> dict[str, str]:
+def versions(kinds: Iterable[ModelKind] = ()) -> dict[str, str]:
     """What must be the same wherever ``kinds`` are compared; "missing" where it is absent."""
     packages = ("numpy", "pillow", *sorted({_RUNTIMES[kind] for kind in kinds}))
     return {

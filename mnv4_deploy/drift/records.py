@@ -13,7 +13,7 @@ from typing import Literal
 from mnv4_deploy.images.records import DatasetImage, SkippedImage
 from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceOptions
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
 
 
@@ -21,8 +21,8 @@ from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
 class ShardJob:
     """What a worker process needs to know once; the same for every shard of a run."""
 
-    reference: Subject
-    candidate: Subject
+    reference: ModelRef
+    candidate: ModelRef
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class DriftResult:
     Layers are always compared on this machine.
     """
 
-    reference: Subject
-    candidate: Subject
+    reference: ModelRef
+    candidate: ModelRef
     data: str
     output: OutputDrift
     layers: LayersDrift | None

@@ -12,7 +12,7 @@ from mnv4_deploy.drift import shards as pieces
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.run_shard import too_many_skipped
 from mnv4_deploy.drift.store import ShardStore, opened, store_folder
-from mnv4_deploy.drift.workers import RUNNER, Place, local_place
+from mnv4_deploy.drift.workers import RUNNER, ShardExecutor, local_executor
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.images.records import Dataset, SkippedImage
 from mnv4_deploy.progress import Progress
@@ -78,7 +78,7 @@ def open_run(
     *,
     workers: int | None = None,
     cluster: str = "",
-    place: Place | None = None,
+    place: ShardExecutor | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
     runner: str = RUNNER,
@@ -124,16 +124,16 @@ def _place(
     cluster: str,
     runner: str,
     progress: Progress,
-) -> contextlib.AbstractContextManager[Place]:
+) -> contextlib.AbstractContextManager[ShardExecutor]:
     if not cluster:
-        return local_place(job, workers=workers, runner=runner)
-    from mnv4_deploy.drift.cluster.place import cluster_place
+        return local_executor(job, workers=workers, runner=runner)
+    from mnv4_deploy.drift.cluster.executor import cluster_executor
 
-    return cluster_place(cluster, job, dataset, states, runner=runner, note=progress.note)
+    return cluster_executor(cluster, job, dataset, states, runner=runner, note=progress.note)
 
 
 def _run(
-    place: Place,
+    place: ShardExecutor,
     dataset: Dataset,
     shards: Sequence[Shard],
     store: ShardStore,

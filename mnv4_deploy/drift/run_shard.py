@@ -21,7 +21,7 @@ from mnv4_deploy.errors import ImagesError, InputError
 from mnv4_deploy.images.records import DatasetImage, SkippedImage
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.files.regular import read_regular
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.sessions.subjects import Pixels, Runner, open_runner
 from mnv4_deploy.tasks.classification.records import TOP, ImageResults
 
@@ -49,7 +49,7 @@ class ShardRunner:
     ``load`` says where: several threads may ``run`` at once if what it gives can.
     """
 
-    def __init__(self, job: ShardJob, load: Callable[[Subject], Runner] = open_runner) -> None:
+    def __init__(self, job: ShardJob, load: Callable[[ModelRef], Runner] = open_runner) -> None:
         self._job = job
         self._reference = load(job.reference)
         self._candidate = load(job.candidate)
@@ -158,7 +158,7 @@ def _outputs(runner: Runner, images: list[Pixels], places: list[int], window: in
     return runner.outputs(filled)[places].astype(np.float64)
 
 
-def _check_finite(subject: Subject, outputs: _Floats, group: list[_Decoded]) -> None:
+def _check_finite(subject: ModelRef, outputs: _Floats, group: list[_Decoded]) -> None:
     for item, row in zip(group, outputs, strict=True):
         if not np.isfinite(row).all():
             raise InputError(

@@ -43,7 +43,7 @@ T = TypeVar("T")
 Results = Generator[ShardResult, None, None]
 
 
-class Place(Protocol):
+class ShardExecutor(Protocol):
     """Where shards run. ``processors`` are the kinds at work, ``workers`` how many at once."""
 
     workers: int
@@ -57,7 +57,7 @@ class Place(Protocol):
         """
 
 
-class Crew:
+class WorkerPool:
     """Worker processes for one job: as many as threads call ``run`` at once."""
 
     def __init__(self, job: ShardJob, runner: str = RUNNER) -> None:
@@ -68,7 +68,7 @@ class Crew:
         self._closed = False
 
     def run(self, shard: Shard) -> ShardResult:
-        """Raises as ``Place.run`` does, RuntimeError for a bug. Threads may call it at once."""
+        """Raises as ``ShardExecutor.run``, RuntimeError for a bug. Threads may call it at once."""
         try:
             outcome = self._attempt(shard)
         except _DiedError:
@@ -125,13 +125,13 @@ class Crew:
             return child
 
 
-class LocalPlace:
+class LocalExecutor:
     """Worker processes on this machine."""
 
     def __init__(self, job: ShardJob, workers: int, runner: str) -> None:
         self.workers = workers
         self.processors = frozenset({processor()})
-        self._crew = Crew(job, runner)
+        self._crew = WorkerPool(job, runner)
         self._threads = ThreadPoolExecutor(workers)
 
     def run(self, shards: Iterable[Shard], key: str) -> Results:  # noqa: ARG002
@@ -145,16 +145,16 @@ class LocalPlace:
 
 
 @contextlib.contextmanager
-def local_place(
+def local_executor(
     job: ShardJob, *, workers: int | None = None, runner: str = RUNNER
-) -> Iterator[Place]:
+) -> Iterator[ShardExecutor]:
     """``workers`` processes (None: one a CPU); they end with the block or with this process.
 
     Raises InputError for less than one.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers} is not possible: give 1 or more.")
-    place = LocalPlace(job, workers or len(available_cpus()), runner)
+    place = LocalExecutor(job, workers or len(available_cpus()), runner)
     try:
         yield place
     finally:

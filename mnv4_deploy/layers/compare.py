@@ -18,7 +18,7 @@ from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift
 from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally, differing
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 # Called with how many images are done, and of how many.
 Progress = Callable[[int, int], None]
@@ -35,8 +35,8 @@ class _Tallies:
 
 
 def compare_layers(
-    reference: Subject,
-    candidate: Subject,
+    reference: ModelRef,
+    candidate: ModelRef,
     pixels: npt.NDArray[np.uint8],
     progress: Progress | None = None,
 ) -> LayersDrift:
@@ -63,8 +63,8 @@ def compare_layers(
 class _Comparison:
     def __init__(
         self,
-        reference: Subject,
-        candidate: Subject,
+        reference: ModelRef,
+        candidate: ModelRef,
         theirs: Network,
         mine: Network,
         example: npt.NDArray[np.uint8],

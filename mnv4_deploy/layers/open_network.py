@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnv4_deploy.layers.layer import Network
-from mnv4_deploy.sessions.records import Subject, SubjectKind
+from mnv4_deploy.sessions.records import ModelKind, ModelRef
 
 
-def open_network(subject: Subject, size: tuple[int, int], other: SubjectKind) -> Network:
+def open_network(subject: ModelRef, size: tuple[int, int], other: ModelKind) -> Network:
     """``subject`` for images of ``size`` (height, width).
 
     A PyTorch model gets the layers that its export to the kind of the ``other`` subject has.

@@ -107,13 +107,13 @@ def _images(
     facts: FileFacts,
     graph_of: GraphOf,
 ) -> tuple[Inputs, ModelGraph]:
-    from mnv4_deploy.drift.subject import open_subject
+    from mnv4_deploy.drift.model_ref import open_model_ref
     from mnv4_deploy.images.sets import MIN_IMAGES, open_folder, spread
     from mnv4_deploy.layers.feed import feed_image, image_shape
     from mnv4_deploy.sessions.image_runner import RUNNERS
     from mnv4_deploy.tasks.classification.dataset import open_dataset
 
-    subject = open_subject(str(Path(request.path).absolute()))
+    subject = open_model_ref(str(Path(request.path).absolute()))
     if request.data == BUNDLED:
         dataset = open_dataset(
             BUNDLED, subject, limit=max(request.images, MIN_IMAGES), seed=request.seed

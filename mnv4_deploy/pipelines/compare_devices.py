@@ -120,7 +120,7 @@ def _accuracy(request: DevicesRequest, path: str) -> FileAccuracy | None:
     """Given by the user, else measured by the export whose manifest lists this very file."""
     if path in request.accuracy_percent:
         return FileAccuracy(request.accuracy_percent[path], "given")
-    from mnv4_deploy.drift.provenance import manifest_of
+    from mnv4_deploy.drift.declared import manifest_of
     from mnv4_deploy.profiles.files.hashes import sha256_of
 
     file = Path(path)

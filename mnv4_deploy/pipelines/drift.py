@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mnv4_deploy.device.device import Device
-    from mnv4_deploy.drift.device_place import DevicePlace
+    from mnv4_deploy.drift.device_executor import DeviceExecutor
     from mnv4_deploy.drift.run import ImageRun
 
 MIN_LAYER_IMAGES = 4
@@ -31,7 +31,7 @@ class _Bench:
     """A device with the files of a job on it."""
 
     device: Device
-    place: DevicePlace
+    place: DeviceExecutor
 
 
 def drift(request: DriftRequest, progress: Progress) -> DriftResult:
@@ -42,16 +42,16 @@ def drift(request: DriftRequest, progress: Progress) -> DriftResult:
     limit that is exceeded is no error: see ``DriftResult.failed``.
     """
     from mnv4_deploy.drift import limits
+    from mnv4_deploy.drift.model_ref import check_pair, open_model_ref
     from mnv4_deploy.drift.run import open_run
     from mnv4_deploy.drift.store import store_folder
-    from mnv4_deploy.drift.subject import check_pair, open_subject
     from mnv4_deploy.tasks.classification.dataset import open_dataset
 
     _check(request)
     limits.parse(request.fail_if)
     with progress.stage("Look at both models"):
         reference, candidate = (
-            open_subject(text, weights=request.weights, overrides=request.preprocessing)
+            open_model_ref(text, weights=request.weights, overrides=request.preprocessing)
             for text in (request.reference, request.candidate)
         )
         check_pair(reference, candidate, allow_preprocessing=request.allow_preprocessing)
@@ -99,14 +99,14 @@ def _bench(request: DriftRequest, job: ShardJob, progress: Progress) -> Iterator
         yield None
         return
     from mnv4_deploy.device.open import open_device
-    from mnv4_deploy.drift.device_place import device_place
+    from mnv4_deploy.drift.device_executor import device_executor
 
     with contextlib.ExitStack() as stack:
         with progress.stage(f"Load the models on {request.device}"):
             device = stack.enter_context(
                 open_device(request.device, request.device_options, progress.note)
             )
-            place = stack.enter_context(device_place(job, device))
+            place = stack.enter_context(device_executor(job, device))
         yield _Bench(device, place)
 
 

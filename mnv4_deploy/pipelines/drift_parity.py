@@ -9,7 +9,7 @@ from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.drift.records import DeviceAgreement, ShardJob
 from mnv4_deploy.parity.records import DeviceParity
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def compare_files(
     """
     from mnv4_deploy.device.open import open_device
 
-    roles: tuple[tuple[Role, Subject], ...] = (
+    roles: tuple[tuple[Role, ModelRef], ...] = (
         ("reference", job.reference),
         ("candidate", job.candidate),
     )
@@ -48,7 +48,7 @@ def compare_files(
     return tuple(found), tuple(notes)
 
 
-def _parity(subject: Subject, here: Device, there: Device, pixels: Pixels) -> DeviceParity:
+def _parity(subject: ModelRef, here: Device, there: Device, pixels: Pixels) -> DeviceParity:
     from mnv4_deploy.layers.feed import image_shape
     from mnv4_deploy.parity.layered_file import LayeredFile
     from mnv4_deploy.parity.run import compare_device
@@ -68,7 +68,7 @@ def _parity(subject: Subject, here: Device, there: Device, pixels: Pixels) -> De
     return parity
 
 
-def _inputs(subject: Subject, pixels: Pixels) -> Inputs:
+def _inputs(subject: ModelRef, pixels: Pixels) -> Inputs:
     """The tensors that a drift feeds, in batches of the file's own size."""
     from mnv4_deploy.parity.inputs import Inputs
     from mnv4_deploy.sessions.image_runner import RUNNERS, chunks

@@ -1,6 +1,6 @@
 """An export from end to end: composes the stages and owns no step of its own.
 
-    load weights -> rewrite -> convert -> verify -> quantize -> climb the ladder -> publish
+    load weights -> rewrite -> convert -> verify -> quantize -> run_search the search -> publish
 
 Everything is checked that can be checked before the first slow step, and everything is written
 to a staging folder that is published only when all files agree with the PyTorch model.
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.exporters.records import (
     Artifact,
-    Climbed,
     Deviation,
     ExportRequest,
     ExportResult,
+    FileAudit,
     Format,
     Int8Choice,
     RewriteSummary,
-    TruthCheck,
+    SearchResult,
 )
 from mnv4_deploy.outputs import (
     MANIFEST,
@@ -160,7 +160,7 @@ class _Export:
         from mnv4_deploy.exporters import audit as truth
         from mnv4_deploy.exporters import verify
         from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
-        from mnv4_deploy.exporters.formats import maker
+        from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
         from mnv4_deploy.models.macs import count_macs
         from mnv4_deploy.sessions import image_runner as run_artifact
@@ -172,7 +172,7 @@ class _Export:
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
             with self.progress.stage(f"Convert to {format_}"):
-                make, source = maker(format_), self.job.source(format_)
+                make, source = format_module(format_), self.job.source(format_)
                 make.convert(module, self.job, source)
                 make.write_float(source, self.job.path(format_, "fp32"), self.job)
                 if self.request.fp16:
@@ -188,25 +188,25 @@ class _Export:
                     outputs = self.job.run(path, parity)
                     tier = "half" if precision == "fp16" else "close"
                     self.deviations.append(expected.compare(path.name, outputs, tier))
-        verify.demand(self.deviations)
-        int8 = self._int8(shown) if self.request.int8 else Climbed((), (), ())
+        verify.raise_if_failed(self.deviations)
+        int8 = self._int8(shown) if self.request.int8 else SearchResult((), (), ())
         self.deviations += int8.deviations
         with self.progress.stage("Check what the files really are"):
-            truths = in_parallel(truth.check, [a.path for a in self._artifacts()])
+            audits = in_parallel(truth.check, [a.path for a in self._artifacts()])
         macs = count_macs(self.request.model, self.size, self.reference.num_classes)
-        return self._result(int8, truths, macs)
+        return self._result(int8, audits, macs)
 
-    def _int8(self, shown: npt.NDArray[np.uint8]) -> Climbed:
-        """Write the int8 files and, where there is a budget, climb until they meet it."""
+    def _int8(self, shown: npt.NDArray[np.uint8]) -> SearchResult:
+        """Write the int8 files and, where there is a budget, run_search until they meet it."""
         from mnv4_deploy.exporters import verify
-        from mnv4_deploy.exporters.formats import maker
+        from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
 
         choice = Int8Choice(method=self.request.calibration_method)
         formats = self.request.formats
         with self.progress.stage("Quantize to int8"):
             in_parallel(
-                lambda format_: maker(format_).write_int8(
+                lambda format_: format_module(format_).write_int8(
                     self.job.source(format_), self.job.path(format_, "int8"), self.job, choice
                 ),
                 formats,
@@ -224,11 +224,11 @@ class _Export:
                 for path in (self.job.path(format_, "int8"),)
             )
         if self.request.max_drop is None:
-            return Climbed((), drifts, ())
-        from mnv4_deploy.budget.run import Held, climb_all
+            return SearchResult((), drifts, ())
+        from mnv4_deploy.budget.run import HeldOut, search_all
 
-        held = Held(self.evaluation.labels, shown, fp32)
-        return climb_all(self.job, self._modules, choice, held, drifts, self.progress)
+        held = HeldOut(self.evaluation.labels, shown, fp32)
+        return search_all(self.job, self._modules, choice, held, drifts, self.progress)
 
     def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
         """The module to convert, proved equal in float64 before it is used."""
@@ -248,7 +248,7 @@ class _Export:
                 verify.run_module(double, sample, self.spec, double=True),
                 "exact",
             )
-            verify.demand([deviation])
+            verify.raise_if_failed([deviation])
         self.deviations.append(deviation)
         self.histograms[format_] = {
             "before": rewritten.histogram_before,
@@ -274,7 +274,9 @@ class _Export:
             for format_, precision, path in paths
         )
 
-    def _result(self, int8: Climbed, truths: tuple[TruthCheck, ...], macs: int) -> ExportResult:
+    def _result(
+        self, int8: SearchResult, audits: tuple[FileAudit, ...], macs: int
+    ) -> ExportResult:
         artifacts = tuple(
             replace(artifact, path=self.request.out / artifact.path.name)
             for artifact in self._artifacts()
@@ -290,8 +292,8 @@ class _Export:
             evaluation=self.evaluation.source,
             deviations=tuple(self.deviations),
             drifts=int8.drifts,
-            ladders=int8.ladders,
-            truths=truths,
+            searches=int8.searches,
+            audits=audits,
             seconds_by_stage=self.progress.seconds_by_stage,
         )
         return ExportResult(
@@ -300,8 +302,8 @@ class _Export:
             rewrites=tuple(self.rewrites),
             deviations=tuple(self.deviations),
             drifts=int8.drifts,
-            truths=truths,
+            audits=audits,
             seconds_by_stage=dict(self.progress.seconds_by_stage),
             manifest={"schema": schema_of(MANIFEST), **manifest},
-            ladders=int8.ladders,
+            searches=int8.searches,
         )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.exporters.records import (
     Artifact,
+    BudgetSearch,
     Deviation,
     Drift,
     ExportRequest,
-    Ladder,
+    FileAudit,
     RewriteSummary,
-    TruthCheck,
 )
 from mnv4_deploy.versions import tool_versions
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mnv4_deploy.images.sets import ImageSource
     from mnv4_deploy.models.weights import ReferenceModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def build(
@@ -36,12 +36,12 @@ def build(
     evaluation: ImageSource | None,
     deviations: tuple[Deviation, ...],
     drifts: tuple[Drift, ...],
-    ladders: tuple[Ladder, ...],
-    truths: tuple[TruthCheck, ...],
+    searches: tuple[BudgetSearch, ...],
+    audits: tuple[FileAudit, ...],
     seconds_by_stage: dict[str, float],
 ) -> dict[str, Any]:
     """The manifest's content. Paths in it are file names relative to the manifest."""
-    by_name = {truth.subject: truth for truth in truths}
+    by_name = {truth.subject: truth for truth in audits}
     return {
         "schema_version": SCHEMA_VERSION,
         "model": {
@@ -63,7 +63,7 @@ def build(
             {**dataclasses.asdict(deviation), "ok": deviation.ok} for deviation in deviations
         ],
         "drift": [dataclasses.asdict(drift) for drift in drifts],
-        "ladders": [dataclasses.asdict(ladder) for ladder in ladders],
+        "budget": [dataclasses.asdict(search) for search in searches],
         "tools": tool_versions(),
         "seconds_by_stage": {k: round(v, 2) for k, v in seconds_by_stage.items()},
     }
@@ -94,7 +94,7 @@ def _images(source: ImageSource) -> dict[str, Any]:
     return record
 
 
-def _file(artifact: Artifact, truth: TruthCheck | None) -> dict[str, Any]:
+def _file(artifact: Artifact, truth: FileAudit | None) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "file": artifact.path.name,
         "format": artifact.format,

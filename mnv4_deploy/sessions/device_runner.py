@@ -15,7 +15,7 @@ import numpy as np
 from mnv4_deploy.device.device import Array
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.sessions.image_runner import ArtifactRunner, onnx_quantization
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 Run = Callable[[Sequence[Array]], tuple[Array, ...]]
 
@@ -41,7 +41,7 @@ class DeviceArtifact(ArtifactRunner):
     Raises ModelFileError for a file that cannot be read.
     """
 
-    def __init__(self, subject: Subject, run: Run) -> None:
+    def __init__(self, subject: ModelRef, run: Run) -> None:
         super().__init__(subject.preprocessing)
         boundary = read_boundary(subject)
         self.layout = "NHWC" if boundary.shape[-1] == 3 else "NCHW"
@@ -68,8 +68,8 @@ class DeviceArtifact(ArtifactRunner):
         return outputs[0]
 
 
-def read_boundary(subject: Subject) -> Boundary:
-    """Of the file of ``subject``, which is one that ``open_subject`` took.
+def read_boundary(subject: ModelRef) -> Boundary:
+    """Of the file of ``subject``, which is one that ``open_model_ref`` took.
 
     Raises ModelFileError for a damaged file, ToolchainError without the package that reads it.
     """

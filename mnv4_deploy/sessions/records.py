@@ -7,11 +7,11 @@ from typing import Literal
 
 from mnv4_deploy.models.records import Preprocessing
 
-SubjectKind = Literal["torch", "onnx", "tflite"]
+ModelKind = Literal["torch", "onnx", "tflite"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelRef:
     """Something that classifies images: a PyTorch model by name, or a model file.
 
     ``path`` is the file's, "" for PyTorch; ``model`` and ``weights`` are PyTorch's (``weights``
@@ -23,7 +23,7 @@ class Subject:
     why a manifest beside the file was ignored.
     """
 
-    kind: SubjectKind
+    kind: ModelKind
     name: str
     path: str
     model: str

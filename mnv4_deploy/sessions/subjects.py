@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.errors import DeployError, ModelFileError, UnsupportedError
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 if TYPE_CHECKING:
     from mnv4_deploy.sessions.image_runner import ArtifactRunner
@@ -39,8 +39,8 @@ class Runner(Protocol):
         """
 
 
-def open_runner(subject: Subject) -> Runner:
-    """Load ``subject``. Its file should have passed ``subject.open_subject``, in which a runtime
+def open_runner(subject: ModelRef) -> Runner:
+    """Load ``subject``. Its file should have passed ``subject.open_model_ref``, in which a runtime
     that crashes does no harm.
 
     Raises WeightsError and UnknownModelError for a PyTorch model that cannot be loaded, and
@@ -73,7 +73,7 @@ class TorchRunner:
 
     batch = 1
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: ModelRef) -> None:
         import torch
 
         from mnv4_deploy.models.weights import load_reference
@@ -98,7 +98,7 @@ class TorchRunner:
         return normalize(images, self._spec)
 
 
-def try_out(subject: Subject) -> int:
+def try_out(subject: ModelRef) -> int:
     """Run one grey image through a file, in a child process; the number of classes.
 
     Raises ModelFileError for a file its runtime cannot run, UnsupportedError where the output is

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.exporters.records import FORMATS, ExportRequest, Format, Int8Choice, TruthCheck
+from mnv4_deploy.exporters.records import FORMATS, ExportRequest, FileAudit, Format, Int8Choice
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.isolated import run_isolated
@@ -106,10 +106,10 @@ def make_files(reference: ReferenceModel, format_: Format, folder: Path) -> Iter
 
     Goes through the stages of an export; the file of each target is made from one conversion.
     """
-    from mnv4_deploy.exporters.formats import maker
+    from mnv4_deploy.exporters.formats import format_module
     from mnv4_deploy.exporters.rewrites.chains import rewrite
 
-    make = maker(format_)
+    make = format_module(format_)
     jobs = {kind: _job(reference, kind, folder) for kind in kinds(format_)}
     first = next(iter(jobs.values()))
     source = first.source(format_)
@@ -250,7 +250,7 @@ def discrete(facts: FileFacts) -> dict[str, Any]:
     }
 
 
-def _defects(kind: Kind, checked: TruthCheck) -> Iterator[str]:
+def _defects(kind: Kind, checked: FileAudit) -> Iterator[str]:
     facts = checked.facts
     yield from (f"the bias of {name} can overflow int32" for name in checked.overflowing_biases)
     yield from (f"{text}, which ruins the int8 range" for text in checked.padding_outliers)

@@ -8,41 +8,41 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mnv4_deploy.exporters.records import Ladder, Rung, Sensitivity
+from mnv4_deploy.exporters.records import BudgetSearch, Sensitivity, Trial
 
 _MEGA = 1e6
 _US_PER_MS = 1000
 _SHOWN_LAYERS = 5
 
 
-def print_ladder(ladder: Ladder, console: Console) -> None:
+def print_budget(search: BudgetSearch, console: Console) -> None:
     """What was tried, what was adopted or refused and why, and whether the budget was met."""
-    console.print(f"\n[bold]{ladder.format}, at most {ladder.max_drop:g} points below float32[/]")
+    console.print(f"\n[bold]{search.format}, at most {search.max_drop:g} points below float32[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rung", min_width=22)
+    table.add_column("trial", min_width=22)
     for title in ("drop", "agree", "SQNR", "time", "size"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
-    for rung in ladder.rungs:
+    for trial in search.trials:
         table.add_row(
-            escape(rung.name),
-            f"{rung.top1_drop:+.2f}",
-            f"{rung.agreement:.1f} %",
-            f"{rung.median_sqnr_db:.1f} dB",
-            f"x{rung.latency_ratio:.2f}",
-            f"x{rung.size_ratio:.2f}",
-            "[green]adopted[/]" if rung.adopted else f"[dim]refused: {escape(rung.reason)}[/]",
+            escape(trial.name),
+            f"{trial.top1_drop:+.2f}",
+            f"{trial.agreement:.1f} %",
+            f"{trial.median_sqnr_db:.1f} dB",
+            f"x{trial.latency_ratio:.2f}",
+            f"x{trial.size_ratio:.2f}",
+            "[green]adopted[/]" if trial.adopted else f"[dim]refused: {escape(trial.reason)}[/]",
         )
     console.print(table)
-    for sentence in _sentences(ladder):
+    for sentence in _sentences(search):
         console.print(sentence, soft_wrap=True)
 
 
-def _sentences(ladder: Ladder) -> Iterator[str]:
-    first, chosen = ladder.rungs[0], ladder.chosen
-    for missing in ladder.not_tried:
+def _sentences(search: BudgetSearch) -> Iterator[str]:
+    first, chosen = search.trials[0], search.chosen
+    for missing in search.not_tried:
         yield f"not tried: {escape(missing.name)} ({escape(missing.reason.rstrip('.'))})"
-    refused = [layer for layer in ladder.sensitivities if layer.reason]
+    refused = [layer for layer in search.sensitivities if layer.reason]
     if refused:
         named = "; ".join(map(_refused, refused[:_SHOWN_LAYERS]))
         more = f"; and {len(refused) - _SHOWN_LAYERS} more" if refused[_SHOWN_LAYERS:] else ""
@@ -55,7 +55,7 @@ def _sentences(ladder: Ladder) -> Iterator[str]:
     if chosen.choice != first.choice:
         yield _bought(first, chosen)
     drop = f"{chosen.top1_drop:+.2f} points on {chosen.images} images ({100 / chosen.images:.2g} "
-    if ladder.met:
+    if search.met:
         yield f"[green]Budget met[/] by {escape(chosen.name)}: {drop}each)."
     else:
         yield (
@@ -68,7 +68,7 @@ def _refused(layer: Sensitivity) -> str:
     return f"{escape(layer.module)} in {layer.precision} ({escape(layer.reason)})"
 
 
-def _bought(first: Rung, chosen: Rung) -> str:
+def _bought(first: Trial, chosen: Trial) -> str:
     added_ms = (chosen.latency_us - first.latency_us) / _US_PER_MS
     added_mb = (chosen.size_bytes - first.size_bytes) / _MEGA
     return (

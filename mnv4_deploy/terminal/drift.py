@@ -11,7 +11,7 @@ from rich.table import Table
 from mnv4_deploy.drift.records import DriftResult
 from mnv4_deploy.layers.records import Agreement, LayerDrift, LayersDrift
 from mnv4_deploy.reports.drift.words import SIGNIFICANT, device_text, parity_sentences
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import Accuracy, Flips, OutputDrift, Proportion
 from mnv4_deploy.terminal.profile import console_for, short
 from mnv4_deploy.text import clean, plural
@@ -50,7 +50,7 @@ def _text(name: str) -> str:
     return escape(clean(name))
 
 
-def _about(subject: Subject) -> str:
+def _about(subject: ModelRef) -> str:
     spec = subject.preprocessing
     weights = f", weights {_text(subject.weights)}" if subject.weights else ""
     return (

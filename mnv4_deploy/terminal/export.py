@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mnv4_deploy.exporters.records import Drift, ExportResult, TruthCheck
+from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
 from mnv4_deploy.profiles.records.files import FileFacts
-from mnv4_deploy.terminal.budget import print_ladder
+from mnv4_deploy.terminal.budget import print_budget
 
 _MEGA = 1e6
 
@@ -25,22 +25,22 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     table.add_column("file", no_wrap=True)
     for title in ("MB", "int8 ops", "XNNPACK", "top-1", "agree", "SQNR"):
         table.add_column(title, justify="right")
-    truths = {truth.subject: truth for truth in result.truths}
+    audits = {truth.subject: truth for truth in result.audits}
     drifts = {drift.subject: drift for drift in result.drifts}
     for artifact in result.artifacts:
         name = artifact.path.name
         table.add_row(
             escape(name),
             f"{artifact.size_bytes / _MEGA:.1f}",
-            _int8_share(truths[name].facts),
-            _partitions(truths[name].facts),
+            _int8_share(audits[name].facts),
+            _partitions(audits[name].facts),
             *_accuracy(name, artifact.precision, drifts),
         )
     console.print(table)
     for sentence in _export_sentences(result):
         console.print(sentence, soft_wrap=True)
-    for ladder in result.ladders:
-        print_ladder(ladder, console)
+    for search in result.searches:
+        print_budget(search, console)
 
 
 def _int8_share(facts: FileFacts) -> str:
@@ -104,7 +104,7 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
     for source in (calibration, evaluation):
         for image in (source or {}).get("skipped", ()):
             yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
-    for truth in result.truths:
+    for truth in result.audits:
         yield from _defects(truth)
     note = manifest["weights"]["note"]
     if note:
@@ -116,12 +116,12 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
 
 
 def _methods(result: ExportResult) -> str:
-    """The calibration methods of the int8 files, which a ladder may have changed."""
-    chosen = [ladder.chosen.choice.method for ladder in result.ladders]
+    """The calibration methods of the int8 files, which a search may have changed."""
+    chosen = [search.chosen.choice.method for search in result.searches]
     return " and ".join(dict.fromkeys(chosen or [result.request.calibration_method]))
 
 
-def _defects(truth: TruthCheck) -> Iterable[str]:
+def _defects(truth: FileAudit) -> Iterable[str]:
     for name in truth.overflowing_biases:
         yield f"[red]{escape(truth.subject)}: the bias of {escape(name)} can overflow int32[/]"
     for text in truth.padding_outliers:

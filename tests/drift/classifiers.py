@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from tests.profiles.conftest import TfliteBuilder
 
 SPEC = Preprocessing(8, 10, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -116,7 +116,9 @@ def make_tflite(
     return b.write(path, [source], [result])
 
 
-def make_subject(path: Path, *, name: str = "", num_classes: int = 7, **fields: object) -> Subject:
+def make_subject(
+    path: Path, *, name: str = "", num_classes: int = 7, **fields: object
+) -> ModelRef:
     """A subject without looking at the file."""
     known: dict[str, object] = {
         "kind": path.suffix[1:],
@@ -131,7 +133,7 @@ def make_subject(path: Path, *, name: str = "", num_classes: int = 7, **fields: 
         "sha256": "0" * 64,
         "size_bytes": 1,
     }
-    return Subject(**(known | fields))  # type: ignore[arg-type]
+    return ModelRef(**(known | fields))  # type: ignore[arg-type]
 
 
 def make_images(folder: Path, count: int, *, seed: int = 0) -> list[Path]:

@@ -21,7 +21,7 @@ from mnv4_deploy.layers.records import (
     RangeUse,
 )
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
 from mnv4_deploy.tasks.classification.statistics import summarise
 
@@ -202,8 +202,8 @@ def make_layers(images: int = 32) -> LayersDrift:
     )
 
 
-def make_subject(kind: str, name: str, **changes) -> Subject:
-    made = Subject(
+def make_subject(kind: str, name: str, **changes) -> ModelRef:
+    made = ModelRef(
         kind=kind,
         name=name,
         path="" if kind == "torch" else f"/home/someone/models/{name}",

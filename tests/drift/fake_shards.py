@@ -14,7 +14,7 @@ from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import WeightsError
 from mnv4_deploy.images.records import Dataset, DatasetImage, SkippedImage
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import ImageResults
 
 RUNNER = "tests.drift.fake_shards:FakeRunner"
@@ -27,7 +27,7 @@ def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> Shar
         path = folder / f"{name}.onnx"
         path.write_text(name)
         subjects.append(
-            Subject(
+            ModelRef(
                 kind="onnx",
                 name=name,
                 path=str(path),

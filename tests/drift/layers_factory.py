@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from tests.profiles.conftest import TfliteBuilder, schema
 
 SPEC = Preprocessing(8, 10, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -137,8 +137,8 @@ def make_pixels(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     return np.asarray(values, np.uint8)
 
 
-def make_subject(path: Path) -> Subject:
-    return Subject(
+def make_subject(path: Path) -> ModelRef:
+    return ModelRef(
         path.suffix[1:], path.name, str(path), "", "", SPEC, "file", (), CLASSES, "0" * 64, 1
     )  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import pytest
 
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
 from mnv4_deploy.drift.causes.diagnose import diagnose
-from mnv4_deploy.drift.causes.suspicion import CREST, rounding
+from mnv4_deploy.drift.causes.hypothesis import CREST, rounding
 from mnv4_deploy.layers.records import (
     Agreement,
     Cause,

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("distributed")
 
 from mnv4_deploy.drift.cluster import connection as cluster_connection
-from mnv4_deploy.drift.cluster import place as cluster
+from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
@@ -221,13 +221,13 @@ class TestWorkerThatSeesNoFiles:
         dataset = make_dataset(tmp_path / "images", 30, dict.fromkeys(range(30), "x" * 1000))
         monkeypatch.setattr(cluster, "_BYTES_IN_FLIGHT", 2500)
         limits = []
-        in_flight = cluster.ClusterPlace._in_flight
+        in_flight = cluster.ClusterExecutor._in_flight
 
         def watched(place):
             limits.append(in_flight(place))
             return limits[-1]
 
-        monkeypatch.setattr(cluster.ClusterPlace, "_in_flight", watched)
+        monkeypatch.setattr(cluster.ClusterExecutor, "_in_flight", watched)
         run(make_job(tmp_path), dataset, shard_size=2)
         assert limits[0] == 2
         assert set(limits[1:]) == {1}

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mnv4_deploy.cli import app as cli
 from mnv4_deploy.drift.cluster import connection as cluster_connection
-from mnv4_deploy.drift.cluster import place as cluster
+from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ToolchainError
 from tests.drift.fake_shards import RUNNER, make_dataset, make_job, ran

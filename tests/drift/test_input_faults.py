@@ -9,7 +9,7 @@ import pytest
 
 from mnv4_deploy.drift.causes.input_faults import NORMALISATIONS, find_input_fault
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -27,7 +27,7 @@ def weights(seed: int = 0) -> np.ndarray:
 
 def subject(
     path: Path, first: np.ndarray, shift: np.ndarray | float = 0.0, *, baked=None
-) -> Subject:
+) -> ModelRef:
     """A network of two products. ``shift`` is added to each colour before the first.
 
     ``baked`` is the (mean, deviation) with which the file normalises uint8 pixels itself.
@@ -40,8 +40,8 @@ def subject(
         mean, std = (np.array(part).reshape(1, 3, 1, 1) for part in baked)
         scale, offset = 1 / (255 * std), -mean / std
         nodes = [
-            helper.make_node("Transpose", ["input"], ["turned"], perm=[0, 3, 1, 2]),
-            helper.make_node("Cast", ["turned"], ["pixels"], to=types.FLOAT),
+            helper.make_node("Transpose", ["input"], ["transposed"], perm=[0, 3, 1, 2]),
+            helper.make_node("Cast", ["transposed"], ["pixels"], to=types.FLOAT),
         ]
     constants = {
         "scale": scale,
@@ -68,34 +68,34 @@ def subject(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
     onnx.save(model, path)
-    return Subject(
+    return ModelRef(
         "onnx", path.name, str(path), "", "", SPEC, "options", (), CLASSES, "", path.stat().st_size
     )
 
 
 @pytest.fixture
-def reference(tmp_path: Path) -> Subject:
+def reference(tmp_path: Path) -> ModelRef:
     return subject(tmp_path / "reference.onnx", weights())
 
 
-def test_the_same_network_has_no_fault(reference: Subject) -> None:
+def test_the_same_network_has_no_fault(reference: ModelRef) -> None:
     assert find_input_fault(reference, reference, PIXELS) is None
 
 
-def test_other_weights_are_no_fault_of_the_input(tmp_path: Path, reference: Subject) -> None:
+def test_other_weights_are_no_fault_of_the_input(tmp_path: Path, reference: ModelRef) -> None:
     assert find_input_fault(reference, subject(tmp_path / "o.onnx", weights(9)), PIXELS) is None
 
 
-def test_swapped_channels(tmp_path: Path, reference: Subject) -> None:
+def test_swapped_channels(tmp_path: Path, reference: ModelRef) -> None:
     swapped = subject(tmp_path / "bgr.onnx", weights()[::-1])
     cause = find_input_fault(reference, swapped, PIXELS)
     assert cause is not None and cause.kind == "channel order"
     assert "red and blue" in cause.sentence and "100 % the same class" in cause.sentence
 
 
-def test_swapped_axes(tmp_path: Path, reference: Subject) -> None:
-    turned = subject(tmp_path / "turned.onnx", weights().swapaxes(1, 2))
-    cause = find_input_fault(reference, turned, PIXELS)
+def test_swapped_axes(tmp_path: Path, reference: ModelRef) -> None:
+    transposed = subject(tmp_path / "transposed.onnx", weights().swapaxes(1, 2))
+    cause = find_input_fault(reference, transposed, PIXELS)
     assert cause is not None and cause.kind == "channel order"
     assert "rows and columns" in cause.sentence
 
@@ -103,7 +103,7 @@ def test_swapped_axes(tmp_path: Path, reference: Subject) -> None:
 @pytest.mark.parametrize(
     "name", [n for n in NORMALISATIONS if not n.startswith("ImageNet's mean and")]
 )
-def test_another_normalisation(tmp_path: Path, reference: Subject, name: str) -> None:
+def test_another_normalisation(tmp_path: Path, reference: ModelRef, name: str) -> None:
     """The candidate undoes ``name`` and normalises as the reference does: then they are equal."""
     mean, std = map(np.array, NORMALISATIONS[name])
     factor = std / STD
@@ -119,7 +119,7 @@ def test_another_normalisation(tmp_path: Path, reference: Subject, name: str) ->
 
 @pytest.mark.parametrize("name", ["pixels of 0..1", "pixels of -1..1", "pixels of 0..255"])
 def test_a_file_that_normalises_wrongly_by_itself(
-    tmp_path: Path, reference: Subject, name: str
+    tmp_path: Path, reference: ModelRef, name: str
 ) -> None:
     """It takes pixels, so the reference is fed as it feeds itself: then they are equal."""
     wrong = subject(tmp_path / "baked.onnx", weights(), baked=NORMALISATIONS[name])

@@ -28,7 +28,7 @@ from mnv4_deploy.models.mobilenetv4_variants import ConvBlock, MqaBlock, UibBloc
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 SPEC = Preprocessing(64, 64)
 # Every kind of block, both attentions: with and without a stride in keys and values.
@@ -55,11 +55,11 @@ class Exports:
     pixels: Pixels
     reference: ReferenceModel
 
-    def subject(self, name: str) -> Subject:
+    def subject(self, name: str) -> ModelRef:
         kind = "torch" if name == "torch" else Path(name).suffix[1:]
         path = "" if kind == "torch" else str(self.folder / name)
         model = ("tiny", "random") if kind == "torch" else ("", "")
-        return Subject(kind, name, path, *model, SPEC, "file", (), 10, "0" * 64, 1)  # type: ignore[arg-type]
+        return ModelRef(kind, name, path, *model, SPEC, "file", (), 10, "0" * 64, 1)  # type: ignore[arg-type]
 
     def compare(self, reference: str, candidate: str) -> LayersDrift:
         return compare_layers(self.subject(reference), self.subject(candidate), self.pixels)
@@ -226,7 +226,7 @@ def third_party(name: str) -> Path:
     return path
 
 
-def _subject(exports: Exports, path: Path) -> Subject:
+def _subject(exports: Exports, path: Path) -> ModelRef:
     spec = Preprocessing(224, 224, (0.5,) * 3, (0.5,) * 3)
     return replace(
         exports.subject("fp32.tflite"), path=str(path), name=path.name, preprocessing=spec

@@ -195,7 +195,7 @@ def test_contact_sheet_embeds_small_images_and_says_what_is_missing(tmp_path) ->
 def test_a_thumbnail_has_the_pixels_and_nothing_else_of_the_file(tmp_path) -> None:
     exif = Image.Exif()
     exif[0x010E] = "secret place"
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # to be transposed by 90 degrees
     image = Image.new("RGB", (400, 200), (200, 30, 40))
     image.save(tmp_path / "a.jpg", exif=exif, comment=b"secret comment")
     data = base64.b64decode(thumbnail(str(tmp_path / "a.jpg")).partition(",")[2])
@@ -279,7 +279,7 @@ def test_page_survives_extremes(name) -> None:
         (Flips(90, 30, 5, 2, 2.3e-5), "significantly worse, this is hardly chance .*p < 0.0001"),
         (Flips(90, 5, 30, 2, 0.004), "significantly better.*p = 0.004"),
         (Flips(90, 1, 0, 2, 1.0), "^1 image the reference had right went wrong, .*p = 1"),
-        (Flips(90, 0, 0, 2, 1.0), "^No answer turned"),
+        (Flips(90, 0, 0, 2, 1.0), "^No answer transposed"),
     ],
 )
 def test_flips_in_plain_words(flips, expected) -> None:

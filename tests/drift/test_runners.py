@@ -9,7 +9,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto
 
-from mnv4_deploy.drift.subject import open_subject
+from mnv4_deploy.drift.model_ref import open_model_ref
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.sessions.subjects import open_runner
 from tests.drift.classifiers import SPEC, logits, make_onnx, make_subject, make_tflite
@@ -83,7 +83,7 @@ def test_normalisation_and_quantization_that_cancel_leave_pixels_alone(
 
 
 def test_pytorch_one_image_at_a_time():
-    subject = open_subject("hybrid-m", overrides={"size": "64"})
+    subject = open_model_ref("hybrid-m", overrides={"size": "64"})
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     runner = open_runner(subject)
     together = runner.outputs(images)

@@ -27,7 +27,7 @@ SHAPES = {  # [C_out, C_in / groups, *kernel]; groups
     "depthwise": ((16, 1, 3, 3), 16),
     "Gemm": ((12, 16), 1),
     "Gemm, odd": ((12, 17), 1),
-    "Gemm, turned": ((12, 16), 1),
+    "Gemm, transposed": ((12, 16), 1),
     "MatMul": ((12, 16), 1),
 }
 
@@ -114,7 +114,7 @@ def float_model(name, weight, bias, groups):
     else:
         shape, result = [1, weight.shape[1]], [1, len(weight)]
         node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="layer", transB=1)
-        if name in ("MatMul", "Gemm, turned"):
+        if name in ("MatMul", "Gemm, transposed"):
             constants[0] = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
             node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="layer")
         if name == "MatMul":
@@ -156,7 +156,7 @@ class Layer:
         inputs = [[constants.get(i) for i in makers[name].input] for name in node.input]
         (_, self.input_scale, zero_point), (codes, self.scales, _), *rest = inputs
         assert zero_point == 0
-        self.codes = codes.T if name in ("MatMul", "Gemm, turned") else codes
+        self.codes = codes.T if name in ("MatMul", "Gemm, transposed") else codes
         self.bias_codes = np.asarray(rest[0][0] if rest else 0, np.int32)
         self.bias_scales = np.asarray(rest[0][1] if rest else self.input_scale * self.scales)
         last = next(n for n in graph.node if n.op_type == "QuantizeLinear")

@@ -68,9 +68,9 @@ def test_tiers(tier):
     outside = verify.compare("a", "b", np.array([[1 + 1.1 * tolerance, 0]]), expected, tier)
     assert inside.ok
     assert not outside.ok
-    verify.demand([inside])
+    verify.raise_if_failed([inside])
     with pytest.raises(VerificationError, match=tier):
-        verify.demand([inside, outside])
+        verify.raise_if_failed([inside, outside])
 
 
 @pytest.mark.filterwarnings("error")
@@ -96,7 +96,7 @@ def test_demand_names_the_worst():
         return verify.compare(name, "PyTorch", np.array([[1 + error]]), np.array([[1.0]]), tier)
 
     with pytest.raises(VerificationError) as raised:
-        verify.demand(
+        verify.raise_if_failed(
             [
                 deviation("large", 0.02, "half"),
                 deviation("worst", 0.01, "close"),

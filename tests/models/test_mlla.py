@@ -208,7 +208,7 @@ def randomize_attention(attention: nn.Module) -> None:
 
 
 def test_rotation_tells_relative_positions_alone() -> None:
-    # The product of two turned vectors depends on how far apart they are, not on where.
+    # The product of two transposed vectors depends on how far apart they are, not on where.
     q, k = torch.randn(2, 32, generator=torch.Generator().manual_seed(2)).double()
     turned_q, turned_k = (RotaryEmbedding()(t.expand(1, 6, 9, 32))[0] for t in (q, k))
     for down, right in ((0, 0), (2, 1), (3, 5), (-1, 4)):

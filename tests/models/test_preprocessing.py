@@ -106,8 +106,8 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = picture(60, 40)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate a quarter clockwise to view
-    image.save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as read:
+    image.save(tmp_path / "transposed.png", exif=exif)
+    with Image.open(tmp_path / "transposed.png") as read:
         upright = np.asarray(to_rgb(read))
     np.testing.assert_array_equal(upright, np.rot90(np.asarray(image), -1))
 

@@ -91,7 +91,7 @@ BUILDS = {
     "add": two("ADD", "AddOptions", ((1, 4, 4, 2), (1, 1, 1, 2), (1, 4, 4, 2))),
     "mul": two("MUL", "MulOptions", ((1, 4, 4, 2), (1, 4, 4, 2), (1, 4, 4, 2))),
     "matmul": two("BATCH_MATMUL", "BatchMatMulOptions", ((2, 4, 9), (2, 9, 5), (2, 4, 5))),
-    "matmul, turned": two(
+    "matmul, transposed": two(
         "BATCH_MATMUL", "BatchMatMulOptions", ((2, 4, 9), (2, 5, 9), (2, 4, 5)), adjY=True
     ),
 }

@@ -39,8 +39,8 @@ def _machine(*threads: int, peak: float = 4e10) -> Machine:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "made/on/demand"))
-    return tmp_path / "made/on/demand"
+    monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "made/on/raise_if_failed"))
+    return tmp_path / "made/on/raise_if_failed"
 
 
 @pytest.fixture

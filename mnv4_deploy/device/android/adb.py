@@ -122,7 +122,7 @@ def choose(attached: Sequence[Attached], wanted: str) -> Attached:
     listed = ", ".join(map(str, attached))
     if not attached:
         raise InputError(
-            "No Android device is attached: connect one with USB debugging turned on."
+            "No Android device is attached: connect one with USB debugging transposed on."
         )
     if not fitting:
         raise InputError(f"No Android device has the serial {wanted!r}: attached are {listed}.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mnv4_deploy.drift.causes.hypothesis import Hypothesis, name, same_range, scenes
 from mnv4_deploy.drift.causes.range_rules import clipped_activation, unused_range
-from mnv4_deploy.drift.causes.suspicion import Suspicion, name, same_range, scenes
 from mnv4_deploy.layers.records import Cause, LayerDrift
 
 # A layer's range is wrong where this part of the values lies outside, and clipping them costs
@@ -22,12 +22,12 @@ _FEWEST = 4
 def find_calibration_fault(layers: Sequence[LayerDrift]) -> Cause | None:
     """A cause where most layers' ranges do not fit the reference's values."""
     own = [
-        scene
-        for scene in scenes(layers)
+        context
+        for context in scenes(layers)
         # A range taken over from the layer before says nothing new.
-        if scene.layer.output is not None
-        and scene.layer.isolated is not None
-        and not any(same_range(scene.layer, producer) for producer in scene.producers)
+        if context.layer.output is not None
+        and context.layer.isolated is not None
+        and not any(same_range(context.layer, producer) for producer in context.producers)
     ]
     if len(own) < _FEWEST:
         return None
@@ -56,8 +56,8 @@ def find_calibration_fault(layers: Sequence[LayerDrift]) -> Cause | None:
     )
 
 
-def _misfit(suspicion: Suspicion | None) -> bool:
-    return suspicion is not None and suspicion.share >= _MISFIT
+def _misfit(hypothesis: Hypothesis | None) -> bool:
+    return hypothesis is not None and hypothesis.share >= _MISFIT
 
 
 def _clips_many(layer: LayerDrift) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
+from mnv4_deploy.drift.causes.hypothesis import name
 from mnv4_deploy.drift.causes.rules import explain
-from mnv4_deploy.drift.causes.suspicion import name
 from mnv4_deploy.layers.records import Cause, Diagnosis, LayersDrift
 
 

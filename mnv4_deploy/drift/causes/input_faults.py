@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.layers.records import Cause, CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.sessions.subjects import open_runner
 
 Pixels = npt.NDArray[np.uint8]
@@ -56,15 +56,15 @@ class _Guess:
     kind: CauseKind
     words: str
     swapped: bool
-    turned: bool
+    transposed: bool
     spec: Preprocessing
 
     def pixels(self, pixels: Pixels) -> Pixels:
         pixels = pixels[..., ::-1] if self.swapped else pixels
-        return np.ascontiguousarray(pixels.swapaxes(1, 2) if self.turned else pixels)
+        return np.ascontiguousarray(pixels.swapaxes(1, 2) if self.transposed else pixels)
 
 
-def find_input_fault(reference: Subject, candidate: Subject, pixels: Pixels) -> Cause | None:
+def find_input_fault(reference: ModelRef, candidate: ModelRef, pixels: Pixels) -> Cause | None:
     """Whether the two agree once one of them sees other pixels than it is given.
 
     ``pixels`` are RGB ``[N, H, W, 3]``, of which the first 16 are used. Tried are swapped
@@ -126,7 +126,7 @@ class _Trials:
     ``takes_pixels``: it normalises by itself, so that no other normalisation can be tried.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: ModelRef) -> None:
         from mnv4_deploy.sessions.image_runner import RUNNERS, ArtifactRunner
 
         self.subject = subject

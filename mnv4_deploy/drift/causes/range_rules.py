@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from mnv4_deploy.drift.causes.suspicion import (
+from mnv4_deploy.drift.causes.hypothesis import (
     DAMAGE,
     LEVELS,
-    Scene,
-    Suspicion,
+    Hypothesis,
+    LayerContext,
     decibels,
     live_peaks,
     noise_alone,
@@ -35,9 +35,13 @@ _LOGIT_STEP = 0.5
 _UNIT_KINDS = frozenset({"softmax", "logsoftmax", "logistic", "sigmoid", "hardsigmoid"})
 
 
-def outlier_channel(scene: Scene) -> Suspicion | None:
+def outlier_channel(context: LayerContext) -> Hypothesis | None:
     """One or a few channels set the range, and the others get few levels of it."""
-    layer, output, peaks = scene.layer, scene.layer.output, scene.layer.evidence.channel_peaks
+    layer, output, peaks = (
+        context.layer,
+        context.layer.output,
+        context.layer.evidence.channel_peaks,
+    )
     live = live_peaks(layer)
     if output is None or peaks is None or len(live) < 2 or output.used_percent < _USED_PERCENT:
         return None
@@ -47,33 +51,33 @@ def outlier_channel(scene: Scene) -> Suspicion | None:
     few = np.flatnonzero(peaks >= _OUTLIER_SHARE * live.max())
     rest = live[live < _OUTLIER_SHARE * live.max()]
     share = float(np.mean([rounding(output.scale, peak) for peak in rest]))
-    if scene.readers and all(reader.isolated is not None for reader in scene.readers):
+    if context.readers and all(reader.isolated is not None for reader in context.readers):
         # Readers show whether the small channels matter; that is measured, not estimated.
         own = rounding(output.scale, signal_peak(layer))
-        share = min(share, max([own, *map(noise_alone, scene.readers)]))
+        share = min(share, max([own, *map(noise_alone, context.readers)]))
     named = ", ".join(map(str, few[:3])) + (" ..." if len(few) > 3 else "")
     levels = median / output.scale
-    return Suspicion(
+    return Hypothesis(
         "outlier channel",
         share,
         f"{len(few)} of {len(peaks)} channels ({named}) set the range: they reach "
         f"{live.max():.3g}, the median channel {median:.3g}, which leaves it "
         f"{levels:.1f} of {LEVELS} levels.",
-        "Equalize the channels with the next layer's (a rung of --max-drop), or keep this layer "
+        "Equalize the channels with the next layer's (a trial of --max-drop), or keep this layer "
         "in float.",
         of_range=True,
     )
 
 
-def clipped_activation(scene: Scene) -> Suspicion | None:
+def clipped_activation(context: LayerContext) -> Hypothesis | None:
     """Values outside the range cost more than rounding does."""
-    output, layer = scene.layer.output, scene.layer
+    output, layer = context.layer.output, context.layer
     if output is None or output.clipping_share < 0.5:
         return None
     # Of ideal quantization, rounding makes what clipping does not; it is known from the scale.
     odds = output.clipping_share / max(1 - output.clipping_share, 1e-12)
-    share = min(rounding(output.scale, signal_peak(layer)) * odds, scene.measured)
-    return Suspicion(
+    share = min(rounding(output.scale, signal_peak(layer)) * odds, context.measured)
+    return Hypothesis(
         "clipped activation",
         share,
         f"{output.clipped_percent:.2g} % of the values lie outside "
@@ -85,14 +89,14 @@ def clipped_activation(scene: Scene) -> Suspicion | None:
     )
 
 
-def unused_range(scene: Scene) -> Suspicion | None:
+def unused_range(context: LayerContext) -> Hypothesis | None:
     """The range is far wider than the values."""
-    output, layer = scene.layer.output, scene.layer
+    output, layer = context.layer.output, context.layer
     if output is None or output.used_percent >= _USED_PERCENT:
         return None
     waste = 1 - (output.used_percent / 100) ** 2
-    share = min(rounding(output.scale, signal_peak(layer)) * waste, max(scene.measured, DAMAGE))
-    return Suspicion(
+    share = min(rounding(output.scale, signal_peak(layer)) * waste, max(context.measured, DAMAGE))
+    return Hypothesis(
         "unused range",
         share,
         f"The values use {output.used_percent:.2g} % of the range {output.low:.3g}.."
@@ -103,23 +107,23 @@ def unused_range(scene: Scene) -> Suspicion | None:
     )
 
 
-def padding_constant(scene: Scene) -> Suspicion | None:
+def padding_constant(context: LayerContext) -> Hypothesis | None:
     """A constant that stands for minus infinity takes the range."""
-    layer, padding = scene.layer, scene.layer.evidence.padding
+    layer, padding = context.layer, context.layer.evidence.padding
     if padding is None or padding == 0:
         return None
-    width = max((span(producer) for producer in scene.producers), default=0.0)
+    width = max((span(producer) for producer in context.producers), default=0.0)
     if not _is_pad(layer):
         width = width or span(layer)
     if math.isfinite(padding) and not (0 < _PADDING_RATIO * width < abs(padding)):
         return None
     output = layer.output
     if output is None or not _is_pad(layer):  # the Pad is inside of what is compared here
-        share, levels = scene.measured, ""
+        share, levels = context.measured, ""
     else:
         share = rounding(output.scale, width / 2) if width else 1.0
         levels = f": {width / output.scale:.2g} of {LEVELS} levels are left for them"
-    return Suspicion(
+    return Hypothesis(
         "padding constant",
         share,
         f"It pads values that span {width:.3g} with {padding:.3g}{levels}.",
@@ -128,28 +132,28 @@ def padding_constant(scene: Scene) -> Suspicion | None:
     )
 
 
-def unit_result(scene: Scene) -> Suspicion | None:
+def unit_result(context: LayerContext) -> Hypothesis | None:
     """A softmax or sigmoid whose result, or whose argument, has too coarse steps."""
-    layer, output = scene.layer, scene.layer.output
+    layer, output = context.layer, context.layer.output
     if _plain(layer.kind) not in _UNIT_KINDS:
         return None
     kind = layer.kind.lower().replace("logistic", "sigmoid")
     if output is not None and output.scale > 2 * _UNIT_STEP:
-        return Suspicion(
+        return Hypothesis(
             "softmax or sigmoid range",
-            scene.measured,
+            context.measured,
             f"The {kind}'s result of 0..1 has steps of {output.scale:.3g} (1/256 would do), which "
-            f"alone costs {decibels(scene.measured)}.",
+            f"alone costs {decibels(context.measured)}.",
             "Give its result the scale 1/256 and the zero point of 0.0, or keep it in float.",
         )
-    for logits in (producer.output for producer in scene.producers):
+    for logits in (producer.output for producer in context.producers):
         if logits is not None and logits.scale > _LOGIT_STEP:
-            return Suspicion(
+            return Hypothesis(
                 "softmax or sigmoid range",
-                scene.measured,
+                context.measured,
                 f"Its logits span {logits.seen_low:.3g}..{logits.seen_high:.3g}, so that int8 has "
                 f"steps of {logits.scale:.2g}, and the {kind} of them is wrong by "
-                f"{decibels(scene.measured)}.",
+                f"{decibels(context.measured)}.",
                 "Keep the layer before it and this one in float, or clip the logits to -16..16.",
             )
     return None

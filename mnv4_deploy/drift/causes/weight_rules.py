@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnv4_deploy.drift.causes.suspicion import (
+from mnv4_deploy.drift.causes.hypothesis import (
     DAMAGE,
     WEIGHT_CREST,
-    Scene,
-    Suspicion,
+    Hypothesis,
+    LayerContext,
     decibels,
     rounding,
 )
@@ -28,9 +28,9 @@ _TINY = 1e-6
 _OFFSET = 0.3
 
 
-def depthwise_spread(scene: Scene) -> Suspicion | None:
+def depthwise_spread(context: LayerContext) -> Hypothesis | None:
     """One scale for depthwise channels of very different size."""
-    evidence = scene.layer.evidence
+    evidence = context.layer.evidence
     peaks, scales = evidence.weight_peaks, evidence.weight_scales
     if not evidence.depthwise or peaks is None or not _per_tensor(scales):
         return None
@@ -38,19 +38,19 @@ def depthwise_spread(scene: Scene) -> Suspicion | None:
     if not len(live) or live.max() < _SPREAD * np.median(live):
         return None
     share = float(np.mean([rounding(scales[0], peak, WEIGHT_CREST) for peak in live]))
-    return Suspicion(
+    return Hypothesis(
         "depthwise weight spread",
         share,
         f"One scale serves {len(peaks)} depthwise channels whose largest weights go from "
         f"{live.min():.3g} to {live.max():.3g}: the median channel has "
         f"{np.median(live) / scales[0]:.1f} of 127 levels.",
-        "Quantize the weights per channel, or equalize the channels (a rung of --max-drop).",
+        "Quantize the weights per channel, or equalize the channels (a trial of --max-drop).",
     )
 
 
-def coarse_weights(scene: Scene) -> Suspicion | None:
+def coarse_weights(context: LayerContext) -> Hypothesis | None:
     """Weights that lost much in rounding, or that never were the reference's."""
-    sqnr, scales = scene.layer.evidence.weight_sqnr_db, scene.layer.evidence.weight_scales
+    sqnr, scales = context.layer.evidence.weight_sqnr_db, context.layer.evidence.weight_scales
     if sqnr is None or sqnr >= _COARSE_DB or not scales:
         return None
     if sqnr < _OTHER_DB:
@@ -60,7 +60,7 @@ def coarse_weights(scene: Scene) -> Suspicion | None:
         shared = "one scale for all channels" if _per_tensor(scales) else "a scale a channel"
         what = f"with {shared}"
         advice = "Quantize the weights per channel in 8 bits, or keep this layer in float."
-    return Suspicion(
+    return Hypothesis(
         "coarse weights",
         min(1.0, 10 ** (-sqnr / 10)),
         f"Its weights are within {sqnr:.1f} dB of the reference's, {what}.",
@@ -68,32 +68,32 @@ def coarse_weights(scene: Scene) -> Suspicion | None:
     )
 
 
-def bias_overflow(scene: Scene) -> Suspicion | None:
+def bias_overflow(context: LayerContext) -> Hypothesis | None:
     """The bias does not fit into int32 in units of input scale times weight scale."""
-    evidence = scene.layer.evidence
+    evidence = context.layer.evidence
     codes = evidence.bias_codes_max
-    if codes is None or scene.measured < DAMAGE:
+    if codes is None or context.measured < DAMAGE:
         return None
     nearly = codes >= _NEARLY_INT32 and evidence.bias_error_share >= _OFFSET
     if codes < _INT32_MAX and not nearly:
         return None
     end = "is at the end of" if codes >= _INT32_MAX else "nearly fills"
-    return Suspicion(
+    return Hypothesis(
         "bias overflow",
-        scene.measured,
+        context.measured,
         f"A bias of {codes} steps {end} int32: {100 * evidence.bias_error_share:.0f} % of the "
-        f"layer's error ({decibels(scene.measured)}) is a constant per channel.",
+        f"layer's error ({decibels(context.measured)}) is a constant per channel.",
         "Remove channels with next to no weights or fold their constant into the next layer's "
         "bias, or keep this layer in float.",
     )
 
 
-def tiny_scale(scene: Scene) -> Suspicion | None:
+def tiny_scale(context: LayerContext) -> Hypothesis | None:
     """A channel, or the whole output, has a scale too small to compute with."""
-    evidence, output = scene.layer.evidence, scene.layer.output
+    evidence, output = context.layer.evidence, context.layer.output
     scales = np.array([s for s in evidence.weight_scales if s > 0])
     if output is not None and 0 < output.scale < np.finfo(np.float32).tiny:
-        what, share = f"Its output has a scale of {output.scale:.3g}", scene.measured
+        what, share = f"Its output has a scale of {output.scale:.3g}", context.measured
     elif len(scales) > 1 and scales.min() < _TINY * np.median(scales):
         if evidence.bias_error_share < _OFFSET:
             return None
@@ -101,14 +101,14 @@ def tiny_scale(scene: Scene) -> Suspicion | None:
             f"A channel has a weight scale of {scales.min():.3g}, the median one "
             f"{np.median(scales):.3g}"
         )
-        share = scene.measured * evidence.bias_error_share
+        share = context.measured * evidence.bias_error_share
     else:
         return None
-    return Suspicion(
+    return Hypothesis(
         "tiny scale",
         share,
         f"{what}: {100 * evidence.bias_error_share:.0f} % of the layer's error "
-        f"({decibels(scene.measured)}) is a constant per channel.",
+        f"({decibels(context.measured)}) is a constant per channel.",
         "Remove the channels that have next to no weights, or keep this layer in float.",
     )
 

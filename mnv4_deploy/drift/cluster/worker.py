@@ -13,24 +13,24 @@ from distributed import Worker, WorkerPlugin, get_worker
 from mnv4_deploy.drift import environment
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.shards import describe
-from mnv4_deploy.drift.workers import Crew
+from mnv4_deploy.drift.workers import WorkerPool
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.own import make_own, remove
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 _KEYWORDS = ("bundled", "timm", "random")
 
 
 @dataclass(frozen=True)
-class Question:
+class WorkerProbe:
     """What a worker is asked before the run. ``images`` are paths and sizes of some of them."""
 
-    subjects: tuple[Subject, ...]
+    subjects: tuple[ModelRef, ...]
     images: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeReply:
     """What a worker has, and which of the run's files it can read itself."""
 
     versions: dict[str, str]
@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class ShardPayload:
     """A shard on its way: with the images' bytes, or with the sizes that files there must have.
 
     ``contents`` is None where workers read the images themselves; one of its entries is None,
@@ -56,9 +56,9 @@ class Parcel:
         return sum(len(content or b"") for content in self.contents or ())
 
 
-def answer(question: Question) -> Answer:
+def answer(question: WorkerProbe) -> ProbeReply:
     """Run by each worker."""
-    return Answer(
+    return ProbeReply(
         environment.versions(subject.kind for subject in question.subjects),
         environment.processor(),
         all(_is_here(subject) for subject in question.subjects),
@@ -66,7 +66,7 @@ def answer(question: Question) -> Answer:
     )
 
 
-def file_of(subject: Subject) -> str:
+def file_of(subject: ModelRef) -> str:
     """The path of the file that ``subject`` is read from; "" if it is none of the user's."""
     if subject.path:
         return subject.path
@@ -75,14 +75,14 @@ def file_of(subject: Subject) -> str:
     return subject.weights
 
 
-def moved(subject: Subject, path: Path) -> Subject:
+def moved(subject: ModelRef, path: Path) -> ModelRef:
     """``subject`` read from ``path``."""
     if subject.path:
         return replace(subject, path=str(path))
     return replace(subject, weights=str(path))
 
 
-def run_parcel(name: str, parcel: Parcel) -> ShardResult:
+def run_payload(name: str, parcel: ShardPayload) -> ShardResult:
     """Run by a worker's thread: the task that Dask shares out."""
     plugin = get_worker().plugins[name]
     assert isinstance(plugin, ShardPlugin)
@@ -122,13 +122,13 @@ class ShardPlugin(WorkerPlugin):
             job = ShardJob(self._local(job.reference), self._local(job.candidate))
         except OSError as error:
             self._refusal = f"cannot keep the model files in {self._folder} ({error.strerror})"
-        self._crew = Crew(job, self._runner)
+        self._crew = WorkerPool(job, self._runner)
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002
         self._crew.close()
         remove(self._folder)
 
-    def run(self, parcel: Parcel) -> ShardResult:
+    def run(self, parcel: ShardPayload) -> ShardResult:
         if self._refusal:
             raise ToolchainError(f"The cluster's worker {self._address} {self._refusal}.")
         if parcel.contents is not None:
@@ -158,7 +158,7 @@ class ShardPlugin(WorkerPlugin):
                 images.append(replace(image, path=str(path)))
             return self._crew.run(replace(shard, images=tuple(images)))
 
-    def _local(self, subject: Subject) -> Subject:
+    def _local(self, subject: ModelRef) -> ModelRef:
         if _is_here(subject):
             return subject
         content = self._files.get(subject.sha256)
@@ -173,7 +173,7 @@ class ShardPlugin(WorkerPlugin):
         return moved(subject, path)
 
 
-def _is_here(subject: Subject) -> bool:
+def _is_here(subject: ModelRef) -> bool:
     if not (path := file_of(subject)):
         return True
     try:

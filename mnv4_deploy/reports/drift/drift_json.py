@@ -13,7 +13,7 @@ import numpy as np
 from mnv4_deploy.drift.limits import metrics
 from mnv4_deploy.drift.records import DriftResult
 from mnv4_deploy.layers.records import LayerDrift
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.versions import tool_versions
 
 SCHEMA_VERSION = 1
@@ -61,7 +61,7 @@ def drift_to_dict(result: DriftResult) -> dict[str, Any]:
     return plain
 
 
-def _subject(subject: Subject) -> dict[str, Any]:
+def _subject(subject: ModelRef) -> dict[str, Any]:
     return {
         "kind": subject.kind,
         "name": subject.name,

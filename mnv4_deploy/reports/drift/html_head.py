@@ -19,7 +19,7 @@ from mnv4_deploy.reports.drift.words import (
     with_interval,
 )
 from mnv4_deploy.reports.markup import Markup, brief, joined, tag
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import Flips, OutputDrift, Proportion
 from mnv4_deploy.text import plural
 
@@ -60,7 +60,7 @@ def _device(result: DriftResult) -> Iterable[Markup]:
         yield tag("div" if differs else "p", sentence, class_="warning" if differs else "muted")
 
 
-def _title(subject: Subject) -> str:
+def _title(subject: ModelRef) -> str:
     return brief(subject.name, 90) or "unnamed"
 
 

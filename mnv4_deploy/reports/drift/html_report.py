@@ -14,7 +14,7 @@ from mnv4_deploy.reports.drift.html_head import accuracy_section, header
 from mnv4_deploy.reports.drift.html_layers import layer_sections, layer_table
 from mnv4_deploy.reports.drift.images import image_sections
 from mnv4_deploy.reports.markup import Markup, joined, tag, text
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.text import plural
 from mnv4_deploy.versions import tool_versions
 
@@ -62,7 +62,7 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Markup:
     return tag("dl", *pairs)
 
 
-def _subject_facts(subject: Subject) -> list[tuple[str, str]]:
+def _subject_facts(subject: ModelRef) -> list[tuple[str, str]]:
     spec = subject.preprocessing
     facts = [("Name", subject.name)]
     if subject.path:

@@ -7,7 +7,7 @@ import math
 from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.drift.records import DeviceAgreement, DriftResult
 from mnv4_deploy.profiles.records.device import DeviceFacts
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import Flips, OutputDrift, Proportion
 from mnv4_deploy.text import plural
 
@@ -68,7 +68,7 @@ def flips_sentence(flips: Flips) -> str:
         f"{flips.gained} it had wrong came right"
     )
     if flips.lost + flips.gained == 0:
-        return "No answer turned from right to wrong or from wrong to right."
+        return "No answer transposed from right to wrong or from wrong to right."
     test = f"McNemar's exact test, {p_text(flips.p_value)}"
     if flips.p_value >= SIGNIFICANT:
         return f"{counts}: so uneven a split could be chance ({test})."
@@ -148,7 +148,7 @@ def _parity_sentence(agreement: DeviceAgreement, title: str) -> str:
     return f"{said}: the figures of the layers are those of this machine.{why}"
 
 
-def subject_sentence(subject: Subject) -> str:
+def subject_sentence(subject: ModelRef) -> str:
     """What a subject is: its kind, size and preprocessing."""
     kinds = {"torch": "PyTorch", "onnx": "ONNX", "tflite": "TFLite"}
     spec = subject.preprocessing

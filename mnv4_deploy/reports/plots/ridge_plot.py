@@ -124,7 +124,7 @@ def _draw_times(axes: Axes, sweep: RidgeSweep) -> None:
 
 
 def _draw_marks(axes: Axes, sweep: RidgeSweep) -> None:
-    """Machines as lines; their names climb above the plot so that close ones keep apart."""
+    """Machines as lines; their names run_search above the plot so that close ones keep apart."""
     left, right = axes.get_xlim()
     shown = sorted((x, name) for name, x in sweep.marks.items() if left <= x <= right)
     frame = axes.get_window_extent()

@@ -12,7 +12,7 @@ from mnv4_deploy.images import sets as images
 from mnv4_deploy.images.records import Dataset, DatasetImage
 from mnv4_deploy.images.sets import ImageRef, ImageSet
 from mnv4_deploy.models.weights import imagenet_labels
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.labels import Head, as_index
 from mnv4_deploy.tasks.classification.labels_file import find_labels_file, read_labels_file
 
@@ -21,7 +21,7 @@ BUNDLED = "bundled"
 
 def open_dataset(
     spec: str,
-    reference: Subject,
+    reference: ModelRef,
     *,
     limit: int | None = None,
     seed: int = 0,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mnv4_deploy.models.weights import imagenet_labels, read_labels
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 _IMAGENET = 1000
 _BACKGROUND = "background"
@@ -29,7 +29,7 @@ class Head:
     name: str
 
     @classmethod
-    def of(cls, subject: Subject) -> Head:
+    def of(cls, subject: ModelRef) -> Head:
         classes, labels = subject.num_classes, subject.labels
         starts_with_background = bool(labels) and labels[0].strip().casefold() == _BACKGROUND
         is_shifted = classes == _IMAGENET + 1 and (not labels or starts_with_background)

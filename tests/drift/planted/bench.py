@@ -23,7 +23,7 @@ from mnv4_deploy.images.sets import open_folder, select
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import DATA
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.edit_onnx import OnnxEdit
 from tests.drift.planted.edit_tflite import TfliteEdit
 from tests.drift.planted.network import CLASSES, SIZE, PlantedNet
@@ -82,8 +82,8 @@ class Bench:
         file.write(path)
         return path
 
-    def subject(self, path: Path) -> Subject:
-        return Subject(
+    def subject(self, path: Path) -> ModelRef:
+        return ModelRef(
             kind=self.format,
             name=path.name,
             path=str(path),

@@ -12,7 +12,7 @@ from mnv4_deploy.exporters.records import FORMATS, Format
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.records import CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.bench import SPEC, Bench, photographs
 from tests.drift.planted.edit_onnx import OnnxEdit
 
@@ -31,7 +31,7 @@ class Fault:
     plant: Callable[[Bench], Files]
     formats: tuple[Format, ...] = FORMATS
 
-    def build(self, bench: Bench) -> tuple[Subject, Subject]:
+    def build(self, bench: Bench) -> tuple[ModelRef, ModelRef]:
         reference, candidate = self.plant(bench)
         return bench.subject(reference), bench.subject(candidate)
 

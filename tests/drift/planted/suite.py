@@ -9,7 +9,7 @@ from mnv4_deploy.drift.causes.input_faults import find_input_fault
 from mnv4_deploy.exporters.records import Format
 from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.records import LayersDrift
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.bench import Bench, photographs
 from tests.drift.planted.faults import Fault
 
@@ -35,7 +35,7 @@ class Verdict:
         return self.fault.found_at(module) and cause == self.fault.cause
 
 
-def examine(reference: Subject, candidate: Subject) -> LayersDrift:
+def examine(reference: ModelRef, candidate: ModelRef) -> LayersDrift:
     pixels = photographs("evaluation", 16)[:_IMAGES]
     layers = compare_layers(reference, candidate, pixels)
     return diagnose(layers, find_input_fault(reference, candidate, pixels))

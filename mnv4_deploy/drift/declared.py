@@ -25,7 +25,7 @@ _LARGE = 1e6
 
 
 @dataclass(frozen=True)
-class Said:
+class DeclaredMetadata:
     """``preprocessing_from`` is "manifest" or "file", "" where there is no preprocessing."""
 
     preprocessing: Preprocessing | None = None
@@ -35,7 +35,9 @@ class Said:
     notes: tuple[str, ...] = ()
 
 
-def what_is_said(facts: FileFacts, num_classes: int, size: tuple[int, int] | None) -> Said:
+def read_declared(
+    facts: FileFacts, num_classes: int, size: tuple[int, int] | None
+) -> DeclaredMetadata:
     """What the manifest says if it is of this very file, and otherwise the file itself.
 
     ``size`` (height, width) is the file's input, None where it is free: then what is said
@@ -58,7 +60,7 @@ def what_is_said(facts: FileFacts, num_classes: int, size: tuple[int, int] | Non
         preprocessing_from = "file" if preprocessing else ""
     candidates = [manifest.get("labels"), own.get("labels"), *_label_files(facts)]
     found = (_labels(value, num_classes) for value in candidates)
-    return Said(
+    return DeclaredMetadata(
         preprocessing=preprocessing,
         preprocessing_from=preprocessing_from,
         labels=next((labels for labels in found if labels), ()),

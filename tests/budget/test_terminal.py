@@ -1,4 +1,4 @@
-"""What people read of a ladder, what the manifest keeps, and the exit code."""
+"""What people read of a search, what the manifest keeps, and the exit code."""
 
 import dataclasses
 import json
@@ -10,20 +10,20 @@ from rich.console import Console
 
 from mnv4_deploy.cli import app as cli
 from mnv4_deploy.exporters.records import (
+    BudgetSearch,
     ExportRequest,
     ExportResult,
     Int8Choice,
-    Ladder,
     NotTried,
-    Rung,
     Sensitivity,
+    Trial,
 )
 from mnv4_deploy.pipelines import export as pipeline
-from mnv4_deploy.terminal.budget import print_ladder
+from mnv4_deploy.terminal.budget import print_budget
 
 
-def _rung(name, choice, drop, ratio, adopted, reason=""):
-    return Rung(
+def _trial(name, choice, drop, ratio, adopted, reason=""):
+    return Trial(
         format="tflite",
         name=name,
         choice=choice,
@@ -40,9 +40,11 @@ def _rung(name, choice, drop, ratio, adopted, reason=""):
     )
 
 
-FIRST = _rung("calibration minmax", Int8Choice("minmax"), 2.25, 1.0, True)
-REFUSED = _rung("equalization", Int8Choice("minmax", equalize=True), 2.5, 1.01, False, "[b]no[/b]")
-LAST = _rung(
+FIRST = _trial("calibration minmax", Int8Choice("minmax"), 2.25, 1.0, True)
+REFUSED = _trial(
+    "equalization", Int8Choice("minmax", equalize=True), 2.5, 1.01, False, "[b]no[/b]"
+)
+LAST = _trial(
     "blocks.0 in float",
     Int8Choice("minmax", correct_bias=True, float_layers=("blocks.0",)),
     0.25,
@@ -51,7 +53,7 @@ LAST = _rung(
 )
 
 
-def _ladder(met=True):
+def _search(met=True):
     hopeless = Sensitivity(
         "[red]x",
         ("[red]x",),
@@ -64,10 +66,10 @@ def _ladder(met=True):
         0.0,
         "takes 9.50 times as long",
     )
-    return Ladder(
+    return BudgetSearch(
         format="tflite",
         max_drop=0.5 if met else 0.1,
-        rungs=(FIRST, REFUSED, LAST),
+        trials=(FIRST, REFUSED, LAST),
         chosen=LAST,
         met=met,
         not_tried=(NotTried("rounding", "nothing [i]to[/i] round."),),
@@ -76,14 +78,14 @@ def _ladder(met=True):
     )
 
 
-def _printed(ladder):
+def _printed(search):
     stream = StringIO()
-    print_ladder(ladder, Console(file=stream, width=120))
+    print_budget(search, Console(file=stream, width=120))
     return stream.getvalue()
 
 
 def test_the_path_with_its_price():
-    text = _printed(_ladder())
+    text = _printed(_search())
     lines = [line.split() for line in text.splitlines()]
     row = next(line for line in lines if line[:2] == ["blocks.0", "in"])
     assert row[3:] == ["+0.25", "97.2", "%", "21.0", "dB", "x1.12", "x1.12", "adopted"]
@@ -96,20 +98,20 @@ def test_the_path_with_its_price():
 
 
 def test_a_budget_that_is_not_met_is_said_last():
-    last = _printed(_ladder(met=False)).strip().splitlines()[-1]
+    last = _printed(_search(met=False)).strip().splitlines()[-1]
     assert last.startswith("Budget not met: the best file is blocks.0 in float, +0.25 points")
 
 
 def test_nothing_is_said_to_be_bought_where_the_first_file_stays():
-    ladder = dataclasses.replace(_ladder(), chosen=FIRST, rungs=(FIRST,), max_drop=3.0)
-    assert "Recovered" not in _printed(ladder)
+    search = dataclasses.replace(_search(), chosen=FIRST, trials=(FIRST,), max_drop=3.0)
+    assert "Recovered" not in _printed(search)
 
 
 @pytest.mark.parametrize(("met", "code"), [(True, 0), (False, 1)])
 def test_the_exit_code_tells_whether_the_budget_was_met(monkeypatch, capsys, met, code):
     def export(request: ExportRequest, _progress):
         assert request.max_drop == 0.5
-        return ExportResult(request, (), (), (), (), (), {}, {"here": True}, (_ladder(met),))
+        return ExportResult(request, (), (), (), (), (), {}, {"here": True}, (_search(met),))
 
     monkeypatch.setattr(pipeline, "export", export)
     with pytest.raises(SystemExit) as exit_:

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from mnv4_deploy.drift import run_shard
-from mnv4_deploy.drift.device_place import device_place
+from mnv4_deploy.drift.device_executor import device_executor
 from mnv4_deploy.drift.environment import processor
 from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.run import open_run
@@ -94,7 +94,7 @@ def run(tmp_path, dataset):
 
     def run_(job, device):
         with (
-            device_place(job, device) as place,
+            device_executor(job, device) as place,
             open_run(job, dataset, place=place, store=tmp_path / "s", shard_size=4) as done,
         ):
             return done
@@ -146,7 +146,7 @@ def test_pytorch_stays_here(tmp_path, dataset, run):
     )
     job = ShardJob(torch_, make_subject(file, **fields))
     device = FakeDevice()
-    with device_place(job, device) as place:
+    with device_executor(job, device) as place:
         assert processor() in place.processors and len(place.processors) == 2
         assert place.runtimes == (device.sessions[0].runtime,)
     found = run(job, device)
@@ -219,7 +219,7 @@ def test_results_of_another_processor_are_not_taken(tmp_path, job, dataset, run,
 def test_another_runtime_is_another_run(job):
     keys = set()
     for runtime in ("ai-edge-litert 2.1.6", "tflite-runtime 2.14.0"):
-        with device_place(job, FakeDevice(runtime=runtime)) as place:
+        with device_executor(job, FakeDevice(runtime=runtime)) as place:
             assert place.runtimes == (runtime,)
             keys.add(place.processors)
     assert len(keys) == 2
@@ -246,7 +246,7 @@ def test_images_are_read_while_the_device_works(job, run, monkeypatch):
 
 def test_a_run_that_is_left_stops_at_once(job, dataset):
     device = FakeDevice()
-    with device_place(job, device) as place:
+    with device_executor(job, device) as place:
         results = place.run(cut(dataset, 1), "key")
         next(results)
         results.close()
@@ -261,6 +261,6 @@ def test_a_file_that_the_device_refuses_leaves_nothing_open(tmp_path, job):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     bad = ShardJob(job.reference, dataclasses.replace(job.candidate, path=str(broken)))
-    with pytest.raises(ModelFileError, match=r"broken\.onnx"), device_place(bad, device):
+    with pytest.raises(ModelFileError, match=r"broken\.onnx"), device_executor(bad, device):
         raise AssertionError("it was opened")
     assert [session.closed for session in device.sessions] == [True]

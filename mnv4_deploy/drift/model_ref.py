@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mnv4_deploy.drift.provenance import what_is_said
+from mnv4_deploy.drift.declared import read_declared
 from mnv4_deploy.errors import InputError, UnknownModelError
 from mnv4_deploy.images.options import PreprocessingOptions, parse_options
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.labels import names_of
 from mnv4_deploy.tasks.classification.signature import (
     check_types,
@@ -26,12 +26,12 @@ _SAME = 1e-4
 _SHOWN_DIFFERENCES = 4
 
 
-def open_subject(
+def open_model_ref(
     text: str,
     *,
     weights: str = "bundled",
     overrides: Mapping[str, str] = MappingProxyType({}),
-) -> Subject:
+) -> ModelRef:
     """Look at ``text``: the path of a .onnx or .tflite file, or a model name (PyTorch).
 
     ``weights`` is PyTorch's, as ``models.weights.load_reference`` takes it. A file's
@@ -70,11 +70,11 @@ def _is_file(text: str) -> bool:
     return False
 
 
-def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> Subject:
+def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> ModelRef:
     from mnv4_deploy.models.weights import load_reference
 
     reference = load_reference(name, weights, size=options.size)
-    return Subject(
+    return ModelRef(
         kind="torch",
         name=name,
         path="",
@@ -90,7 +90,7 @@ def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> Su
     )
 
 
-def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
+def _file_subject(text: str, options: PreprocessingOptions) -> ModelRef:
     from mnv4_deploy.profiles.inspection.inspect import inspect_file
     from mnv4_deploy.profiles.isolated import run_isolated
 
@@ -99,7 +99,7 @@ def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
     size = image_size(facts, options)
     classes = declared_classes(facts)
     check_types(facts)
-    said = what_is_said(facts, classes or 0, size)
+    said = read_declared(facts, classes or 0, size)
     base = said.preprocessing
     if base is None and not options.complete:
         raise InputError(
@@ -111,7 +111,7 @@ def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
         if size is None:
             raise InputError(f"{text} takes images of any size: give --size.")
         base = Preprocessing(*size)
-    subject = Subject(
+    subject = ModelRef(
         kind=facts.format,
         name=path.name,
         path=str(path),
@@ -131,12 +131,12 @@ def _file_subject(text: str, options: PreprocessingOptions) -> Subject:
 
     found = run_isolated(try_out, subject, subject=str(path))
     if classes is None:  # labels could not be checked against a number that was not known
-        said = what_is_said(facts, found, size)
+        said = read_declared(facts, found, size)
     return dataclasses.replace(subject, num_classes=found, labels=said.labels)
 
 
 def check_pair(
-    reference: Subject, candidate: Subject, *, allow_preprocessing: bool = False
+    reference: ModelRef, candidate: ModelRef, *, allow_preprocessing: bool = False
 ) -> None:
     """Refuse two subjects whose outputs cannot be compared image by image.
 
@@ -172,7 +172,7 @@ def check_pair(
         )
 
 
-def _head_differences(reference: Subject, candidate: Subject) -> list[tuple[str, str, str]]:
+def _head_differences(reference: ModelRef, candidate: ModelRef) -> list[tuple[str, str, str]]:
     """What, the reference's and the candidate's."""
     if reference.num_classes != candidate.num_classes:
         return [("classes", str(reference.num_classes), str(candidate.num_classes))]
@@ -191,7 +191,7 @@ def _head_differences(reference: Subject, candidate: Subject) -> list[tuple[str,
 
 
 def _image_differences(
-    reference: Subject, candidate: Subject, *, sizes_only: bool
+    reference: ModelRef, candidate: ModelRef, *, sizes_only: bool
 ) -> list[tuple[str, str, str]]:
     mine, theirs = (_fields(subject.preprocessing) for subject in (reference, candidate))
     return [

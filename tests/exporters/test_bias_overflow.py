@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.exporters.audit import check
-from mnv4_deploy.exporters.bias_room import LARGEST_BIAS, make_room
+from mnv4_deploy.exporters.bias_overflow import LARGEST_BIAS, widen_scales
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.to_tflite import quantize as tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
@@ -14,7 +14,7 @@ def test_only_the_channel_without_room_changes_and_its_bias_survives():
     codes = np.array([[100, -50], [127, 3]], np.int8)
     scales = np.array([0.01, 1e-12], np.float32)
     bias = np.array([0.7, -3.0])
-    roomy = make_room(codes, scales, bias, input_scale=0.05, axis=0)
+    roomy = widen_scales(codes, scales, bias, input_scale=0.05, axis=0)
     assert roomy is not None
     np.testing.assert_array_equal(roomy.weight_codes[0], codes[0])
     np.testing.assert_array_equal(roomy.weight_codes[1], 0)  # 127 x 1e-12 is nothing beside -3
@@ -28,7 +28,9 @@ def test_weights_that_still_count_are_kept_in_wider_steps():
     codes = np.array([[127, -64]], np.int8)
     scale, input_scale = 1e-9, 0.1
     bias = np.array([4 * LARGEST_BIAS * scale * input_scale])
-    roomy = make_room(codes, np.array([scale], np.float32), bias, input_scale=input_scale, axis=0)
+    roomy = widen_scales(
+        codes, np.array([scale], np.float32), bias, input_scale=input_scale, axis=0
+    )
     assert roomy is not None
     np.testing.assert_array_equal(roomy.weight_codes, [[32, -16]])  # a quarter, rounded
     np.testing.assert_allclose(roomy.weight_scales, 4 * scale, rtol=1e-6)
@@ -36,12 +38,12 @@ def test_weights_that_still_count_are_kept_in_wider_steps():
 
 def test_layers_with_room_are_left_alone():
     codes, scales = np.ones((2, 3), np.int8), np.full(2, 0.01, np.float32)
-    assert make_room(codes, scales, np.ones(2), input_scale=0.1, axis=0) is None
+    assert widen_scales(codes, scales, np.ones(2), input_scale=0.1, axis=0) is None
 
 
 def test_the_channel_axis_of_depthwise_weights():
     codes = np.full((1, 3, 3, 2), 100, np.int8)
-    roomy = make_room(
+    roomy = widen_scales(
         codes, np.array([0.01, 1e-12], np.float32), np.ones(2), input_scale=0.1, axis=3
     )
     assert roomy is not None
@@ -84,7 +86,7 @@ def test_a_quantized_file_keeps_the_bias_of_a_dead_channel(
     truth = check(path)
     assert truth.overflowing_biases == () and truth.facts.partitions == 1
     # What the library writes by itself loses it.
-    monkeypatch.setattr(tflite, "make_room_in_tflite", lambda *_: ())
+    monkeypatch.setattr(tflite, "widen_scales_in_tflite", lambda *_: ())
     without = tmp_path / "without.tflite"
     tflite.quantize_tflite(dead_channel, without, small.images, recipe=recipe("xnnpack"))
     assert abs(_constant_of(without)) < 0.25

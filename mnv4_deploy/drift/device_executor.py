@@ -20,7 +20,7 @@ from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.workers import Results, completed
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.sessions.device_runner import DeviceArtifact
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.sessions.subjects import FileRunner, Runner, open_runner
 
 _AT_ONCE = 2
@@ -28,8 +28,8 @@ _AT_ONCE = 2
 _LAST_SECONDS = 5.0
 
 
-class DevicePlace:
-    """An open device. Use :func:`device_place`. ``runtimes`` are those that run the files."""
+class DeviceExecutor:
+    """An open device. Use :func:`device_executor`. ``runtimes`` are those that run the files."""
 
     workers = 1
 
@@ -52,7 +52,7 @@ class DevicePlace:
         )
 
     def run(self, shards: Iterable[Shard], key: str) -> Results:  # noqa: ARG002
-        """See ``Place``; the files are freed when it ends."""
+        """See ``ShardExecutor``; the files are freed when it ends."""
         try:
             for _, future in completed(
                 self._threads, self._finished, shards, lambda: _AT_ONCE + 1
@@ -72,7 +72,7 @@ class DevicePlace:
             finally:
                 self._turn.release()
 
-    def _load(self, subject: Subject) -> Runner:
+    def _load(self, subject: ModelRef) -> Runner:
         if subject.kind == "torch":
             self._here.add(processor())
             return open_runner(subject)
@@ -108,13 +108,13 @@ class DevicePlace:
 
 
 @contextlib.contextmanager
-def device_place(job: ShardJob, device: Device) -> Iterator[DevicePlace]:
+def device_executor(job: ShardJob, device: Device) -> Iterator[DeviceExecutor]:
     """``device`` with the files of ``job`` loaded on it; it stays open itself.
 
     Raises ModelFileError for a file that its runtime there does not accept, UnsupportedError for
     a device that cannot run tensors, ToolchainError where it has no runtime or is lost.
     """
-    place = DevicePlace(job, device)
+    place = DeviceExecutor(job, device)
     try:
         yield place
     finally:

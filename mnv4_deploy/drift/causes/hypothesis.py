@@ -25,7 +25,7 @@ LEVELS = 256
 
 
 @dataclass(frozen=True)
-class Suspicion:
+class Hypothesis:
     """A possible cause and the noise share that it accounts for.
 
     ``of_range``: it lies in the range of the layer's output, so that whoever reads that output
@@ -42,12 +42,12 @@ class Suspicion:
     def cause(self) -> Cause:
         return Cause(self.kind, self.sentence, self.advice)
 
-    def at_least(self, share: float) -> Suspicion:
+    def at_least(self, share: float) -> Hypothesis:
         return replace(self, share=max(self.share, share))
 
 
 @dataclass(frozen=True)
-class Scene:
+class LayerContext:
     """A layer with its neighbours: whose outputs it reads, and who reads its own."""
 
     layer: LayerDrift
@@ -60,7 +60,7 @@ class Scene:
         return noise_alone(self.layer)
 
 
-def scenes(layers: Sequence[LayerDrift]) -> list[Scene]:
+def scenes(layers: Sequence[LayerDrift]) -> list[LayerContext]:
     """In the order of ``layers``. Without known inputs a layer is taken to read the last one."""
     by_index = {layer.index: layer for layer in layers}
     producers: dict[int, tuple[LayerDrift, ...]] = {}
@@ -72,7 +72,10 @@ def scenes(layers: Sequence[LayerDrift]) -> list[Scene]:
         producers[layer.index] = known or before
         for producer in producers[layer.index]:
             readers[producer.index].append(layer)
-    return [Scene(layer, producers[layer.index], tuple(readers[layer.index])) for layer in layers]
+    return [
+        LayerContext(layer, producers[layer.index], tuple(readers[layer.index]))
+        for layer in layers
+    ]
 
 
 def noise_alone(layer: LayerDrift) -> float:

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mnv4_deploy.drift.provenance import manifest_of
-from mnv4_deploy.drift.subject import check_pair, open_subject
+from mnv4_deploy.drift.declared import manifest_of
+from mnv4_deploy.drift.model_ref import check_pair, open_model_ref
 from mnv4_deploy.errors import (
     InputError,
     ModelFileError,
@@ -70,7 +70,7 @@ def write_manifest(path, precision="int8", **changes):
 
 def test_a_file_tells_its_own_preprocessing(tmp_path):
     for path in (make_onnx(tmp_path / "x.onnx"), make_tflite(tmp_path / "x.tflite")):
-        subject = open_subject(str(path))
+        subject = open_model_ref(str(path))
         assert subject.kind == path.suffix[1:] and subject.name == path.name
         assert subject.preprocessing == SPEC and subject.preprocessing_from == "file"
         assert subject.labels == LABELS and subject.num_classes == 7
@@ -83,13 +83,13 @@ def test_a_file_tells_its_own_preprocessing(tmp_path):
 def test_the_manifest_counts_before_the_file(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
     write_manifest(path)
-    subject = open_subject(str(path))
+    subject = open_model_ref(str(path))
     assert subject.preprocessing == dataclasses.replace(SPEC, crop_pct=0.875)
     assert subject.preprocessing_from == "manifest"
     assert subject.labels[0] == "manifest's class 0"
     assert subject.calibration_sha256 == ("a" * 64, "b" * 64)
     write_manifest(path, precision="float32")
-    assert open_subject(str(path)).calibration_sha256 == ()  # it was calibrated on nothing
+    assert open_model_ref(str(path)).calibration_sha256 == ()  # it was calibrated on nothing
 
 
 @pytest.mark.usefixtures("in_process")
@@ -97,15 +97,15 @@ def test_a_manifest_of_another_version_is_ignored_and_told(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
     write_manifest(path)
     make_onnx(path, metadata={**OWN, "more": "text"})
-    subject = open_subject(str(path))
+    subject = open_model_ref(str(path))
     assert subject.preprocessing == SPEC and subject.preprocessing_from == "file"
     assert not subject.calibration_sha256
     (note,) = subject.notes
     assert "another version" in note and "x.onnx" in note
     (tmp_path / "manifest.json").write_text("{")
-    assert "JSON" in open_subject(str(path)).notes[0]
+    assert "JSON" in open_model_ref(str(path)).notes[0]
     write_manifest(path, files="nonsense")
-    assert open_subject(str(path)).notes == ()
+    assert open_model_ref(str(path)).notes == ()
 
 
 @pytest.mark.parametrize("name", [*NO_FILES, *TOO_LARGE])
@@ -135,15 +135,15 @@ def test_broken_metadata_counts_as_not_said(tmp_path, broken):
     metadata = {"preprocessing": OWN["preprocessing"] | broken, "labels": ["one"]}
     path = make_onnx(tmp_path / "x.onnx", metadata=metadata)
     with pytest.raises(InputError, match=r"--mean and --std"):
-        open_subject(str(path))
-    subject = open_subject(str(path), overrides=GIVEN)
+        open_model_ref(str(path))
+    subject = open_model_ref(str(path), overrides=GIVEN)
     assert subject.labels == () and subject.preprocessing_from == "options"
 
 
 @pytest.mark.usefixtures("in_process")
 def test_options_override_what_a_file_says(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
-    subject = open_subject(str(path), overrides={"mean": "0.1,0.2,0.3", "crop_pct": "0.9"})
+    subject = open_model_ref(str(path), overrides={"mean": "0.1,0.2,0.3", "crop_pct": "0.9"})
     assert subject.preprocessing == dataclasses.replace(SPEC, mean=(0.1, 0.2, 0.3), crop_pct=0.9)
     assert subject.preprocessing_from == "options"
 
@@ -153,8 +153,8 @@ def test_a_silent_file_needs_options(tmp_path):
     path = make_onnx(tmp_path / "x.onnx", metadata=None)
     for incomplete in ({}, {"mean": "0.5"}, {"std": "0.5"}):
         with pytest.raises(InputError, match=r"x\.onnx does not say .* --mean and --std"):
-            open_subject(str(path), overrides=incomplete)
-    subject = open_subject(str(path), overrides=GIVEN)
+            open_model_ref(str(path), overrides=incomplete)
+    subject = open_model_ref(str(path), overrides=GIVEN)
     assert subject.preprocessing == Preprocessing(8, 10, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
 
 
@@ -173,7 +173,7 @@ def test_tflite_metadata_of_other_makers(tmp_path, colours):
     )
     path = make_tflite(tmp_path / "x.tflite", metadata={"TFLITE_METADATA": prescribed})
     append_labels(path, LABELS)
-    subject = open_subject(str(path))
+    subject = open_model_ref(str(path))
     assert subject.preprocessing.mean == pytest.approx((0.5, 0.5, 0.5))
     assert subject.preprocessing.std == pytest.approx((64 / 255,) * 3)
     assert subject.preprocessing_from == "file" and subject.labels == LABELS
@@ -193,7 +193,7 @@ def test_pixels_without_normalisation_mean_what_the_quantization_says(tmp_path):
     path = make_tflite(
         tmp_path / "x.tflite", metadata={"TFLITE_METADATA": prescribed}, quantization=(1 / 64, 128)
     )
-    spec = open_subject(str(path)).preprocessing
+    spec = open_model_ref(str(path)).preprocessing
     # Code 128 stands for 0 and code 192 for 1.
     assert [
         (128 / 255 - spec.mean[0]) / spec.std[0],
@@ -219,14 +219,14 @@ def test_damaged_tflite_metadata_is_as_good_as_none(tmp_path, size):
 
 
 def test_pytorch_models_by_name():
-    subject = open_subject("hybrid-m")
+    subject = open_model_ref("hybrid-m")
     assert (subject.kind, subject.path, subject.model) == ("torch", "", "hybrid-m")
     assert subject.preprocessing == Preprocessing(96, 96) and subject.preprocessing_from == "model"
     assert subject.labels[:2] == ("airplane", "automobile") and subject.num_classes == 10
     assert len(subject.sha256) == 64
-    smaller = open_subject("hybrid-m", overrides={"size": "64", **GIVEN})
+    smaller = open_model_ref("hybrid-m", overrides={"size": "64", **GIVEN})
     assert smaller.preprocessing == Preprocessing(64, 64, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
-    random = open_subject("conv-s-035", weights="random:3")
+    random = open_model_ref("conv-s-035", weights="random:3")
     assert random.labels == () and random.num_classes == 1000 and random.sha256 == ""
 
 
@@ -246,7 +246,7 @@ def test_pytorch_models_by_name():
 )
 def test_names_that_are_nothing(text, weights, error, complaint):
     with pytest.raises(error, match=complaint):
-        open_subject(text, weights=weights)
+        open_model_ref(text, weights=weights)
 
 
 def test_damaged_files(tmp_path):
@@ -254,9 +254,9 @@ def test_damaged_files(tmp_path):
         path = maker(tmp_path / name)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(ModelFileError, match=r"damaged|neither"):
-            open_subject(str(path))
+            open_model_ref(str(path))
     with pytest.raises(ModelFileError, match="not a file"):
-        open_subject(str(tmp_path))
+        open_model_ref(str(tmp_path))
 
 
 def make_network(path, inputs, outputs):
@@ -305,7 +305,7 @@ CLASSES = ("logits", FLOAT, [1, 5])
 def test_what_is_no_image_classifier(tmp_path, inputs, outputs, complaint):
     path = make_network(tmp_path / "x.onnx", inputs, outputs)
     with pytest.raises(UnsupportedError, match=complaint):
-        open_subject(path, overrides=GIVEN)
+        open_model_ref(path, overrides=GIVEN)
 
 
 def test_a_file_that_fails_only_when_it_runs(tmp_path):
@@ -321,21 +321,21 @@ def test_a_file_that_fails_only_when_it_runs(tmp_path):
     model.ir_version = 9
     onnx.save(model, tmp_path / "x.onnx")
     with pytest.raises(ModelFileError, match=r"x\.onnx cannot be run"):
-        open_subject(str(tmp_path / "x.onnx"), overrides=GIVEN)
+        open_model_ref(str(tmp_path / "x.onnx"), overrides=GIVEN)
 
 
 @pytest.mark.usefixtures("in_process")
 def test_free_batch_and_free_sides(tmp_path):
     free = make_onnx(tmp_path / "free.onnx", batch="N", sides=("H", "W"))
-    assert open_subject(str(free)).preprocessing == SPEC
-    given = open_subject(str(free), overrides={"size": "12x16"})
+    assert open_model_ref(str(free)).preprocessing == SPEC
+    given = open_model_ref(str(free), overrides={"size": "12x16"})
     assert (given.preprocessing.height, given.preprocessing.width) == (12, 16)
     silent = make_onnx(tmp_path / "silent.onnx", sides=("H", "W"), metadata=None)
     with pytest.raises(InputError, match="--size"):
-        open_subject(str(silent), overrides=GIVEN)
+        open_model_ref(str(silent), overrides=GIVEN)
     fixed = make_onnx(tmp_path / "fixed.onnx")
     with pytest.raises(InputError, match="takes images of 8x10, not 8x8"):
-        open_subject(str(fixed), overrides={"size": "8"})
+        open_model_ref(str(fixed), overrides={"size": "8"})
 
 
 @pytest.mark.parametrize(
@@ -437,5 +437,5 @@ def test_the_background_class_is_named(tmp_path, larger_first):
 
 @pytest.mark.usefixtures("in_process")
 def test_a_softmax_at_the_end_is_seen(tmp_path):
-    assert open_subject(str(make_onnx(tmp_path / "p.onnx", softmax=True))).probabilities
-    assert not open_subject(str(make_onnx(tmp_path / "l.onnx"))).probabilities
+    assert open_model_ref(str(make_onnx(tmp_path / "p.onnx", softmax=True))).probabilities
+    assert not open_model_ref(str(make_onnx(tmp_path / "l.onnx"))).probabilities

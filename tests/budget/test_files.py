@@ -1,4 +1,4 @@
-"""The ladder on real files of a small network with a planted fault, in both formats."""
+"""The search on real files of a small network with a planted fault, in both formats."""
 
 import itertools
 from dataclasses import replace
@@ -12,15 +12,15 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from mnv4_deploy.budget import trials as workshops
+from mnv4_deploy.budget import trials
 from mnv4_deploy.budget.build import Builder
 from mnv4_deploy.budget.latency import latencies
-from mnv4_deploy.budget.run import Held, climb_all
+from mnv4_deploy.budget.run import HeldOut, search_all
 from mnv4_deploy.budget.search import Step
-from mnv4_deploy.budget.trials import FileWorkshop
+from mnv4_deploy.budget.trials import FileTrialRunner
 from mnv4_deploy.errors import UnsupportedError, VerificationError
 from mnv4_deploy.exporters import verify
-from mnv4_deploy.exporters.formats import maker
+from mnv4_deploy.exporters.formats import format_module
 from mnv4_deploy.exporters.job import FileJob
 from mnv4_deploy.exporters.records import ExportRequest, Int8Choice, NotTried
 from mnv4_deploy.exporters.recovery.equalize import equalize
@@ -106,7 +106,7 @@ class World:
         self.choice = Int8Choice()
         self.fp32, drifts = {}, []
         for format_ in formats:
-            make, source = maker(format_), self.job.source(format_)
+            make, source = format_module(format_), self.job.source(format_)
             paths = [self.job.path(format_, precision) for precision in ("fp32", "int8")]
             make.convert(self.module, self.job, source)
             make.write_float(source, paths[0], self.job)
@@ -120,18 +120,18 @@ class World:
         outputs = self.job.run(path, self.shown)
         return verify.measure_drift(path.name, outputs, self.fp32[format_], self.labels)
 
-    def climb(self):
-        held = Held(self.labels, self.shown, self.fp32)
+    def run_search(self):
+        held = HeldOut(self.labels, self.shown, self.fp32)
         modules = dict.fromkeys(self.fp32, self.module)
         quiet = Progress(show=False)
-        return climb_all(self.job, modules, self.choice, held, self.drifts, quiet)
+        return search_all(self.job, modules, self.choice, held, self.drifts, quiet)
 
-    def workshop(self, format_):
+    def trial_runner(self, format_):
         builder = Builder(self.job, format_, self.module)
         first = self.job.path(format_, "int8")
         quiet = Progress(show=False)
         arguments = self.labels, self.shown, self.fp32[format_], quiet
-        return FileWorkshop(builder, first, *arguments)
+        return FileTrialRunner(builder, first, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -140,63 +140,63 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def climbed(world):
-    """Both ladders to the top: no int8 file of this network answers as the float32 file does."""
+def found(world):
+    """Both searches to the top: no int8 file of this network answers as the float32 file does."""
     before = [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workshops, "_LAYERS", 1)
-        result = world.climb()
+        patch.setattr(trials, "_LAYERS", 1)
+        result = world.run_search()
     assert [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS] == before
     return result
 
 
 class TestClimb:
-    def test_equalization_is_adopted_and_buys_the_planted_loss_back(self, climbed):
-        for ladder in climbed.ladders:
-            by_name = {rung.name: rung for rung in ladder.rungs}
+    def test_equalization_is_adopted_and_buys_the_planted_loss_back(self, found):
+        for search in found.searches:
+            by_name = {trial.name: trial for trial in search.trials}
             first, equalized = by_name["calibration average"], by_name["equalization"]
             assert first.top1_drop > 30
             assert equalized.adopted
             assert equalized.top1_drop < first.top1_drop - 20
             assert equalized.median_sqnr_db > first.median_sqnr_db + 6
-            assert ladder.chosen.choice.equalize
+            assert search.chosen.choice.equalize
 
-    def test_all_rungs_were_tried_in_order(self, climbed):
-        for format_, ladder in zip(FORMATS, climbed.ladders, strict=True):
-            assert ladder.format == format_
-            names = [rung.name for rung in ladder.rungs]
+    def test_all_trials_were_tried_in_order(self, found):
+        for format_, search in zip(FORMATS, found.searches, strict=True):
+            assert search.format == format_
+            names = [trial.name for trial in search.trials]
             assert names[:8] == [
                 *("calibration average", "calibration minmax", "calibration percentile"),
                 *("calibration mse", "calibration entropy"),
                 *("equalization", "bias correction", "rounding"),
             ]
-            assert all(rung.reason for rung in ladder.rungs if not rung.adopted)
-            assert ladder.rungs[0].latency_ratio == ladder.rungs[0].size_ratio == 1
-            precisions = {layer.precision for layer in ladder.sensitivities}
+            assert all(trial.reason for trial in search.trials if not trial.adopted)
+            assert search.trials[0].latency_ratio == search.trials[0].size_ratio == 1
+            precisions = {layer.precision for layer in search.sensitivities}
             assert precisions == ({"float"} if format_ == "onnx" else {"float", "int16x8"})
-            assert ladder.not_tried == ()
+            assert search.not_tried == ()
 
-    def test_the_file_in_place_is_the_chosen_one(self, world, climbed):
-        for format_, ladder, drift in zip(FORMATS, climbed.ladders, climbed.drifts, strict=True):
+    def test_the_file_in_place_is_the_chosen_one(self, world, found):
+        for format_, search, drift in zip(FORMATS, found.searches, found.drifts, strict=True):
             path = world.job.path(format_, "int8")
             again = world.drift(format_, path)
             assert again == drift
-            assert ladder.chosen.top1_drop == pytest.approx(100 - again.top1)
-            assert ladder.chosen.size_bytes == path.stat().st_size
-            adopted = [rung for rung in ladder.rungs if rung.adopted]
-            assert ladder.chosen.top1_drop == min(rung.top1_drop for rung in adopted)
+            assert search.chosen.top1_drop == pytest.approx(100 - again.top1)
+            assert search.chosen.size_bytes == path.stat().st_size
+            adopted = [trial for trial in search.trials if trial.adopted]
+            assert search.chosen.top1_drop == min(trial.top1_drop for trial in adopted)
 
-    def test_equalized_models_are_proved_and_all_conversions_checked(self, climbed):
-        proofs = {proof.subject: proof for proof in climbed.deviations}
-        assert all(proof.ok for proof in climbed.deviations)
+    def test_equalized_models_are_proved_and_all_conversions_checked(self, found):
+        proofs = {proof.subject: proof for proof in found.deviations}
+        assert all(proof.ok for proof in found.deviations)
         for format_ in FORMATS:
             assert proofs[f"the equalized model for {format_}"].tier == "exact"
             assert proofs[f"equalized net-fp32.{format_}"].tier == "close"
             corrected = f"equalized, bias-corrected net-fp32.{format_}"
             assert proofs[corrected].against == "its PyTorch model"
 
-    def test_a_file_is_the_same_each_time(self, world, climbed):
-        choice = climbed.ladders[0].chosen.choice
+    def test_a_file_is_the_same_each_time(self, world, found):
+        choice = found.searches[0].chosen.choice
         builder = Builder(world.job, "onnx", world.module)
         builder.prepare(choice)
         again = builder.int8_file(choice).read_bytes()
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_made_is_told_in_its_place(world):
         Step("no such layer", Int8Choice(float_layers=("nonsense",))),
         Step("plain", Int8Choice("minmax")),
     ]
-    missing, plain = world.workshop("onnx").measure("both", steps)
+    missing, plain = world.trial_runner("onnx").measure("both", steps)
     assert isinstance(missing, NotTried)
     assert missing.name == "no such layer"
     assert "nonsense" in missing.reason

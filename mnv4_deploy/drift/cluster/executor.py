@@ -29,13 +29,13 @@ from mnv4_deploy.drift.cluster.connection import (
 )
 from mnv4_deploy.drift.records import Shard, ShardJob
 from mnv4_deploy.drift.shards import FileState, describe
-from mnv4_deploy.drift.workers import RUNNER, Place, Results, completed
+from mnv4_deploy.drift.workers import RUNNER, Results, ShardExecutor, completed
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.images.records import Dataset
-from mnv4_deploy.sessions.records import Subject
+from mnv4_deploy.sessions.records import ModelRef
 
 if TYPE_CHECKING:
-    from mnv4_deploy.drift.cluster.worker import Answer, Parcel
+    from mnv4_deploy.drift.cluster.worker import ProbeReply, ShardPayload
 
 LOST_SECONDS = 60.0
 # Images on their way to workers that cannot read them lie in the scheduler's memory.
@@ -44,8 +44,8 @@ _BYTES_IN_FLIGHT = 256 << 20
 Note = Callable[[str], None]
 
 
-class ClusterPlace:
-    """The workers of a Dask cluster. Use :func:`cluster_place`."""
+class ClusterExecutor:
+    """The workers of a Dask cluster. Use :func:`cluster_executor`."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ClusterPlace:
         address: str,
         job: ShardJob,
         states: Sequence[FileState],
-        answers: Sequence[Answer],
+        answers: Sequence[ProbeReply],
         runner: str,
     ) -> None:
         self.workers: int = sum(client.nthreads().values())
@@ -70,14 +70,14 @@ class ClusterPlace:
         self._workers_seen = time.monotonic()
 
     def run(self, shards: Iterable[Shard], key: str) -> Results:
-        """See ``Place``."""
-        from mnv4_deploy.drift.cluster.worker import run_parcel
+        """See ``ShardExecutor``."""
+        from mnv4_deploy.drift.cluster.worker import run_payload
 
         with self._lost_is_explained():
             self._install(key)
         executor = self._client.get_executor(pure=False)
         parcels = map(self._parcel, shards)
-        call = partial(run_parcel, self._plugin_name)
+        call = partial(run_payload, self._plugin_name)
         with contextlib.closing(
             completed(executor, call, parcels, self._in_flight, self._check_workers)
         ) as done:
@@ -114,15 +114,15 @@ class ClusterPlace:
             ShardPlugin(self._plugin_name, self._job, self._runner, files, expected)
         )
 
-    def _parcel(self, shard: Shard) -> Parcel:
-        from mnv4_deploy.drift.cluster.worker import Parcel
+    def _parcel(self, shard: Shard) -> ShardPayload:
+        from mnv4_deploy.drift.cluster.worker import ShardPayload
 
         states = self._states[shard.start : shard.start + len(shard.images)]
         sizes = tuple(state.size_bytes for state in states)
         contents = None
         if self._send_images:
             contents = tuple(_content(image.path) for image in shard.images)
-        parcel = Parcel(shard, sizes, contents)
+        parcel = ShardPayload(shard, sizes, contents)
         self._parcel_bytes = max(self._parcel_bytes, parcel.size_bytes)
         return parcel
 
@@ -153,7 +153,7 @@ class ClusterPlace:
 
 
 @contextlib.contextmanager
-def cluster_place(
+def cluster_executor(
     address: str,
     job: ShardJob,
     dataset: Dataset,
@@ -161,7 +161,7 @@ def cluster_place(
     *,
     runner: str = RUNNER,
     note: Note,
-) -> Iterator[Place]:
+) -> Iterator[ShardExecutor]:
     """The workers of the Dask scheduler at ``address``, with what they need for ``job``.
 
     Model files and images that a worker cannot read under the same path are sent to it; ``note``
@@ -179,7 +179,7 @@ def cluster_place(
             )
         job = ShardJob(_absolute(job.reference), _absolute(job.candidate))
         answers = _ask(client, address, job, dataset, states)
-        place = ClusterPlace(client, address, job, states, answers, runner)
+        place = ClusterExecutor(client, address, job, states, answers, runner)
         _tell(answers, note)
         try:
             yield place
@@ -193,9 +193,9 @@ def _ask(
     job: ShardJob,
     dataset: Dataset,
     states: Sequence[FileState],
-) -> list[Answer]:
+) -> list[ProbeReply]:
     """What each worker has. Raises ToolchainError where one cannot do this job."""
-    from mnv4_deploy.drift.cluster.worker import Question, answer
+    from mnv4_deploy.drift.cluster.worker import WorkerProbe, answer
 
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -209,7 +209,7 @@ def _ask(
     some = sorted({round(last * part / 7) for part in range(8)})
     images = tuple((dataset.images[i].path, states[i].size_bytes) for i in some)
     expected = environment.versions(subject.kind for subject in subjects)
-    answers: dict[str, Any] = client.run(answer, Question(subjects, images), on_error="return")
+    answers: dict[str, Any] = client.run(answer, WorkerProbe(subjects, images), on_error="return")
     for worker, found in answers.items():
         if isinstance(found, BaseException):
             raise ToolchainError(
@@ -237,7 +237,7 @@ def _refuse_differences(who: str, here: dict[str, str], there: dict[str, str]) -
         )
 
 
-def _tell(answers: Sequence[Answer], note: Note) -> None:
+def _tell(answers: Sequence[ProbeReply], note: Note) -> None:
     for what, sees in (
         ("model files", [answer.sees_models for answer in answers]),
         ("images", [answer.sees_images for answer in answers]),
@@ -252,7 +252,7 @@ def _tell(answers: Sequence[Answer], note: Note) -> None:
         note(f"the workers' processors differ, so the last digits may too: {names}.")
 
 
-def _absolute(subject: Subject) -> Subject:
+def _absolute(subject: ModelRef) -> ModelRef:
     """Workers have another working folder."""
     from mnv4_deploy.drift.cluster.worker import file_of, moved
 

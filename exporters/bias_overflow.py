@@ -24,7 +24,7 @@ _TFLITE = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 
 
 @dataclass(frozen=True)
-class Roomy:
+class WidenedScales:
     """A layer's weights and bias with wider scales; the channel axis of the codes as it was."""
 
     weight_codes: npt.NDArray[np.int8]
@@ -32,9 +32,7 @@ class Roomy:
     bias_codes: npt.NDArray[np.int32]
 
 
-def scales_with_room(
-    bias: npt.NDArray[np.floating], input_scale: float
-) -> npt.NDArray[np.float64]:
+def widened_scales(bias: npt.NDArray[np.floating], input_scale: float) -> npt.NDArray[np.float64]:
     """The least weight scales with which the real values ``bias`` leave room."""
     needed: npt.NDArray[np.float64] = np.abs(bias.astype(np.float64)) / (
         input_scale * LARGEST_BIAS
@@ -42,33 +40,33 @@ def scales_with_room(
     return needed
 
 
-def make_room(
+def widen_scales(
     weight_codes: npt.NDArray[np.int8],
     weight_scales: npt.NDArray[np.float32],
     bias: npt.NDArray[np.floating],
     *,
     input_scale: float,
     axis: int,
-) -> Roomy | None:
+) -> WidenedScales | None:
     """Widen the scales of channels whose ``bias`` exceeds ``LARGEST_BIAS`` steps; None for none.
 
     ``weight_scales`` has one value a channel of ``axis``, ``bias`` the real values.
     """
     scales = weight_scales.astype(np.float64)
-    factors = np.maximum(1.0, scales_with_room(bias, input_scale) / scales)
+    factors = np.maximum(1.0, widened_scales(bias, input_scale) / scales)
     if (factors == 1.0).all():
         return None
     widened = (scales * factors).astype(np.float32)
     along = [1] * weight_codes.ndim
     along[axis] = -1
-    return Roomy(
+    return WidenedScales(
         np.rint(weight_codes / factors.reshape(along)).astype(np.int8),
         widened,
         np.rint(bias / (input_scale * widened.astype(np.float64))).astype(np.int32),
     )
 
 
-def make_room_in_tflite(quantized: TfliteFile, original: TfliteFile) -> tuple[str, ...]:
+def widen_scales_in_tflite(quantized: TfliteFile, original: TfliteFile) -> tuple[str, ...]:
     """Apply it to every int8 layer, in place; the names of the biases that got room.
 
     The real biases are those of ``original``, the float32 file that was quantized.
@@ -87,7 +85,7 @@ def make_room_in_tflite(quantized: TfliteFile, original: TfliteFile) -> tuple[st
         if not is_alone or name not in floats or scales.size != quantized.shape(bias)[0]:
             continue
         input_scale, _ = quantized.quantization(source)
-        roomy = make_room(
+        roomy = widen_scales(
             quantized.constant(weight, np.int8),
             scales,
             original.constant(floats[name], np.float32),
