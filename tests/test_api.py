@@ -10,7 +10,7 @@ import pytest
 
 import mnv4_deploy
 from mnv4_deploy import errors
-from mnv4_deploy.cli.app import export as command
+from mnv4_deploy.cli.export import export as command
 from mnv4_deploy.exporters.records import ExportRequest
 
 

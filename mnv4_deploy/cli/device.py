@@ -1,11 +1,10 @@
-"""The commands about devices themselves: device, parity. Parsing only."""
+"""The command device. Parsing only."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -21,9 +20,8 @@ from mnv4_deploy.errors import UnsupportedError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to ``app``."""
-    for command in (device, parity):
-        app.command()(command)
+    """Add the command to ``app``."""
+    app.command()(device)
 
 
 def device(
@@ -75,81 +73,3 @@ def _remove_setup(opened: Any) -> None:
         raise UnsupportedError("--setup makes nothing on Android: there is nothing to remove.")
     removed = opened.remove_setup()
     sys.stdout.write("Removed.\n" if removed else "There was nothing to remove.\n")
-
-
-def parity(
-    file: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")],
-    device: Annotated[
-        list[str],
-        typer.Option(help="ssh://[user@]host[:port] or adb[://serial]; repeatable."),
-    ],
-    data: Annotated[
-        str,
-        typer.Option(help="What goes in: bundled, random, a folder of images, or an .npz file."),
-    ] = "bundled",
-    images: Annotated[int, typer.Option(help="How many inputs.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of random inputs.")] = 0,
-    shape: Annotated[
-        list[str] | None,
-        typer.Option(help="Shape of a dynamic input, 1x3x224x224 or NAME=1x3x224x224."),
-    ] = None,
-    tolerance: Annotated[
-        str,
-        typer.Option(
-            help="What floats may differ by: exact, 'tier 1' (1e-5 of the largest value), "
-            "'tier 2' (1e-3), 'tier 3' (1e-2). Integers must be equal."
-        ),
-    ] = "tier 1",
-    top: Annotated[int, typer.Option(help="Layers to show, 0 for all.")] = 10,
-    setup: Setup = False,
-    device_python: DevicePython = "",
-    device_folder: DeviceFolder = "",
-    benchmark_model: BenchmarkModel = "",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for parity.json and parity-layers.csv.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier parity check in --out.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Run the same tensors here and there: are the outputs equal, and if not, since which layer?
-
-    Exits with 3 where they differ by more than --tolerance.
-    """
-    from mnv4_deploy.cli.profile import parse_shape
-    from mnv4_deploy.parity.records import ParityRequest, Verdict
-    from mnv4_deploy.pipelines.parity import parity as check
-    from mnv4_deploy.progress import Progress
-
-    allowed = get_args(Verdict)[:-1]
-    if tolerance not in allowed:
-        raise UnsupportedError(f"There is no --tolerance {tolerance}: give {', '.join(allowed)}.")
-    if top < 0:
-        raise UnsupportedError(f"--top {top} makes no sense: give 0 for all layers.")
-    result = check(
-        ParityRequest(
-            path=str(file),
-            devices=tuple(device),
-            options=device_options(
-                setup, device_python, device_folder, benchmark_model, device=device
-            ),
-            data=data,
-            images=images,
-            seed=seed,
-            shapes=dict(parse_shape(text) for text in shape or ()),
-            tolerance=cast("Any", tolerance),
-            out=out,
-            overwrite=overwrite,
-        ),
-        Progress(),
-    )
-    from mnv4_deploy.terminal.parity import parity_to_dict, print_parity
-
-    if as_json:
-        print_json(parity_to_dict(result))
-    else:
-        print_parity(result, top=top)
-    if result.failed:
-        sys.stderr.write("mnv4-deploy: a device does not compute what this machine does.\n")
-        raise typer.Exit(3)

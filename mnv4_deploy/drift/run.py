@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mnv4_deploy.drift import shards as pieces
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
-from mnv4_deploy.drift.run_shard import too_many_skipped
+from mnv4_deploy.drift.run_shard import ShardRunner, too_many_skipped
 from mnv4_deploy.drift.store import ShardStore, opened, store_folder
-from mnv4_deploy.drift.workers import RUNNER, ShardExecutor, local_executor
+from mnv4_deploy.drift.workers import MakeRunner, ShardExecutor, local_executor
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.images.records import Dataset, SkippedImage
 from mnv4_deploy.progress import Progress
@@ -43,14 +43,14 @@ def run_images(
     cluster: str = "",
     store: Path | None = None,
     progress: Progress | None = None,
-    runner: str = RUNNER,
+    runner: MakeRunner = ShardRunner,
     shard_size: int | None = None,
 ) -> ImageRun:
     """Run every image; the finished shards on disk go when all are done.
 
     ``workers`` is the number of processes here (None: one a CPU), ``cluster`` the address of a
     Dask scheduler to use instead. ``store`` is the folder for finished shards (None: the user's
-    cache folder). ``runner`` names ("module:name") what a worker calls with ``job``.
+    cache folder). ``runner`` is what a worker calls with ``job``.
 
     Raises:
         ImagesError: there are no images, or too many cannot be used.
@@ -81,7 +81,7 @@ def open_run(
     place: ShardExecutor | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
-    runner: str = RUNNER,
+    runner: MakeRunner = ShardRunner,
     shard_size: int | None = None,
 ) -> Iterator[ImageRun]:
     """:func:`run_images` for a block that goes on from the results.
@@ -122,7 +122,7 @@ def _place(
     states: Sequence[pieces.FileState],
     workers: int | None,
     cluster: str,
-    runner: str,
+    runner: MakeRunner,
     progress: Progress,
 ) -> contextlib.AbstractContextManager[ShardExecutor]:
     if not cluster:

@@ -21,12 +21,13 @@ from typing import Any, Protocol, TypeVar
 
 from mnv4_deploy.drift.environment import processor
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
+from mnv4_deploy.drift.run_shard import ShardRunner
 from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.worker_process import Outcome, Setup
 from mnv4_deploy.errors import DeployError, InputError, ModelFileError, ToolchainError
+from mnv4_deploy.profiles.isolated import name_of
 from mnv4_deploy.profiles.measure.checks import available_cpus
 
-RUNNER = "mnv4_deploy.drift.run_shard:ShardRunner"
 _ONE_THREAD = {
     name: "1"
     for name in (
@@ -57,10 +58,19 @@ class ShardExecutor(Protocol):
         """
 
 
+class RunsShards(Protocol):
+    """What a worker process makes of a job, once, and then calls shard by shard."""
+
+    def run(self, shard: Shard) -> ShardResult: ...
+
+
+MakeRunner = Callable[[ShardJob], RunsShards]
+
+
 class WorkerPool:
     """Worker processes for one job: as many as threads call ``run`` at once."""
 
-    def __init__(self, job: ShardJob, runner: str = RUNNER) -> None:
+    def __init__(self, job: ShardJob, runner: str) -> None:
         self._setup = Setup(job, runner)
         self._lock = threading.Lock()
         self._busy: set[_Child] = set()
@@ -128,10 +138,10 @@ class WorkerPool:
 class LocalExecutor:
     """Worker processes on this machine."""
 
-    def __init__(self, job: ShardJob, workers: int, runner: str) -> None:
+    def __init__(self, job: ShardJob, workers: int, runner: MakeRunner) -> None:
         self.workers = workers
         self.processors = frozenset({processor()})
-        self._crew = WorkerPool(job, runner)
+        self._crew = WorkerPool(job, name_of(runner))
         self._threads = ThreadPoolExecutor(workers)
 
     def run(self, shards: Iterable[Shard], key: str) -> Results:  # noqa: ARG002
@@ -146,7 +156,7 @@ class LocalExecutor:
 
 @contextlib.contextmanager
 def local_executor(
-    job: ShardJob, *, workers: int | None = None, runner: str = RUNNER
+    job: ShardJob, *, workers: int | None = None, runner: MakeRunner = ShardRunner
 ) -> Iterator[ShardExecutor]:
     """``workers`` processes (None: one a CPU); they end with the block or with this process.
 

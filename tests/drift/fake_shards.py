@@ -17,8 +17,6 @@ from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.classification.records import ImageResults
 
-RUNNER = "tests.drift.fake_shards:FakeRunner"
-
 
 def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> ShardJob:
     """Both subjects are files in ``folder``; shards that run are appended to ``folder/log``."""

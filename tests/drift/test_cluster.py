@@ -21,7 +21,7 @@ from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
-from tests.drift.fake_shards import RUNNER, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
 from tests.drift.test_run import expected
 from tests.drift.test_shards import equal
 from tests.drift.test_workers import alive, wait_until
@@ -103,7 +103,7 @@ def workers(scheduler, tmp_path):
 @pytest.fixture
 def run(tmp_path, scheduler):
     def run(job, dataset, **options):
-        defaults = {"cluster": scheduler, "store": tmp_path / "s", "runner": RUNNER}
+        defaults = {"cluster": scheduler, "store": tmp_path / "s", "runner": FakeRunner}
         return run_images(job, dataset, **{**defaults, **options})
 
     return run

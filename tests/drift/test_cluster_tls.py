@@ -26,7 +26,7 @@ from mnv4_deploy.drift.cluster import connection as cluster_connection
 from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ToolchainError
-from tests.drift.fake_shards import RUNNER, make_dataset, make_job, ran
+from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, ran
 from tests.drift.test_cluster import Notes, a_scheduler, a_worker, count, process
 from tests.drift.test_run import expected
 from tests.drift.test_shards import equal
@@ -120,7 +120,7 @@ def run(tmp_path):
     def run(address, **options):
         job, dataset = make_job(tmp_path), make_dataset(tmp_path / "images", 20, {11: "bad"})
         store = tmp_path / "s"
-        return run_images(job, dataset, cluster=address, store=store, runner=RUNNER, **options)
+        return run_images(job, dataset, cluster=address, store=store, runner=FakeRunner, **options)
 
     return run
 

@@ -15,7 +15,7 @@ from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.errors import ImagesError, InputError, OutputError, WeightsError
 from mnv4_deploy.images.records import Dataset
 from mnv4_deploy.progress import Progress
-from tests.drift.fake_shards import RUNNER, FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
 from tests.drift.test_workers import wait_until
 
@@ -23,7 +23,9 @@ from tests.drift.test_workers import wait_until
 @pytest.fixture
 def run(tmp_path):
     def run(job, dataset, **options):
-        return run_images(job, dataset, **{"store": tmp_path / "s", "runner": RUNNER, **options})
+        return run_images(
+            job, dataset, **{"store": tmp_path / "s", "runner": FakeRunner, **options}
+        )
 
     return run
 
@@ -51,8 +53,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mnv4_deploy.drift.run import run_images
-from mnv4_deploy.drift.records import (Dataset, DatasetImage)
-from tests.drift.fake_shards import RUNNER, make_job
+from mnv4_deploy.images.records import Dataset, DatasetImage
+from tests.drift.fake_shards import FakeRunner, make_job
 folder = Path(sys.argv[1])
 images = tuple(
     DatasetImage(str(path), path.name, number % 5)
@@ -60,7 +62,7 @@ images = tuple(
 )
 job = make_job(folder, milliseconds=5)
 run_images(job, Dataset("made", str(folder), images), workers=2, store=folder / "s",
-           runner=RUNNER, shard_size=5)
+           runner=FakeRunner, shard_size=5)
 """
 
 
@@ -94,7 +96,7 @@ def test_killed_run_resumes_with_the_same_bits(tmp_path, run, monkeypatch):
 def test_shards_stay_until_the_whole_block_has_ended_well(tmp_path):
     dataset = make_dataset(tmp_path / "images", 20)
     job = make_job(tmp_path)
-    options = {"store": tmp_path / "s", "runner": RUNNER, "workers": 1, "shard_size": 5}
+    options = {"store": tmp_path / "s", "runner": FakeRunner, "workers": 1, "shard_size": 5}
     with (
         pytest.raises(ZeroDivisionError),
         open_run(job, dataset, **options) as first,
@@ -111,7 +113,7 @@ def test_shards_stay_until_the_whole_block_has_ended_well(tmp_path):
 def test_changed_image_starts_anew(tmp_path):
     dataset = make_dataset(tmp_path / "images", 20)
     job = make_job(tmp_path)
-    options = {"store": tmp_path / "s", "runner": RUNNER, "workers": 1, "shard_size": 5}
+    options = {"store": tmp_path / "s", "runner": FakeRunner, "workers": 1, "shard_size": 5}
     with pytest.raises(ZeroDivisionError), open_run(job, dataset, **options):
         raise ZeroDivisionError
     Path(dataset.images[0].path).write_text("another")

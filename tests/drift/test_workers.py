@@ -12,11 +12,11 @@ from mnv4_deploy.drift.shards import cut, joined
 from mnv4_deploy.drift.workers import completed, local_executor
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.profiles.measure.checks import available_cpus
-from tests.drift.fake_shards import RUNNER, FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
 
 
-def run(job, shards, workers, runner=RUNNER):
+def run(job, shards, workers, runner=FakeRunner):
     with (
         local_executor(job, workers=workers, runner=runner) as place,
         closing(place.run(shards, "")) as results,
@@ -71,7 +71,7 @@ def test_no_more_than_two_shards_a_worker_are_taken_ahead(tmp_path):
             yield shard
 
     with (
-        local_executor(make_job(tmp_path), workers=2, runner=RUNNER) as place,
+        local_executor(make_job(tmp_path), workers=2, runner=FakeRunner) as place,
         closing(place.run(watched(), "")) as results,
     ):
         for done, _ in enumerate(results, 1):
@@ -127,13 +127,13 @@ def test_bug_shows_its_traceback(tmp_path):
 def test_less_than_one_worker(tmp_path):
     with (
         pytest.raises(InputError, match="--workers 0"),
-        local_executor(make_job(tmp_path), workers=0, runner=RUNNER),
+        local_executor(make_job(tmp_path), workers=0, runner=FakeRunner),
     ):
         pass
 
 
 def test_one_worker_a_usable_cpu(tmp_path):
-    with local_executor(make_job(tmp_path), runner=RUNNER) as place:
+    with local_executor(make_job(tmp_path), runner=FakeRunner) as place:
         assert place.workers == len(available_cpus()) == len(os.sched_getaffinity(0))
 
 
@@ -142,11 +142,11 @@ import sys
 from pathlib import Path
 from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.drift.workers import local_executor
-from tests.drift.fake_shards import RUNNER, make_dataset, make_job
+from tests.drift.fake_shards import FakeRunner, make_dataset, make_job
 folder = Path(sys.argv[1])
 job = make_job(folder, milliseconds=60_000)
 dataset = make_dataset(folder / "images", 2)
-with local_executor(job, workers=2, runner=RUNNER) as place:
+with local_executor(job, workers=2, runner=FakeRunner) as place:
     list(place.run(cut(dataset, 1), ""))
 """
 

@@ -28,10 +28,12 @@ from mnv4_deploy.drift.cluster.connection import (
     library,
 )
 from mnv4_deploy.drift.records import Shard, ShardJob
+from mnv4_deploy.drift.run_shard import ShardRunner
 from mnv4_deploy.drift.shards import FileState, describe
-from mnv4_deploy.drift.workers import RUNNER, Results, ShardExecutor, completed
+from mnv4_deploy.drift.workers import MakeRunner, Results, ShardExecutor, completed
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.images.records import Dataset
+from mnv4_deploy.profiles.isolated import name_of
 from mnv4_deploy.sessions.records import ModelRef
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class ClusterExecutor:
         job: ShardJob,
         states: Sequence[FileState],
         answers: Sequence[ProbeReply],
-        runner: str,
+        runner: MakeRunner,
     ) -> None:
         self.workers: int = sum(client.nthreads().values())
         self.processors = frozenset(answer.processor for answer in answers)
@@ -111,7 +113,7 @@ class ClusterExecutor:
         self._plugin_name = f"mnv4-deploy-{digest[:16]}"
         expected = environment.versions(subject.kind for subject in subjects)
         self._client.register_plugin(
-            ShardPlugin(self._plugin_name, self._job, self._runner, files, expected)
+            ShardPlugin(self._plugin_name, self._job, name_of(self._runner), files, expected)
         )
 
     def _parcel(self, shard: Shard) -> ShardPayload:
@@ -159,7 +161,7 @@ def cluster_executor(
     dataset: Dataset,
     states: Sequence[FileState],
     *,
-    runner: str = RUNNER,
+    runner: MakeRunner = ShardRunner,
     note: Note,
 ) -> Iterator[ShardExecutor]:
     """The workers of the Dask scheduler at ``address``, with what they need for ``job``.

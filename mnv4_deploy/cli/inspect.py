@@ -1,0 +1,40 @@
+"""The command inspect. Parsing only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnv4_deploy.cli.json_output import Json, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command()(inspect)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model file is: types, operators, what runs in int8, what XNNPACK takes."""
+    import dataclasses
+
+    from mnv4_deploy.profiles.inspection.inspect import inspect_file
+
+    facts = inspect_file(file)
+    if as_json:
+        print_json(
+            {
+                "schema_version": 1,
+                **dataclasses.asdict(facts),
+                "op_histogram": facts.histogram,
+                "compute_histogram": facts.compute_histogram,
+            }
+        )
+        return
+    from mnv4_deploy.terminal.export import print_facts
+
+    print_facts(facts)
