@@ -1,5 +1,7 @@
 """Exports from end to end, through the command line, and what their files compute."""
 
+import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -318,18 +320,26 @@ class TestWrongFiles:
         )
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
-    def test_wrong_rewrite(self, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("name", ["fold_batch_norm", "fold_layer_scale", "none"])
+    def test_wrong_rewrite_is_named(self, monkeypatch, tmp_path, name):
+        """One that goes wrong in the middle of the chain, and one that only finds it wrong."""
         from mnv4_deploy.exporters.rewrites import chains
+        from mnv4_deploy.exporters.rewrites.base import RewriteReport
 
-        rewrite = chains.rewrite
+        def spoilt(module, example, right=None):
+            report = right(module, example) if right else RewriteReport(name)
+            next(module.parameters()).data[0] *= 1 + 1e-6
+            return dataclasses.replace(report, changed=(*report.changed, "stem"))
 
-        def wrong(*arguments):
-            rewritten = rewrite(*arguments)
-            next(rewritten.module.parameters()).data[0] *= 1 + 1e-6
-            return rewritten
-
-        monkeypatch.setattr(chains, "rewrite", wrong)
-        with pytest.raises(VerificationError, match="the rewritten model for onnx"):
+        chain = chains.CHAINS["onnx"]
+        found = [
+            functools.partial(spoilt, right=step) if step.__name__ == name else step
+            for step in chain
+        ]
+        if name == "none":
+            found.insert(1, spoilt)
+        monkeypatch.setitem(chains.CHAINS, "onnx", tuple(found))
+        with pytest.raises(VerificationError, match=f"rewritten model for onnx.*{name}"):
             pipeline.export(ExportRequest(out=tmp_path / "x", formats=("onnx",), **SMALL))
         assert not any(tmp_path.iterdir())
 

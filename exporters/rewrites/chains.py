@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,24 @@ class Rewritten:
     def float_modules(self) -> tuple[str, ...]:
         """Paths of the modules that int8 files keep in float, with all modules inside them."""
         return tuple(path for report in self.reports for path in report.float_modules)
+
+
+def first_wrong(
+    module: nn.Module, format_: str, size: tuple[int, int], is_right: Callable[[nn.Module], bool]
+) -> str:
+    """The name of the first rewrite after which a copy of ``module`` is not ``is_right``.
+
+    Empty where all are right one after the other. For a chain that has been found wrong as a
+    whole: the proof of each step takes a run of the network.
+    """
+    copied = copy.deepcopy(module).eval()
+    example = torch.zeros(1, 3, *size, dtype=next(copied.parameters()).dtype)
+    with torch.no_grad():
+        for apply in CHAINS[format_]:
+            report = apply(copied, example)
+            if report.changed and not is_right(copied):
+                return report.name
+    return ""
 
 
 def rewrite(module: nn.Module, format_: str, size: tuple[int, int]) -> Rewritten:

@@ -235,20 +235,24 @@ class _Export:
         import copy
 
         from mnv4_deploy.exporters import verify
-        from mnv4_deploy.exporters.rewrites.chains import rewrite
+        from mnv4_deploy.exporters.rewrites.chains import first_wrong, rewrite
 
         with self.progress.stage("Rewrite"):
             double = copy.deepcopy(self.reference.module).double()
             rewritten = rewrite(double, format_, self.size)
             sample = parity[:1]
-            deviation = verify.compare(
-                f"the rewritten model for {format_}",
-                "PyTorch",
-                verify.run_module(rewritten.module, sample, self.spec, double=True),
-                verify.run_module(double, sample, self.spec, double=True),
-                "exact",
-            )
-            verify.raise_if_failed([deviation])
+            expected = verify.run_module(double, sample, self.spec, double=True)
+
+            def proof(module: nn.Module) -> Deviation:
+                subject = f"the rewritten model for {format_}"
+                found = verify.run_module(module, sample, self.spec, double=True)
+                return verify.compare(subject, "PyTorch", found, expected, "exact")
+
+            deviation = proof(rewritten.module)
+            if not deviation.ok:
+                culprit = first_wrong(double, format_, self.size, lambda m: proof(m).ok)
+                subject = f"{deviation.subject}, from its {culprit or 'last step'} on,"
+                verify.raise_if_failed([replace(deviation, subject=subject)])
         self.deviations.append(deviation)
         self.histograms[format_] = {
             "before": rewritten.histogram_before,
