@@ -1,4 +1,4 @@
-# make demo | test | lint | clean, and `make constraints` to resolve all versions anew.
+# make demo | test | lint | docs-check | clean, and `make constraints` to resolve all versions anew.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -10,7 +10,7 @@ BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
 PIP_INSTALL := install -qq --disable-pip-version-check
 SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
 
-.PHONY: demo test lint clean constraints
+.PHONY: demo test lint docs-check clean constraints
 
 demo: $(VENV)/.installed-export
 	HF_HUB_OFFLINE=1 $(BIN)/mnv4-deploy export --model hybrid-m --int8 --out out/hybrid-m --overwrite
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Every command line of README.md and docs/ is parsed, those that are marked are run.
+docs-check: $(VENV)/.installed-dev
+	PYTHONSAFEPATH=1 $(BIN)/python tests/docs_commands.py
 
 # Only what make itself has made: out/ may hold other exports, and VENV may be anything.
 clean:

@@ -30,7 +30,7 @@ NETWORKS = {  # weights, and how many images to evaluate on
 }
 COLUMNS = [
     *("network", "file", "top-1 %", "drop", "agree %", "recovered", "ms", "of stock", "MB"),
-    "ladder",
+    "budget",
 ]
 NONE = "–"
 
@@ -54,7 +54,7 @@ def rows(network: Network, format_: Format, rounds: int) -> Iterator[list[str]]:
             recovered(drops[variant], stock_drops) if variant in OURS else NONE,
             *_latency(times.get(variant)),
             f"{cells[variant].size_bytes / 1e6:.2f}",
-            cells[variant].rung or NONE,
+            cells[variant].trial or NONE,
         ]
 
 

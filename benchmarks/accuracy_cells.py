@@ -44,13 +44,13 @@ FLOAT = "fp32"
 class Cell:
     """One file. ``top1`` and ``agreement`` (with float32 of the format) are percentages.
 
-    ``rung`` is what the ladder chose, "" for the others.
+    ``trial`` is what the budget chose, "" for the others.
     """
 
     top1: float
     agreement: float
     size_bytes: int
-    rung: str = ""
+    trial: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,15 @@ class Network:
     # Files
 
     def file(self, format_: Format, variant: str) -> tuple[Path, str]:
-        """The file of a variant, built if it is not there, and the ladder's choice."""
+        """The file of a variant, built if it is not there, and the budget's choice."""
         folder = self.folder / f"{format_}, {variant}"
         if variant in STOCK[format_]:
             return self._stock(folder, format_, variant), ""
         if variant == FLOAT:
             return self._ours(self.folder / f"{format_}, ours", format_, None)[0], ""
         limit = self.max_drop if variant == OURS[1] else None
-        path, rung = self._ours(folder, format_, limit)
-        return path.with_name(path.name.replace("-fp32.", "-int8.")), rung
+        path, trial = self._ours(folder, format_, limit)
+        return path.with_name(path.name.replace("-fp32.", "-int8.")), trial
 
     def _stock(self, folder: Path, format_: Format, variant: str) -> Path:
         path = folder / f"int8.{format_}"
@@ -198,10 +198,10 @@ class Network:
             crop_pct=1.0,  # the photographs are square crops already
             max_drop=max_drop,
         )
-        kept = folder / "rung.txt"
+        kept = folder / "trial.txt"
         if not kept.exists():
             result = pipeline.export(replace(request, overwrite=folder.exists()))
-            chosen = [ladder.chosen.name for ladder in result.ladders]
+            chosen = [search.chosen.name for search in result.searches]
             kept.write_text("".join(chosen), encoding="utf-8")
         return folder / request.file_name(format_, "fp32"), kept.read_text(encoding="utf-8")
 
@@ -211,7 +211,7 @@ class Network:
         kept = self.folder / f"{format_}, {variant}.json"
         if kept.exists():
             return Cell(**json.loads(kept.read_text(encoding="utf-8")))
-        path, rung = self.file(format_, variant)
+        path, trial = self.file(format_, variant)
         truth = self.evaluation[1]
         predicted = self._predicted(format_, path)
         expected = self._predicted(format_, self.file(format_, FLOAT)[0])
@@ -219,7 +219,7 @@ class Network:
             top1=100 * float(np.mean(predicted == truth)),
             agreement=100 * float(np.mean(predicted == expected)),
             size_bytes=path.stat().st_size,
-            rung=rung,
+            trial=trial,
         )
         kept.write_text(json.dumps(asdict(cell)), encoding="utf-8")
         return cell

@@ -21,7 +21,7 @@ from mnv4_deploy.support.facts import ModelSupport
 from mnv4_deploy.support.record import record_model
 
 # The checkout's own, also where a copy of the package is installed.
-FACTS = Path(__file__).parents[1] / "mnv4_deploy" / support_facts.FACTS.name
+FACTS = Path(__file__).parents[1] / "mnv4_deploy" / "support" / support_facts.FACTS.name
 
 
 def parse_options() -> argparse.Namespace:

@@ -48,7 +48,7 @@ def _traced(command, log):
     """``command`` under strace where that is there and may trace, else as it is."""
     if STRACE is None:
         return command
-    strace = [STRACE, "-f", "-qq", "-e", "trace=network", "-o", str(log)]
+    strace = [STRACE, "-f", "--seccomp-bpf", "-qq", "-e", "trace=network", "-o", str(log)]
     may = subprocess.run([*strace, "true"], capture_output=True, check=False).returncode == 0
     return [*strace, *command] if may else command
 

@@ -1,6 +1,6 @@
 """int8 form of a float32 ONNX file: QDQ, built on onnxruntime.quantization.
 
-What is ours: the ranges (``ranges``), the codes of weights and biases (``onnx_weights``), which
+What is ours: the ranges (``ranges``), the codes of weights and biases (``weights``), which
 operators stay in float, and the removal of every QuantizeLinear/DequantizeLinear pair that serves
 no int8 kernel.
 
@@ -16,7 +16,7 @@ them exactly ("pairs", ``pair_scales``). Top-1 and median SQNR on such a process
     EfficientNet-Lite0, the same           91.8 %                 91.1 %, 13.6  92.5 %, 18.6 dB
 
 (8 bits without saturation, simulated, Hybrid-M, minmax: 77.6 %. All with an int8 first
-convolution, which files of float input have had in float since: ``onnx_float``.)
+convolution, which files of float input have had in float since: ``float_operators``.)
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class ShardResult:
 class DriftRequest:
     """What ``drift`` is asked for. ``reference`` and ``candidate`` are files or model names.
 
-    ``preprocessing`` overrides what files say: see ``drift.options``. With
+    ``preprocessing`` overrides what files say: see ``images/options.py``. With
     ``allow_preprocessing`` the two may differ in it. ``images`` None: all. ``layer_images`` 0: no
     layers. ``workers`` None: one a CPU. ``cluster`` is a Dask scheduler's address, "" for this
     machine. ``fail_if`` are conditions as ``drift.limits`` parses them. ``device`` is the address

@@ -1,6 +1,6 @@
 """An export from end to end: composes the stages and owns no step of its own.
 
-    load weights -> rewrite -> convert -> verify -> quantize -> run_search the search -> publish
+    load weights -> rewrite -> convert -> verify -> quantize -> search the budget -> publish
 
 Everything is checked that can be checked before the first slow step, and everything is written
 to a staging folder that is published only when all files agree with the PyTorch model.
@@ -197,7 +197,7 @@ class _Export:
         return self._result(int8, audits, macs)
 
     def _int8(self, shown: npt.NDArray[np.uint8]) -> SearchResult:
-        """Write the int8 files and, where there is a budget, run_search until they meet it."""
+        """Write the int8 files and, where there is a budget, search until they meet it."""
         from mnv4_deploy.exporters import verify
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
