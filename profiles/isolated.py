@@ -24,7 +24,8 @@ from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
 
 if TYPE_CHECKING:
-    from typing import TypeVarTuple, Unpack  # the Python of a device may be older than these
+    # Python has these since 3.11, and a device may have an older one.
+    from typing_extensions import TypeVarTuple, Unpack
 
     Ts = TypeVarTuple("Ts")
 T = TypeVar("T")

@@ -30,10 +30,14 @@ def test_names() -> None:
     )
 
 
-@pytest.mark.parametrize("module", ["zoo", "weights", "images", "preprocessing", "macs", "hub"])
+@pytest.mark.parametrize(
+    "module",
+    ["models.zoo", "models.weights", "models.macs", "models.hub"]
+    + ["images.sets", "images.preprocessing"],
+)
 def test_importing_needs_no_torch(module: str) -> None:
     code = (
-        f"import sys, mnv4_deploy.models.{module} as m\n"
+        f"import sys, mnv4_deploy.{module} as m\n"
         "heavy = {'torch', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

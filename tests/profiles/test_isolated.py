@@ -79,7 +79,7 @@ def test_child_does_not_import_the_callers_main(tmp_path: Path) -> None:
 def test_child_imports_no_heavy_package(conv_tflite: Path, conv_onnx: Path) -> None:
     for module, path in (("inspect_tflite", conv_tflite), ("inspect_onnx", conv_onnx)):
         code = (
-            f"import sys; from mnv4_deploy.profiles.{module} import inspect_here;"
+            f"import sys; from mnv4_deploy.profiles.inspection.{module} import inspect_here;"
             f"inspect_here({str(path)!r});"
             "bad={'torch','litert_torch','tensorflow','mnv4_deploy.models'} & set(sys.modules);"
             "sys.exit(str(bad) if bad else 0)"

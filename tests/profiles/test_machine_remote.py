@@ -277,7 +277,7 @@ def test_a_host_without_llvmlite_says_so(monkeypatch):
 
 def test_nothing_measurable_says_why(kit_file, monkeypatch):
     def fail(function, *_args, **_named):
-        raise ToolchainError(f"{function.partition(':')[2]} is impossible.")
+        raise ToolchainError(f"{function.__name__} is impossible.")
 
     monkeypatch.setattr(ceilings, "run_isolated", fail)
     with pytest.raises(UnsupportedError, match=r"No ceiling .*measure_numpy is impossible\."):
