@@ -1,7 +1,7 @@
 """int8 recipes as data: what each target accepts, and what quantization must therefore respect.
 
-The facts are those of the XNNPACK delegate in ai-edge-litert 2.3 (``xnnpack_delegate.cc``, one
-``Visit...Node`` per operator); ``verify`` asks the runtime itself whether they held.
+What XNNPACK takes is in ``profiles.xnnpack.rules``; ``verify`` asks the runtime itself whether it
+took everything.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.profiles.xnnpack.rules import FLOAT_ONLY, RULES, ScaleRatio
 
 Target = Literal["xnnpack", "integer-only"]
 
@@ -20,14 +21,14 @@ class TfliteRecipe:
 
     ``float_ops``: TFLite operators that stay in float, between a DEQUANTIZE and a QUANTIZE.
     ``symmetric_products``: the second operand of a batch product gets zero point 0.
-    ``scale_ratios``: for an operator, the range ``[low, high)`` that input scale over output
-    scale must stay in.
+    ``scale_ratios``: for an operator, the range that input scale over output scale must stay in:
+    an addition's ranges are widened to it, and what still is outside stays in float.
     """
 
     target: Target
     float_ops: frozenset[str] = frozenset()
     symmetric_products: bool = False
-    scale_ratios: tuple[tuple[str, float, float], ...] = ()
+    scale_ratios: tuple[tuple[str, ScaleRatio], ...] = ()
 
 
 # Operators that LiteRT computes with 16-bit activations and 8-bit weights. Activation functions
@@ -45,9 +46,11 @@ RECIPES: dict[str, TfliteRecipe] = {
     # graph, while DEQUANTIZE and QUANTIZE around a float one stay inside.
     "xnnpack": TfliteRecipe(
         target="xnnpack",
-        float_ops=frozenset({"SOFTMAX", "GELU", "HARD_SWISH", "RELU", "AVERAGE_POOL_2D"}),
-        symmetric_products=True,
-        scale_ratios=(("ADD", 2.0**-10, 2.0**8), ("SUB", 2.0**-10, 2.0**8)),
+        float_ops=FLOAT_ONLY,
+        symmetric_products=RULES["BATCH_MATMUL"].symmetric_second,
+        scale_ratios=tuple(
+            (kind, rule.scale_ratio) for kind, rule in RULES.items() if rule.scale_ratio
+        ),
     ),
     # DSPs and NPUs without float units: everything in int8, inputs and outputs too.
     "integer-only": TfliteRecipe(target="integer-only"),

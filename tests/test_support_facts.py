@@ -17,6 +17,7 @@ from mnv4_deploy.exporters import recipes
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.profiles.xnnpack import rules
 from mnv4_deploy.support import catalogue
 from mnv4_deploy.support import facts as support_facts
 from mnv4_deploy.support import record as support_record
@@ -156,6 +157,24 @@ class TestWhatIsUnknown:
     def test_int8_recipes_that_changed(self, monkeypatch):
         before = record()
         other = dataclasses.replace(recipes.RECIPES["xnnpack"], float_ops=frozenset({"SOFTMAX"}))
+        monkeypatch.setitem(recipes.RECIPES, "xnnpack", other)
+        assert all("changed" in reason for reason in self.reasons(before).values())
+
+    def test_what_digests_leave_out_decides_no_recorded_file(self):
+        """Each of it would have left the delegate, as would what the digest knows nothing of."""
+        left_out = {e if isinstance(e, str) else e[0] for e in support_facts.DECIDES_NO_FILE}
+        assert left_out <= rules.RULES.keys()
+        for made in RECORDS.values():
+            for file in made.files:
+                if file.target == "xnnpack":
+                    assert left_out.isdisjoint(file.outside), (made.model, file.kind)
+
+    def test_a_scale_ratio_that_changed(self, monkeypatch):
+        before = record()
+        known = recipes.RECIPES["xnnpack"]
+        narrower = ("MUL", rules.ScaleRatio(2.0**-16, 2.0**7, of_product=True))
+        others = (entry for entry in known.scale_ratios if entry[0] != "MUL")
+        other = dataclasses.replace(known, scale_ratios=(*others, narrower))
         monkeypatch.setitem(recipes.RECIPES, "xnnpack", other)
         assert all("changed" in reason for reason in self.reasons(before).values())
 

@@ -7,7 +7,7 @@ their adjustment to what the target's kernels accept, before the library chooses
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,20 @@ from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
 from mnv4_deploy.exporters.records import LayerPrecision
 from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
-from mnv4_deploy.profiles.records.graph import Operator
+from mnv4_deploy.profiles.graph.tflite_graph import read_graph
 from mnv4_deploy.profiles.runtimes.quiet import quiet
+from mnv4_deploy.profiles.xnnpack.refusals import scale_refusal
+from mnv4_deploy.profiles.xnnpack.rules import RULES
 
 # Operators whose output has the scale of their first input.
 _SAME_SCALE = ("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE", "EXPAND_DIMS")
+# An operand too faint for these loses nothing that counts by a wider range: they stay int8.
+_WIDENED = ("ADD", "SUB")
 # A range of [-a * 128/127, a] has scale a/127 and zero point exactly 0.
 _SYMMETRIC_LOW = 128 / 127
 _LOGITS_RANK = 2
+# What is not as the recipe says: the library's scope (a regular expression), kind, precision.
+_Exception = tuple[str, str, LayerPrecision]
 
 
 def quantize_tflite(
@@ -74,11 +80,29 @@ def quantize_tflite(
                 "min": np.full(rank, low, np.float32),
                 "max": np.full(rank, high, np.float32),
             }
+    while True:
+        int8_path.write_bytes(_quantized(fp32_path, recipe, exceptions, statistics))
+        refused = _beyond_scale_ratios(file, int8_path, recipe)
+        if refused <= set(exceptions):
+            break
+        exceptions = [*exceptions, *sorted(refused.difference(exceptions))]
+    quantized = TfliteFile(int8_path)
+    widen_scales_in_tflite(quantized, file)
+    _mend_signature(quantized, file)
+    quantized.write(int8_path)
+
+
+def _quantized(
+    path: Path,
+    recipe: TfliteRecipe,
+    exceptions: Iterable[_Exception],
+    statistics: Mapping[str, Any],
+) -> bytes:
     with quiet():
         from ai_edge_quantizer import qtyping, quantizer
         from ai_edge_quantizer import recipe as library_recipes
 
-        work = quantizer.Quantizer(str(fp32_path))
+        work = quantizer.Quantizer(str(path))
         work.load_quantization_recipe(library_recipes.static_wi8_ai8())
         for kind in sorted(recipe.float_ops & set(qtyping.TFLOperationName)):
             work.update_quantization_recipe(
@@ -94,17 +118,43 @@ def quantize_tflite(
                 regex=scope, operation_name=qtyping.TFLOperationName(kind), **settings
             )
         result = work.quantize(statistics, enable_progress_report=False)
-    int8_path.write_bytes(result.quantized_model)
-    quantized = TfliteFile(int8_path)
-    widen_scales_in_tflite(quantized, file)
-    _mend_signature(quantized, file)
-    quantized.write(int8_path)
+    return bytes(result.quantized_model)
+
+
+def _beyond_scale_ratios(
+    file: TfliteFile, int8_path: Path, recipe: TfliteRecipe
+) -> set[_Exception]:
+    """What must stay in float because its scales came out as XNNPACK does not take them.
+
+    Only the finished file tells: an operator before a CONCATENATION gets the scale of all that
+    is joined, the results of some functions have a fixed one, and where a tensor has other
+    readers too, the library requantizes it for the CONCATENATION. That one is then what stays
+    in float, for a wider range would cost the other readers precision.
+    """
+    limited = {kind for kind, _ in recipe.scale_ratios}
+    if not limited:
+        return set()
+    graph = read_graph(int8_path)
+    results = set()
+    for op in graph.ops:
+        if op.kind in limited and scale_refusal(graph, op) is not None:
+            readers = [o for o in graph.ops if op.outputs[0] in o.inputs]
+            for found in readers if op.kind == "QUANTIZE" else [op]:
+                results.add(graph.tensors[found.outputs[0]].name)
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    return {
+        (_scope(file, operator), file.kind(operator), "float")
+        for operator in file.graph.operators
+        if file.name(int(operator.outputs[0])) in results
+        and file.kind(operator) in RULES
+        and file.kind(operator) in set(qtyping.TFLOperationName)
+    }
 
 
 def _exceptions(
     path: Path, recipe: TfliteRecipe, float_layers: Collection[str], int16_layers: Collection[str]
-) -> list[tuple[str, str, LayerPrecision]]:
-    """The library's scope (a regular expression), kind and precision of what is not int8."""
+) -> list[_Exception]:
     if both := sorted(set(float_layers) & set(int16_layers)):
         raise UnsupportedError(f"Layer {both[0]!r} cannot be float and int16: choose one.")
     if float_layers and recipe.target == "integer-only":
@@ -116,7 +166,7 @@ def _exceptions(
         (float_layers, "float"),
         (int16_layers, "int16x8"),
     )
-    found: list[tuple[str, str, LayerPrecision]] = []
+    found: list[_Exception] = []
     names = TfliteFile(path)
     for modules, precision in wanted:
         for module, operators in chosen_operators(path, modules).items():
@@ -132,7 +182,7 @@ def _exceptions(
     return found
 
 
-def _kept_in_float(path: Path, modules: Collection[str]) -> list[tuple[str, str, LayerPrecision]]:
+def _kept_in_float(path: Path, modules: Collection[str]) -> list[_Exception]:
     with quiet():
         from ai_edge_quantizer import qtyping
     known = set(qtyping.TFLOperationName)
@@ -141,9 +191,9 @@ def _kept_in_float(path: Path, modules: Collection[str]) -> list[tuple[str, str,
     return [(_scope(names, o), o.kind, "float") for o in inside if o.kind in known]
 
 
-def _scope(file: TfliteFile, operator: Operator) -> str:
+def _scope(file: TfliteFile, operator: Any) -> str:
     """A regular expression for one operator: the library searches in its results' names."""
-    outputs = "".join(f"{file.name(tensor)};" for tensor in operator.outputs)
+    outputs = "".join(f"{file.name(int(tensor))};" for tensor in operator.outputs)
     return f"^{re.escape(outputs)}$"
 
 
@@ -250,8 +300,8 @@ def adjust_ranges(
                 if name in adjusted:
                     bound = max(map(abs, adjusted[name]))
                     adjusted[name] = (-bound * _SYMMETRIC_LOW, bound)
-    for kind, low, high in recipe.scale_ratios:
-        for operator in file.operators(kind):
+    for kind, ratio in recipe.scale_ratios:
+        for operator in file.operators(kind) if kind in _WIDENED else ():
             output = file.name(int(operator.outputs[0]))
             if output not in adjusted:
                 continue
@@ -259,13 +309,13 @@ def adjust_ranges(
                 for name in _same_scale_chain(file, tensor):
                     if name in adjusted:
                         adjusted[name] = _at_least(
-                            adjusted[name], _width(adjusted[output]) * low * 1.01
+                            adjusted[name], _width(adjusted[output]) * ratio.low * 1.01
                         )
                 widest = max(
                     (_width(adjusted[n]) for n in (file.name(tensor),) if n in adjusted),
                     default=0.0,
                 )
-                adjusted[output] = _at_least(adjusted[output], widest / high * 1.01)
+                adjusted[output] = _at_least(adjusted[output], widest / ratio.high * 1.01)
     return adjusted
 
 

@@ -17,11 +17,11 @@ from mnv4_deploy.profiles.xnnpack.kernels import (
     HELPERS,
     KERNELS,
     RESHAPES,
-    Kernels,
     is_kernel,
     readers,
     wrong_type,
 )
+from mnv4_deploy.profiles.xnnpack.rules import Kernels
 
 _HELPER = 0.1
 _WRONG_TYPE = 1.0

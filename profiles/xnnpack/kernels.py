@@ -1,108 +1,23 @@
-"""Which XNNPACK kernels a TFLite operator can appear as, and when it can disappear.
-
-The table was made by running one small graph per operator, in float and int8, and by reading
-what each Visit function of TFLite's ``xnnpack_delegate.cc`` defines. Kernel names are the
-beginning of XNNPACK's operator names (``xnn_operator_type_to_string``).
-"""
+"""Which XNNPACK kernels a TFLite operator can appear as, and when it can disappear."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.xnnpack import rules
 
 CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1"})
 RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 # XNNPACK fuses a clamp into these, and no longer into elementwise operators.
 _CLAMPED = CONVOLUTIONS | {"FULLY_CONNECTED", "TRANSPOSE_CONV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """``main``: what does the operator's work; ``before`` and ``after``: what can go with it."""
-
-    main: tuple[str, ...]
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-
-UNARY: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(CLAMPS, ("Clamp", "Maximum")),
-    "ABS": ("Abs",),
-    "CEIL": ("Ceiling",),
-    "COS": ("Cosine",),
-    "ELU": ("ELU",),
-    "EXP": ("Exp",),
-    "FLOOR": ("Floor",),
-    "GELU": ("GELU", "ApproxGELU"),
-    "HARD_SWISH": ("HardSwish",),
-    "LEAKY_RELU": ("LeakyReLU",),
-    "LOG": ("Log",),
-    "LOGISTIC": ("Sigmoid",),
-    "NEG": ("Negate",),
-    "ROUND": ("Bankers Rounding", "Bankders Rounding"),
-    "RSQRT": ("Reciprocal Square Root",),
-    "SIN": ("Sine",),
-    "SQRT": ("Square Root",),
-    "SQUARE": ("Square",),
-    "TANH": ("TanH",),
-}
-# Functions of one operand and conversions in a row, from 8 bits to 8 bits, become one lookup in
-# a table of 256 entries, which XNNPACK has no name for.
+# Functions of one operand and conversions in a row, from 8 bits to 8 bits, become one table.
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
-_TABLE = ("Invalid Unary Op", "Unary Elementwise")
-_BINARY_AFTER = ("Clamp",)
-_DENSE_BEFORE = ("Convert", "Static Reshape")
-KERNELS: Mapping[str, Kernels] = {
-    "CONV_2D": Kernels(("Convolution", "Fully Connected"), ("Convert", "Constant Pad", "Copy")),
-    "DEPTHWISE_CONV_2D": Kernels(("Convolution",), ("Convert", "Constant Pad")),
-    "TRANSPOSE_CONV": Kernels(("Deconvolution",), ("Convert",)),
-    "FULLY_CONNECTED": Kernels(
-        ("Fully Connected", "Dynamic Fully Connected"), _DENSE_BEFORE, ("Static Reshape",)
-    ),
-    "BATCH_MATMUL": Kernels(
-        ("Batch Matrix Multiply", "Fully Connected"), ("Convert", "Transpose", "Copy", "Pack")
-    ),
-    "PAD": Kernels(("Constant Pad",)),
-    "PADV2": Kernels(("Constant Pad",)),
-    "RESHAPE": Kernels(("Static Reshape", "Copy", "Fuse Dims", "Split Dims")),
-    "SQUEEZE": Kernels(("Static Reshape", "Copy")),
-    "EXPAND_DIMS": Kernels(("Static Expand Dims", "Static Reshape", "Copy")),
-    "TRANSPOSE": Kernels(("Transpose", "Static Reshape")),
-    "CONCATENATION": Kernels(("Copy", "Concatenate"), ("Copy",)),
-    "SPLIT": Kernels(("Copy", "Even Split", "Slice"), ("Copy", "Slice")),
-    "SLICE": Kernels(("Slice",)),
-    "STRIDED_SLICE": Kernels(("Slice",)),
-    "QUANTIZE": Kernels(("Convert",)),
-    "DEQUANTIZE": Kernels(("Convert",)),
-    "CAST": Kernels(("Convert",)),
-    "SOFTMAX": Kernels(("Softmax",), ("Multiply", "Convert"), ("Convert",)),
-    "MEAN": Kernels(("Mean", "Reduce", "Average Pooling"), after=("Static Reshape",)),
-    "SUM": Kernels(("Sum", "Reduce"), after=("Static Reshape",)),
-    "REDUCE_MAX": Kernels(("Reduce Max",), after=("Static Reshape",)),
-    "REDUCE_MIN": Kernels(("Reduce Min",), after=("Static Reshape",)),
-    "RESIZE_BILINEAR": Kernels(("Resize Bilinear",)),
-    "AVERAGE_POOL_2D": Kernels(("Average Pooling", "Mean", "Clamp", "Copy"), after=_BINARY_AFTER),
-    "MAX_POOL_2D": Kernels(("Max Pooling", "Clamp", "Copy"), after=_BINARY_AFTER),
-    "DEPTH_TO_SPACE": Kernels(("Depth To Space",)),
-    "SPACE_TO_DEPTH": Kernels(("Space To Depth",)),
-    "ADD": Kernels(("Add",), after=_BINARY_AFTER),
-    "SUB": Kernels(("Subtract",), after=_BINARY_AFTER),
-    "MUL": Kernels(("Multiply",), after=_BINARY_AFTER),
-    "DIV": Kernels(("Divide",), after=_BINARY_AFTER),
-    "MAXIMUM": Kernels(("Maximum",)),
-    "MINIMUM": Kernels(("Minimum",)),
-    "SQUARED_DIFFERENCE": Kernels(("Squared Difference",)),
-    "POW": Kernels(("Power",)),
-    "PRELU": Kernels(("PReLU",)),
-    **{kind: Kernels((*names, *_TABLE)) for kind, names in UNARY.items()},
-    "ASSIGN_VARIABLE": Kernels(("Copy",)),
-    "READ_VARIABLE": Kernels(("Copy",)),
-}
+
+KERNELS: Mapping[str, rules.Kernels] = {kind: rule.kernels for kind, rule in rules.RULES.items()}
 # Names of kernels that move or convert data: delegate and XNNPACK insert those on their own.
 HELPERS = ("Convert", "Copy", "Transpose", "Static Reshape", "Constant Pad", "Pack", "Slice")
 
@@ -170,7 +85,7 @@ def fused_into(graph: ModelGraph) -> dict[int, int]:
             found[op.index] = source.index
         elif op.index not in found:
             chain = _table(graph, op, following)
-            first = next((o.index for o in chain if o.kind in UNARY), None)
+            first = next((o.index for o in chain if _is_function(o.kind)), None)
             if first is not None:
                 found |= {o.index: first for o in chain if o.index != first}
     return found
@@ -191,7 +106,7 @@ def _table(graph: ModelGraph, op: Operator, following: Mapping[int, Operator]) -
     """The operators from ``op`` on that XNNPACK can make one table of; [] where it is none."""
     chain: list[Operator] = []
     current: Operator | None = op
-    while current is not None and (current.kind in UNARY or current.kind in _CONVERSIONS):
+    while current is not None and (_is_function(current.kind) or current.kind in _CONVERSIONS):
         chain.append(current)
         current = following.get(current.index)
     if not chain or not all(_in_8_bits(t) for t in graph.sources(op)[:1]):
@@ -199,6 +114,10 @@ def _table(graph: ModelGraph, op: Operator, following: Mapping[int, Operator]) -
     while chain and not all(_in_8_bits(t) for t in graph.targets(chain[-1])):
         chain.pop()
     return chain
+
+
+def _is_function(kind: str) -> bool:
+    return kind in rules.RULES and rules.RULES[kind].lookup
 
 
 def _in_8_bits(tensor: Tensor) -> bool:

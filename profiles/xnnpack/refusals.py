@@ -2,20 +2,20 @@
 
 Whether it does is the runtime's word alone. The reason is not to be had from it: the delegate
 writes its log lines only in builds with XNNPACK_DELEGATE_ENABLE_LOGGING, and the published
-wheels are not such builds. The rules below restate the checks of LiteRT's
-``tflite/delegates/xnnpack/xnnpack_delegate.cc`` (one ``Visit...Node`` per operator), so they
-only explain a refusal that was observed.
+wheels are not such builds. :mod:`~mnv4_deploy.profiles.xnnpack.rules` restates the checks of
+LiteRT's ``xnnpack_delegate.cc``, so it only explains a refusal that was observed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mnv4_deploy.profiles.graph.tflite_graph import GraphOp, GraphTensor, TfliteGraph
+from mnv4_deploy.profiles.xnnpack.rules import RULES, Rule, ScaleRatio
 
 UNKNOWN = "the runtime does not say"
 
-Rule = Callable[[TfliteGraph, GraphOp], str | None]
+Check = Callable[[TfliteGraph, GraphOp], str | None]
 
 _FLOATS = ("float32", "float16")
 _QUANTIZED = ("int8", "uint8")
@@ -23,13 +23,52 @@ _QUANTIZED = ("int8", "uint8")
 
 def explain_refusal(graph: TfliteGraph, op: GraphOp) -> str:
     """One sentence on why XNNPACK did not take ``op``, or :data:`UNKNOWN`."""
-    if op.kind not in _RULES:
+    rule = RULES.get(op.kind)
+    if rule is None or not rule.float32:
         return f"XNNPACK has no {op.kind}"
-    for rule in (*_RULES[op.kind], _shapes_known):
-        reason = rule(graph, op)
+    for check in (*_checks(rule), _shapes_known):
+        reason = check(graph, op)
         if reason:
             return reason
     return UNKNOWN
+
+
+def scale_refusal(graph: TfliteGraph, op: GraphOp) -> str | None:
+    """Why XNNPACK will not take ``op``, in 8 bits, for its scales; None where they are right."""
+    rule = RULES.get(op.kind)
+    if rule is None or rule.scale_ratio is None:
+        return None
+    if graph.tensors[op.outputs[0]].dtype not in _QUANTIZED:
+        return None
+    return _scales(rule.scale_ratio)(graph, op)
+
+
+def _scales(limits: ScaleRatio) -> Check:
+    return _product_ratio(limits) if limits.of_product else _ratio(limits)
+
+
+def _checks(rule: Rule) -> Iterator[Check]:
+    """What to look for, the plainest reason first."""
+    if rule.counts is not None:
+        yield _count(*rule.counts)
+    if not rule.int8:
+        yield _float_only
+    if rule.operands:
+        yield _float_or_8bit(rule.operands)
+    if rule.same_8_bits:
+        yield _same_8_bits
+    if rule.same_types:
+        yield _same_types
+    for index, what in rule.constants:
+        yield _constant(index, what)
+    if rule.symmetric_second:
+        yield _second_symmetric
+    if rule.scale_ratio is not None:
+        yield _scales(rule.scale_ratio)
+    if rule.same_quantization:
+        yield _same_quantization
+    if not rule.dynamic and any(what == "the weight" for _, what in rule.constants):
+        yield _weight_alone_in_8_bits
 
 
 def _operands(graph: TfliteGraph, op: GraphOp) -> list[tuple[str, GraphTensor]]:
@@ -44,10 +83,10 @@ def _float_only(graph: TfliteGraph, op: GraphOp) -> str | None:
     return None
 
 
-def _float_or_8bit(count: int) -> Rule:
+def _float_or_8bit(count: int) -> Check:
     """The first ``count`` inputs and every output must be float or per-tensor int8/uint8."""
 
-    def rule(graph: TfliteGraph, op: GraphOp) -> str | None:
+    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
         for role, tensor in _operands(graph, op):
             if role.startswith("input") and int(role.split()[1]) >= count:
                 continue
@@ -59,7 +98,7 @@ def _float_or_8bit(count: int) -> Rule:
                 return f"{role} is quantized per channel, and XNNPACK wants one scale for it"
         return None
 
-    return rule
+    return check
 
 
 def _same_types(graph: TfliteGraph, op: GraphOp) -> str | None:
@@ -67,8 +106,8 @@ def _same_types(graph: TfliteGraph, op: GraphOp) -> str | None:
     return f"its operands mix {' and '.join(sorted(kinds))}" if len(kinds) > 1 else None
 
 
-def _constant(index: int, what: str) -> Rule:
-    def rule(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _constant(index: int, what: str) -> Check:
+    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
         if index < len(op.inputs) and op.inputs[index] >= 0:
             tensor = graph.tensors[op.inputs[index]]
             if not tensor.constant and op.inputs[index] not in graph.quasi_constant:
@@ -77,7 +116,7 @@ def _constant(index: int, what: str) -> Rule:
                 )
         return None
 
-    return rule
+    return check
 
 
 def _second_symmetric(graph: TfliteGraph, op: GraphOp) -> str | None:
@@ -94,10 +133,8 @@ def _second_symmetric(graph: TfliteGraph, op: GraphOp) -> str | None:
     return None
 
 
-def _ratio(low: float, high: float) -> Rule:
-    """Each input's scale over the output's, within [low, high)."""
-
-    def rule(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _ratio(limits: ScaleRatio) -> Check:
+    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
         output = graph.tensors[op.outputs[0]]
         for i, index in enumerate(op.inputs):
             tensor = graph.tensors[index] if index >= 0 else None
@@ -105,31 +142,35 @@ def _ratio(low: float, high: float) -> Rule:
                 continue
             if tensor.scale and output.scale:
                 ratio = tensor.scale[0] / output.scale[0]
-                if not low <= ratio < high:
+                if not limits.holds(ratio):
                     return (
                         f"the scale of input {i} is {ratio:.3g} times the output's, and XNNPACK"
-                        f" wants 1/{1 / low:.0f} to {high:.0f}"
+                        f" wants {_range(limits)}"
                     )
         return None
 
-    return rule
+    return check
 
 
-def _product_ratio(low: float, high: float) -> Rule:
-    def rule(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _range(limits: ScaleRatio) -> str:
+    return f"1/{1 / limits.low:.0f} to {limits.high:.0f}"
+
+
+def _product_ratio(limits: ScaleRatio) -> Check:
+    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
         first, second = (graph.tensors[i] for i in op.inputs[:2])
         output = graph.tensors[op.outputs[0]]
         if not (first.scale and second.scale and output.scale):
             return None
         ratio = first.scale[0] * second.scale[0] / output.scale[0]
-        if low <= ratio < high:
+        if limits.holds(ratio):
             return None
         return (
             f"the product of the input scales is {ratio:.3g} times the output's, and XNNPACK"
-            f" wants 1/{1 / low:.0f} to {high:.0f}"
+            f" wants {_range(limits)}"
         )
 
-    return rule
+    return check
 
 
 def _same_quantization(graph: TfliteGraph, op: GraphOp) -> str | None:
@@ -143,17 +184,30 @@ def _same_quantization(graph: TfliteGraph, op: GraphOp) -> str | None:
     return None
 
 
-def _quantize(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _same_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
     source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
     if source.dtype in _QUANTIZED and source.dtype != target.dtype:
         return f"XNNPACK does not requantize {source.dtype} to {target.dtype}"
     return None
 
 
-def _concatenation_count(graph: TfliteGraph, op: GraphOp) -> str | None:
-    del graph
-    if not 2 <= len(op.inputs) <= 5:
-        return f"it joins {len(op.inputs)} tensors, and XNNPACK takes 2 to 5"
+def _count(fewest: int, most: int) -> Check:
+    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
+        del graph
+        if not fewest <= len(op.inputs) <= most:
+            return f"it joins {len(op.inputs)} tensors, and XNNPACK takes {fewest} to {most}"
+        return None
+
+    return check
+
+
+def _weight_alone_in_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
+    source, weight = (graph.tensors[i] for i in op.inputs[:2])
+    if source.dtype == "float32" and weight.dtype == "int8":
+        return (
+            f"its weight is int8 and its input float32, and XNNPACK does not quantize the input"
+            f" of {op.kind} at run time"
+        )
     return None
 
 
@@ -162,45 +216,3 @@ def _shapes_known(graph: TfliteGraph, op: GraphOp) -> str | None:
         if any(isinstance(n, int) and n < 0 for n in tensor.shape):
             return f"the shape of {role} is only known at run time"
     return None
-
-
-_FLOAT_ONLY: tuple[Rule, ...] = (_float_only,)
-_MOVES_DATA: tuple[Rule, ...] = (_float_or_8bit(1), _constant(1, "its parameter"))
-_CONVOLUTION: tuple[Rule, ...] = (
-    _float_or_8bit(1),
-    _constant(1, "the weight"),
-    _constant(2, "the bias"),
-)
-_RULES: dict[str, tuple[Rule, ...]] = {
-    **dict.fromkeys(
-        (
-            *("ABS", "CEIL", "COS", "EXP", "FLOOR", "GELU", "HARD_SWISH", "LOG", "NEG", "RELU"),
-            *("RELU6", "RELU_N1_TO_1", "ROUND", "RSQRT", "SIN", "SOFTMAX", "SQRT", "SQUARE"),
-            *("AVERAGE_POOL_2D", "DIV", "MAXIMUM", "MINIMUM", "PRELU", "SQUARED_DIFFERENCE"),
-        ),
-        _FLOAT_ONLY,
-    ),
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), _CONVOLUTION),
-    "TRANSPOSE_CONV": (_constant(0, "its output shape"), _constant(1, "the weight")),
-    **dict.fromkeys(
-        (
-            *("PAD", "TRANSPOSE", "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "RESIZE_BILINEAR"),
-            *("EXPAND_DIMS", "SLICE", "STRIDED_SLICE"),
-        ),
-        _MOVES_DATA,
-    ),
-    "SPLIT": (_constant(0, "its axis"),),
-    "RESHAPE": (*_MOVES_DATA, _same_quantization),
-    "ADD": (_float_or_8bit(2), _same_types, _ratio(1 / 1024, 256)),
-    "SUB": (_float_or_8bit(2), _same_types, _ratio(1 / 1024, 256)),
-    "MUL": (_float_or_8bit(2), _same_types, _product_ratio(1 / 65536, 256)),
-    "BATCH_MATMUL": (_float_or_8bit(2), _second_symmetric),
-    "CONCATENATION": (_concatenation_count, _float_or_8bit(5), _same_quantization),
-    **dict.fromkeys(
-        ("ELU", "LOGISTIC", "TANH", "LEAKY_RELU", "MAX_POOL_2D", "DEPTH_TO_SPACE"),
-        (_float_or_8bit(1),),
-    ),
-    "SPACE_TO_DEPTH": (_float_or_8bit(1),),
-    "DEQUANTIZE": (_float_or_8bit(1),),
-    "QUANTIZE": (_float_or_8bit(1), _quantize, _ratio(1 / 256, 128)),
-}

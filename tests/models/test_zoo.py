@@ -32,8 +32,10 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["models.zoo", "models.weights", "models.macs", "models.hub"]
-    + ["images.sets", "images.preprocessing"],
+    [
+        *("models.zoo", "models.weights", "models.macs", "models.hub"),
+        *("images.sets", "images.preprocessing"),
+    ],
 )
 def test_importing_needs_no_torch(module: str) -> None:
     code = (
