@@ -24,8 +24,8 @@ from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
 
 if TYPE_CHECKING:
-    # Python has these since 3.11, and a device may have an older one.
-    from typing_extensions import TypeVarTuple, Unpack
+    # Python has these since 3.11, and a device, which never comes here, may have an older one.
+    from typing import TypeVarTuple, Unpack  # novermin
 
     Ts = TypeVarTuple("Ts")
 T = TypeVar("T")

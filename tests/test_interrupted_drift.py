@@ -15,13 +15,13 @@ pytest.importorskip("onnx")
 
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures, run  # noqa: F401
 
-_SHARD = 15  # images, of 2,000: see drift/shards.py
-_IMAGES = 2000
+_SHARD = 9  # images, of 1,200: see drift/shards.py
+_IMAGES = 1200
 
 
 @pytest.fixture(scope="module")
 def many(pictures, tmp_path_factory):  # noqa: F811
-    """2,000 names of the 40 pictures."""
+    """1,200 names of the 40 pictures."""
     root = tmp_path_factory.mktemp("many")
     for folder in pictures.iterdir():
         (root / folder.name).mkdir()
@@ -98,7 +98,7 @@ def test_stopped_run_says_what_it_kept_and_goes_on(
         assert logged.count("\n") == 1
         told, total = re.findall(r"\d[\d,]*", logged.replace("mnv4-deploy", ""))
         assert int(told.replace(",", "")) == kept * _SHARD
-        assert total == "2,000"
+        assert total == "1,200"
     visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert visible == {"thesis", "0123456789abcdef0123456789abcdef"}
     assert _theirs(out) == THEIRS
