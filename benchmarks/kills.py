@@ -174,7 +174,7 @@ def run(scratch: Path, kills: int) -> int:
     for name in given:
         row = ", ".join(f"{counts[name, w]} {w}" for w in ("before", "while", "after"))
         print(f"{name:8} killed {row} its files got their names (whole: {seconds[name]:.1f} s)")
-    # A child of the last one may have been there for a moment more: a later run removes its folder.
+    # A child of the last one may live for a moment more: a later run removes its folder.
     time.sleep(1)
     subprocess.run(given["profile"], capture_output=True, check=False)
     temporary = list(Path(os.environ["TMPDIR"]).iterdir())
