@@ -22,11 +22,13 @@ from stock_tflite import build_stock_tflite
 
 from mnv4_deploy.exporters.records import ExportRequest, Format
 from mnv4_deploy.images import sets as images
+from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models import weights
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.measure.rounds import time_files
-from mnv4_deploy.sessions import image_runner as run_artifact
+from mnv4_deploy.sessions.image_runner import open_image_runner
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 # Options of quantize_static. Without any, activations are int8 and weights per tensor; uint8
 # activations run faster, but saturate on x86 processors without VNNI. None stands for those.
@@ -122,26 +124,19 @@ class Network:
     def calibration(self, format_: Format) -> Iterator[npt.NDArray[np.float32]]:
         """The images that an export selects, in its order."""
         spec, source = self.reference.preprocessing, self.sources[0]
-        found = (
-            images.bundled_calibration(self.reference)
-            if source == "bundled"
-            else images.open_folder(Path(source), self.reference.labels)
-        )
-        for batch in images.select(found, self.calibration_images).batches(spec, 1):
+        found = CLASSIFICATION.find_images(source, "calibration", self.reference)
+        for image in images.select(found, self.calibration_images).pixels(spec):
+            batch = normalize(image[None], spec)
             yield np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) if format_ == "onnx" else batch
 
     @cached_property
     def evaluation(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         """Pixels ``[N, H, W, 3]`` and classes ``[N]``."""
         source = self.sources[1]
-        found = (
-            images.bundled_evaluation(self.reference)
-            if source == "bundled"
-            else images.open_folder(Path(source), self.reference.labels)
-        )
+        found = CLASSIFICATION.find_images(source, "evaluation", self.reference)
         chosen = images.select(found, self.evaluation_images)
-        pixels = run_artifact.pixels(chosen, self.reference.preprocessing)
-        return pixels, np.array(chosen.labels, np.int64)
+        pixels = chosen.pixels(self.reference.preprocessing)
+        return pixels, np.array(chosen.truth, np.int64)
 
     # Files
 
@@ -213,8 +208,8 @@ class Network:
             return Cell(**json.loads(kept.read_text(encoding="utf-8")))
         path, trial = self.file(format_, variant)
         truth = self.evaluation[1]
-        predicted = self._predicted(format_, path)
-        expected = self._predicted(format_, self.file(format_, FLOAT)[0])
+        predicted = self._predicted(path)
+        expected = self._predicted(self.file(format_, FLOAT)[0])
         cell = Cell(
             top1=100 * float(np.mean(predicted == truth)),
             agreement=100 * float(np.mean(predicted == expected)),
@@ -224,11 +219,11 @@ class Network:
         kept.write_text(json.dumps(asdict(cell)), encoding="utf-8")
         return cell
 
-    def _predicted(self, format_: Format, path: Path) -> npt.NDArray[np.int64]:
+    def _predicted(self, path: Path) -> npt.NDArray[np.int64]:
         kept = path.with_suffix(".classes.npy")
         if not kept.exists():
-            run = run_artifact.run_onnx if format_ == "onnx" else run_artifact.run_tflite
-            outputs = run(path, self.evaluation[0], self.reference.preprocessing)
+            runner = open_image_runner(path, self.reference.preprocessing)
+            (outputs,) = runner.outputs(self.evaluation[0]).values()
             np.save(kept, outputs.argmax(1))
         classes: npt.NDArray[np.int64] = np.load(kept)
         return classes

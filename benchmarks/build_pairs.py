@@ -26,9 +26,11 @@ from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
-from mnv4_deploy.images.sets import bundled_calibration, select
+from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.images.sets import select
 from mnv4_deploy.models.meta import built
 from mnv4_deploy.models.weights import ReferenceModel, find_bundle, load_reference
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 Batches = list[npt.NDArray[np.float32]]
 Dtype = Literal["float32", "int8"]
@@ -220,10 +222,13 @@ def build_pairs(
 
 
 def _calibration(reference: ReferenceModel, subject: Subject) -> Batches:
-    chosen = select(bundled_calibration(reference), subject.images)
-    batches = chosen.batches(reference.preprocessing, 1)
+    found = CLASSIFICATION.find_images("bundled", "calibration", reference)
+    spec = reference.preprocessing
+    batches = [
+        normalize(image[None], spec) for image in select(found, subject.images).pixels(spec)
+    ]
     if subject.format == "tflite":
-        return list(batches)
+        return batches
     return [np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) for batch in batches]
 
 

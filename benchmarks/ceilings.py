@@ -19,10 +19,10 @@ from functools import partial
 
 import numpy as np
 
-from mnv4_deploy.profiles.machine import tile_ir
-from mnv4_deploy.profiles.machine.ceilings import measure_ceilings
+from mnv4_deploy.profiles.machine.ceilings import measure_machine
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
-from mnv4_deploy.profiles.machine.kernels import measure_peaks
+from mnv4_deploy.profiles.machine.independent import measure_peaks
+from mnv4_deploy.profiles.machine.kernels import tile_ir
 from mnv4_deploy.profiles.records.machine import Ceilings
 
 _SGEMM_SIZES = (384, 512, 768, 1024)
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{cpu.model}, {cpu.cores} cores, {' '.join(cpu.isa)}")
     for threads in sorted({1, cpu.cores}):
         began = time.perf_counter()
-        found = [measure_ceilings(threads) for _ in range(options.rounds)]
+        found = [measure_machine([threads]).ceilings[0] for _ in range(options.rounds)]
         took_s = (time.perf_counter() - began) / options.rounds
         print(f"\n{threads} thread(s); one measurement of all ceilings takes {took_s:.1f} s")
         report(found, numpy_in_child(threads), threads)

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ from rich.table import Table
 from mnv4_deploy.drift.model_ref import check_pair, open_model_ref
 from mnv4_deploy.drift.records import ShardJob
 from mnv4_deploy.drift.run import run_images
+from mnv4_deploy.images.dataset import make_dataset
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.dataset import open_dataset
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 _TENTHS = 10
 console = Console(width=100)
@@ -113,18 +113,18 @@ def _run(options: argparse.Namespace) -> None:
     reference, candidate = (_subject(options, precision) for precision in ("fp32", "int8"))
     check_pair(reference, candidate)
     run = run_images(
-        ShardJob(reference, candidate),
-        open_dataset(options.data, reference),
+        ShardJob(CLASSIFICATION, reference, candidate),
+        make_dataset(CLASSIFICATION.find_images(options.data, "evaluation", reference)),
         workers=options.workers,
         cluster=options.cluster,
         store=Path(options.store),
         progress=Progress(),
     )
     digest = hashlib.sha256()
-    for field in fields(ImageResults):
-        digest.update(np.ascontiguousarray(getattr(run.results, field.name)).tobytes())
+    for array in (run.rows.index, run.rows.sha256, *run.rows.columns.values()):
+        digest.update(np.ascontiguousarray(array).tobytes())
     facts = {
-        "images": len(run.results),
+        "images": len(run.rows),
         "skipped": len(run.skipped),
         "resumed": run.resumed_images,
         "seconds": run.seconds,

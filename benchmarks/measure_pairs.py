@@ -134,9 +134,9 @@ def other_share(profile: OpProfile) -> float:
 
 
 def _is_kernel(op: OpTiming) -> bool:
-    if op.kind == "xnnpack":
+    if op.backend == "xnnpack":
         return op.tag.startswith("Convolution") or "GEMM" in op.tag
-    return op.kind == "onnxruntime" and any(name in op.tag for name in _ORT_KERNELS)
+    return op.backend == "onnxruntime" and any(name in op.tag for name in _ORT_KERNELS)
 
 
 def op_histogram_changes(comparison: Comparison) -> str:

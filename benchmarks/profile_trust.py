@@ -30,9 +30,9 @@ def disagreement_percent(first: ModelProfile, second: ModelProfile) -> list[floa
 
 def above_roof(profile: ModelProfile) -> list[str]:
     return [
-        f"{profile.layers[i].module or profile.layers[i].name} {bound.percent_of_roof:.0f} %"
-        for i, bound in enumerate(profile.bounds)
-        if bound.percent_of_roof is not None and bound.percent_of_roof > 100
+        f"{layer.module or layer.name} {layer.bound.percent_of_roof:.0f} %"
+        for layer in profile.layers
+        if layer.bound and (layer.bound.percent_of_roof or 0) > 100
     ]
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         first, second = runs
         differences = disagreement_percent(first, second)
         within = sum(d <= 5 for d in differences)
-        shares = [b.percent_of_roof for b in first.bounds if b.percent_of_roof is not None]
+        shares = [x.bound.percent_of_roof or 0.0 for x in first.layers if x.bound]
         table.add_row(
             file.name,
             f"{first.trust.wall_us / 1e3:.2f}",

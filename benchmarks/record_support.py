@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+from record_model import record_model
+
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.models import zoo
 from mnv4_deploy.support import facts as support_facts
 from mnv4_deploy.support.facts import ModelSupport
-from mnv4_deploy.support.record import record_model
 
 # The checkout's own, also where a copy of the package is installed.
 FACTS = Path(__file__).parents[1] / "mnv4_deploy" / "support" / support_facts.FACTS.name

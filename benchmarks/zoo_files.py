@@ -17,10 +17,14 @@ from build_pairs import DTYPES, Dtype, Maker, Subject, digest, make, makers, ref
 
 from mnv4_deploy.exporters import expected_outputs, verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
-from mnv4_deploy.images.sets import bundled_evaluation, select
+from mnv4_deploy.images.records import Pixels
+from mnv4_deploy.images.sets import select
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.measure.rounds import time_files
-from mnv4_deploy.sessions.image_runner import RUNNERS, Outputs, Pixels, pixels
+from mnv4_deploy.sessions.image_runner import open_image_runner
+from mnv4_deploy.sessions.outputs import Outputs, paired
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.rows import output_columns, output_figures
 
 _REASON_LENGTH = 160
 _INSPECTION_S = 600.0
@@ -130,9 +134,8 @@ def _record_path(maker: Maker, subject: Subject, cache: Path) -> Path:
 def _examined(
     dtype: Dtype, path: Path, subject: Subject, fp32: Outputs | None
 ) -> tuple[FileRecord, Outputs]:
-    shown = _shown(subject)
-    runner = RUNNERS[subject.format](path, reference_of(subject).preprocessing)
-    outputs = runner.run(shown)
+    runner = open_image_runner(path, reference_of(subject).preprocessing)
+    outputs: Outputs = runner.outputs(_images(subject))
     # As it will be timed: a file that makes the runtime crash must do so here.
     (times,) = time_files([path], rounds=1, warmup=1)
     facts = inspect_file(path, timeout_s=_INSPECTION_S)
@@ -143,12 +146,12 @@ def _examined(
             outside[operator.kind] = outside.get(operator.kind, 0) + 1
     deviation = None
     if dtype == "float32":
-        deviation = _expected(subject).compare(path.name, outputs, "close")
+        deviation = _expected(subject).compare(path.name, outputs, "float32")
     sqnr_db = None
     if dtype == "int8" and fp32 is not None:
-        nowhere = (None,) * len(shown)
         with np.errstate(all="ignore"):  # garbage is a result as well
-            sqnr_db = verify.measure_drift(path.name, outputs, fp32, nowhere).median_sqnr_db
+            columns = output_columns(fp32, paired(fp32, outputs))
+            sqnr_db = output_figures(columns).median_sqnr_db
     record = FileRecord(
         dtype=dtype,
         path=str(path),
@@ -164,14 +167,14 @@ def _examined(
 
 
 @lru_cache(maxsize=1)
-def _shown(subject: Subject) -> Pixels:
+def _images(subject: Subject) -> Pixels:
     """The images that files are compared on: as many as calibrate them, and none of those."""
     reference = reference_of(subject)
-    chosen = select(bundled_evaluation(reference), subject.images)
-    return pixels(chosen, reference.preprocessing)
+    found = CLASSIFICATION.find_images("bundled", "evaluation", reference)
+    return select(found, subject.images).pixels(reference.preprocessing)
 
 
 @lru_cache(maxsize=1)
 def _expected(subject: Subject) -> ExpectedOutputs:
     reference = reference_of(subject)
-    return ExpectedOutputs(reference.module, _shown(subject), reference.preprocessing)
+    return ExpectedOutputs(reference.module, _images(subject), reference.preprocessing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from mnv4_deploy.exporters.records import FileAudit
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.profiles.records.files import FileFacts
 
 _INT32_MAX = 2**31 - 1
 # Where an operator has its bias.
@@ -19,15 +22,34 @@ _LARGEST_PADDING = 1e4
 _PADDING_SHARE = 0.75
 
 
-def check(path: Path) -> FileAudit:
-    """Inspect ``path`` in a child process and look for overflowing biases and ruinous padding."""
+def check(path: Path, float_reasons: Mapping[str, str] | None = None) -> FileAudit:
+    """Inspect ``path`` in a child process and look for overflowing biases and ruinous padding.
+
+    ``float_reasons`` are the quantizer's, by the names of an ONNX file's nodes: they take the
+    place of what can be told from the file.
+    """
     facts = inspect_file(path)
+    if float_reasons:
+        facts = _with_reasons(path, facts, float_reasons)
     if path.suffix == ".tflite":
         file = TfliteFile(path)
         biases, outliers = _tflite_biases(file), _tflite_padding(file)
     else:
         biases, outliers = _onnx_biases(path), _onnx_padding(path)
     return FileAudit(path.name, facts, biases, outliers)
+
+
+def _with_reasons(path: Path, facts: FileFacts, reasons: Mapping[str, str]) -> FileFacts:
+    import onnx
+
+    names = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
+    operators = tuple(
+        replace(op, float_reason=reasons.get(names[op.index], op.float_reason))
+        if op.float_reason is not None
+        else op
+        for op in facts.operators
+    )
+    return replace(facts, operators=operators)
 
 
 def _overflows(bias_q: np.ndarray, weight_q: np.ndarray, input_steps: int) -> bool:

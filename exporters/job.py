@@ -14,10 +14,13 @@ import numpy.typing as npt
 
 from mnv4_deploy.exporters.records import ExportRequest, Format
 from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.images.sets import SelectedImages
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import ReferenceModel
-from mnv4_deploy.sessions import image_runner as run_artifact
+from mnv4_deploy.sessions.feed import batches
+from mnv4_deploy.sessions.image_runner import open_image_runner
+from mnv4_deploy.sessions.outputs import CHANNELS_FIRST
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -61,21 +64,31 @@ class FileJob:
         """What the files of one format are made of: the rewritten model as it was converted."""
         return self.work / f"source.{format_}"
 
-    def run(self, path: Path, shown: run_artifact.Pixels) -> run_artifact.Outputs:
-        """Outputs of one of the files for 0..255 RGB images ``[N, H, W, 3]``."""
-        return run_artifact.RUNNERS[path.suffix[1:]](path, self.spec).run(shown)
+    @property
+    def whole_range(self) -> frozenset[str]:
+        """The outputs whose ranges int8 must not clip."""
+        return frozenset(output.name for output in self.reference.outputs if output.whole_range)
 
-    def calibration_sample(self, count: int) -> run_artifact.Pixels:
+    def run(self, path: Path, images: Pixels) -> dict[str, npt.NDArray[Any]]:
+        """Outputs of a file for 0..255 RGB ``[N, H, W, 3]``, in PyTorch's order of axes."""
+        found = open_image_runner(path, self.spec).outputs(images)
+        if path.suffix == ".tflite":
+            for output in self.reference.outputs:
+                if output.is_map:
+                    found[output.name] = found[output.name].transpose(CHANNELS_FIRST)
+        return found
+
+    def calibration_sample(self, count: int) -> Pixels:
         """The first ``count`` calibration images (all, if fewer): 0..255 RGB ``[N, H, W, 3]``."""
         assert self.calibration is not None
         first = dataclasses.replace(self.calibration, refs=self.calibration.refs[:count])
-        return run_artifact.pixels(first, self.spec)
+        return first.pixels(self.spec, self.request.task.prepare)
 
-    def calibration_pixels(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def calibration_pixels(self) -> Iterator[Pixels]:
         """Full batches ``[B, H, W, 3]`` of 0..255 RGB."""
         assert self.calibration is not None
-        shown = run_artifact.pixels(self.calibration, self.spec)
-        for chunk, _ in run_artifact.chunks(shown, self.request.batch):
+        images = self.calibration.pixels(self.spec, self.request.task.prepare)
+        for chunk, _ in batches(images, self.request.batch):
             yield chunk
 
     def calibration_inputs(self) -> Iterator[npt.NDArray[np.float32]]:
@@ -86,7 +99,7 @@ class FileJob:
     def description(self, precision: str) -> dict[str, Any]:
         """What a file says about itself in its metadata."""
         return {
-            "model": self.request.model,
+            "model": self.request.source.name,
             "precision": precision,
             "preprocessing": dataclasses.asdict(self.spec),
             "input": "uint8 RGB pixels" if self.request.bake_preprocess else "normalised RGB",

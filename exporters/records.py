@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.models.source import ModelSource, ZooSource
 from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.task import Task
 
 Format = Literal["onnx", "tflite"]
 Io = Literal["float", "int8", "uint8"]
@@ -20,15 +23,19 @@ FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 class ExportRequest:
     """What an export is asked for. Combinations that cannot be done raise UnsupportedError.
 
-    ``size`` is ``(height, width)``, None for the weights' own. ``io`` is the type of the int8
+    ``model`` is a name of the zoo, or where else a network comes from; ``weights``, ``size`` and
+    ``num_classes`` are a named one's. ``size`` is ``(height, width)``, None for the weights' own.
+    ``task`` is what the network is for. ``io`` is the type of the int8
     files' inputs and outputs, None for the target's default. ``calibration`` and
     ``evaluation`` are ``bundled`` or a folder; ``calibration`` may be ``random``. ``max_drop`` is
-    what int8 may cost, in points of top-1 below the float32 file of the same format.
+    what int8 may cost against the float32 file of the same format, in the unit of the task's
+    ``budget`` (points of top-1).
     ``crop_pct`` replaces that of the weights' preprocessing.
     """
 
-    model: str
+    model: str | ModelSource
     out: Path
+    task: Task = CLASSIFICATION
     weights: str = "bundled"
     formats: tuple[Format, ...] = FORMATS
     size: tuple[int, int] | None = None
@@ -81,9 +88,11 @@ class ExportRequest:
                 )
 
     def _check_max_drop(self, max_drop: float) -> None:
-        if not 0 <= max_drop <= 100:  # not NaN either
+        largest, unit = self.task.largest_drop, self.task.metrics[self.task.budget].unit
+        if not 0 <= max_drop <= largest:  # not NaN either
             raise UnsupportedError(
-                f"A --max-drop of {max_drop:g} is not possible: give 0 to 100 points of top-1."
+                f"A --max-drop of {max_drop:g} is not possible: give 0 to {largest:g} {unit} of "
+                f"{self.task.budget}."
             )
         if not self.int8:
             raise UnsupportedError("--max-drop is about the int8 files: add --int8.")
@@ -92,6 +101,13 @@ class ExportRequest:
                 "--max-drop cannot be met with random calibration data: give real images as "
                 "--calib."
             )
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the network comes from."""
+        if not isinstance(self.model, str):
+            return self.model
+        return ZooSource(self.model, self.weights, self.num_classes, self.size)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -103,7 +119,7 @@ class ExportRequest:
         )
 
     def file_name(self, format_: Format, precision: str) -> str:
-        return f"{self.model}-{precision}.{format_}"
+        return f"{self.source.name}-{precision}.{format_}"
 
     @property
     def effective_io(self) -> Io:
@@ -131,19 +147,15 @@ class Deviation:
 class Drift:
     """A quantized file against the float32 file of the same format, on evaluation images.
 
-    Top-1 figures are percentages, None where the images have no labels. ``sqnr_db`` is over all
-    logits together, ``median_sqnr_db`` the median over images (one image with large logits
-    rules the first, not the second). ``cosine`` is the mean over images.
+    ``figures`` are the task's metrics, None where unknown; ``labelled`` of the ``images`` have a
+    known answer. ``chance`` is one standard error of the task's budget metric.
     """
 
     subject: str
     images: int
-    top1: float | None
-    top1_fp32: float | None
-    agreement: float
-    sqnr_db: float
-    median_sqnr_db: float
-    cosine: float
+    labelled: int
+    figures: Mapping[str, float | None]
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -216,22 +228,23 @@ class Int8Choice:
 class Trial:
     """One thing the search tried for one format, measured on the held-out images.
 
-    ``top1_drop`` is in points below float32, ``latency_ratio`` and ``size_ratio`` are over the
-    first trial's file. ``adopted``: later trials build on it; otherwise ``reason`` says why not.
-    ``images`` have labels.
+    ``drop`` is the task's budget metric, ``chance`` one standard error of it and ``figures`` all
+    metrics. ``latency_ratio`` and ``size_ratio`` are over the first trial's file. ``adopted``:
+    later trials build on it; otherwise ``reason`` says why not. ``images`` have known answers.
     """
 
     format: Format
     name: str
     choice: Int8Choice
-    top1_drop: float
-    agreement: float
+    drop: float
+    chance: float
     median_sqnr_db: float
     latency_us: float
     latency_ratio: float
     size_bytes: int
     size_ratio: float
     images: int
+    figures: Mapping[str, float | None] = field(default_factory=dict)
     adopted: bool = False
     reason: str = ""
 
@@ -250,7 +263,7 @@ class Sensitivity:
 
     ``module`` is its path, ``modules`` are the layers in it (of a layer: itself). ``damage`` is
     the noise power that they add over the signal, each alone. ``noise_before`` and
-    ``noise_after`` are those of the logits against float32 (medians over the images), without and
+    ``noise_after`` are those of the outputs against float32 (medians over the images), without and
     with them at ``precision``; ``added_us`` is what the file then takes longer and
     ``gain_per_ms`` the noise that goes over it, ``added_us`` taken in steps that the clock can
     tell apart. ``reason`` says why it was not considered further, "" if it was.
@@ -273,12 +286,14 @@ class BudgetSearch:
     """The way of one format to its budget: what was tried, in order, and what was taken.
 
     ``chosen`` is the adopted trial that meets the budget, or the best one if none does.
-    ``latency_limit`` is the largest latency ratio that was accepted, None where the first trial
-    met the budget.
+    ``max_drop`` is of ``metric``, in ``unit``. ``latency_limit`` is the largest latency ratio
+    that was accepted, None where the first trial met the budget.
     """
 
     format: Format
     max_drop: float
+    metric: str
+    unit: str
     trials: tuple[Trial, ...]
     chosen: Trial
     met: bool

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.profiles.files.lock import hold
 from mnv4_deploy.profiles.files.own import is_abandoned, is_own, make_own, remove_own
 from mnv4_deploy.profiles.files.whole import sync
@@ -93,7 +93,7 @@ def write_manifest(
         others = sorted(path for path in folder.iterdir() if path.is_file())
         document["files"] = [
             {"file": name},
-            *({"file": path.name, "sha256": sha256(path)} for path in others),
+            *({"file": path.name, "sha256": file_sha256(path)} for path in others),
         ]
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     (folder / name).write_text(text + "\n", encoding="utf-8")
@@ -163,18 +163,13 @@ def _leftovers(out: Path) -> list[Path]:
     return [folder for folder in out.glob(f"{_STAGING}*") if is_own(folder)]
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _publish(staging: Path, out: Path, *, overwrite: bool, manifest: str) -> None:
     files = sorted((staging / _NEW).iterdir(), key=lambda path: path.name == manifest)
     names = [file.name for file in files]
     (staging / _KEPT).mkdir()
     for path in (*files, staging / _NEW):
         sync(path)
-    journal = {file.name: sha256(file) for file in files}
+    journal = {file.name: file_sha256(file) for file in files}
     ours = _own_names(out, manifest)
     _check_names(out, reversed(names), ours, overwrite=overwrite)
     try:
@@ -206,7 +201,7 @@ def _restore(staging: Path, out: Path) -> None:
         (staging / _JOURNAL).unlink(missing_ok=True)
         return
     for name in reversed(arrived):  # the manifest first
-        if _is_file(out / name) and sha256(out / name) == journal[name]:
+        if _is_file(out / name) and file_sha256(out / name) == journal[name]:
             (out / name).replace(new / name)
     manifests = set(_CONTENT)
     for file in sorted((staging / _KEPT).iterdir(), key=lambda path: path.name in manifests):
@@ -243,7 +238,7 @@ def _own_names(out: Path, manifest: str) -> set[str]:
         # A manifest is data: it must not be able to name anything outside its folder.
         if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
             continue
-        if _is_file(out / name) and sha256(out / name) == digest:
+        if _is_file(out / name) and file_sha256(out / name) == digest:
             ours.add(name)
     return ours
 

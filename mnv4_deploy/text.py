@@ -5,9 +5,12 @@ A name can hold anything: control characters, direction overrides, mathtext, for
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 
+from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.profiles.records.profile import Layer, Statistic
 
 # Control, format (direction overrides, zero width), surrogate, private use, unassigned.
@@ -16,7 +19,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _FORMULA_STARTS = ("=", "+", "-", "@")
 _ELLIPSIS = "…"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
+_HUNDREDTHS = {"%", "points"}
 
 # What every output says in place of its layers.
 NO_OPERATOR_TIMES = (
@@ -47,14 +50,20 @@ def shorten(name: str, limit: int) -> str:
     return name[: limit - 1 - tail] + _ELLIPSIS + name[len(name) - tail :]
 
 
+@lru_cache(maxsize=4096)
+def brief(name: str, limit: int) -> str:
+    """``name`` without characters that are not seen, in at most ``limit``."""
+    return shorten(clean(name), limit)
+
+
 def plot_text(name: str, limit: int = 200) -> str:
     """``name`` for matplotlib, which sets what stands between two dollars as mathematics."""
-    return shorten(clean(name), limit).replace("$", r"\$")
+    return brief(name, limit).replace("$", r"\$")
 
 
 def markup_text(name: str, limit: int = 200) -> str:
     """``name`` for plotly, which renders a subset of HTML and TeX in every label."""
-    text = shorten(clean(name), limit)
+    text = brief(name, limit)
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
         text = text.replace(char, entity)
     return text
@@ -67,8 +76,9 @@ def cell_text(name: str) -> str:
 
 
 def layer_title(layer: Layer) -> str:
-    """What to call ``layer``: its module, else its name, else its kind."""
-    return clean(layer.module) or clean(layer.name) or clean(layer.kind) or f"layer {layer.index}"
+    """What to call ``layer``: its module, else its name, else its operator."""
+    names = (layer.module, layer.name, layer.op_type)
+    return next(filter(None, map(clean, names)), f"layer {layer.index}")
 
 
 def plural(count: int, noun: str) -> str:
@@ -96,3 +106,46 @@ def with_prefix(value: float) -> str:
         if abs(value) >= size:
             return f"{significant(value / size)} {prefix}"
     return f"{significant(value)} "
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """Significant digits, with an exponent only where the zeros would be many."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) < 1e-12:
+        return "0"
+    if float(value).is_integer() and abs(value) < 1e6:
+        return f"{value:,.0f}"
+    if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
+def decibels_text(sqnr_db: float | None) -> str:
+    """Without the unit, for columns that name it."""
+    if sqnr_db is None or math.isnan(sqnr_db):
+        return "–"
+    return "identical" if sqnr_db >= CAP_DB else f"{sqnr_db:.1f}"
+
+
+def in_db(sqnr_db: float) -> str:
+    """With its unit; what does not differ has none."""
+    shown = decibels_text(sqnr_db)
+    return shown if sqnr_db >= CAP_DB else f"{shown} dB"
+
+
+def p_text(p_value: float) -> str:
+    return "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
+
+
+def rounded(value: float, unit: str) -> str:
+    """Two decimals of percents and points, four significant digits of anything else."""
+    return f"{value:.2f}" if unit in _HUNDREDTHS else number_text(value, 4)
+
+
+def with_interval(value: float, low: float | None, high: float | None, unit: str) -> str:
+    """A figure with its unit, and its interval where there is one."""
+    figure = f"{rounded(value, unit)} {unit}".rstrip()
+    if low is None or high is None:
+        return figure
+    return f"{figure} ({rounded(low, unit)} to {rounded(high, unit)})"

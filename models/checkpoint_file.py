@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.foreign_names import to_timm_names
 
@@ -46,12 +46,6 @@ class Checkpoint:
         """Rows of the classifier, or None where there is none."""
         heads = (self.tensors[name] for name in _CLASSIFIERS if name in self.tensors)
         return next((int(head.shape[0]) for head in heads if head.ndim == 2), None)
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(path: Path) -> Checkpoint:

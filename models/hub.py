@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.checkpoint_file import file_sha256
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 
 _TABLE = Path(__file__).parent / "timm_checkpoints.toml"

@@ -1,4 +1,4 @@
-"""Preprocessing and where weights came from."""
+"""Preprocessing, what an output is, and where weights came from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -29,6 +27,24 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     crop_pct: float = 1.0
     interpolation: Interpolation = "bicubic"
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of a network, by its name, and what it is.
+
+    ``whole_range``: its values compete with each other (logits, scores), so int8 keeps everything
+    that calibration has seen: beyond the range all would be equal, and the best of them could not
+    be told. Other outputs have the range of the chosen calibration method.
+    ``is_map``: it is ``[B, C, H, W]``, which a TFLite file gives as ``[B, H, W, C]``.
+    """
+
+    name: str
+    whole_range: bool = False
+    is_map: bool = False
+
+
+LOGITS = OutputSpec("logits", whole_range=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.errors import InputError, WeightsError
 from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
-from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, WeightsSource
+from mnv4_deploy.models.records import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LOGITS,
+    OutputSpec,
+    Preprocessing,
+    WeightsSource,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +33,9 @@ _LABEL_FILES = {1000: "imagenet1k-labels.txt", 11821: "imagenet12k-labels.txt"}
 class ReferenceModel:
     """A model in eval mode, float32, NCHW, and everything that belongs to its weights.
 
-    ``labels`` has ``num_classes`` names, or is empty where the names are unknown.
+    ``labels`` has ``num_classes`` names, or is empty where the names are unknown; a network
+    without classes has 0. ``outputs`` are what it returns, in that order; ``probabilities``: out
+    of a softmax.
     """
 
     name: str
@@ -36,6 +45,8 @@ class ReferenceModel:
     source: WeightsSource
     parameters: int
     num_classes: int
+    outputs: tuple[OutputSpec, ...] = (LOGITS,)
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.profiles.runtimes.errors import tells_of_memory
 
 if TYPE_CHECKING:
     # Python has these since 3.11, and a device, which never comes here, may have an older one.
@@ -35,16 +36,6 @@ DEFAULT_TIMEOUT_S = 120.0
 _CHILD_MEMORY_BYTES = 16 << 30
 _OUTCOME_FILE = "outcome.pickle"
 _MODULE = "mnv4_deploy.profiles.isolated"
-
-# What C++ and the runtimes print before they give up.
-_OUT_OF_MEMORY_SIGNS = (
-    "bad_alloc",
-    "Cannot allocate memory",
-    "Failed to allocate memory",
-    "failed to allocate",
-    "memory allocation failure",
-    "out of memory",
-)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -61,12 +52,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the child sends back: a value, a DeployError, or the traceback of a bug."""
+    """What came of a call: a value, a DeployError, the traceback of a bug, or no memory for it.
+
+    It pickles where the value does. :func:`outcome_of` makes one.
+    """
 
     value: Any = None
     error: DeployError | None = None
     bug: str | None = None
     out_of_memory: bool = False
+
+    def result(self, what: str, too_large: DeployError) -> Any:
+        """The value. Raises the error, ``too_large`` where memory ran out, and RuntimeError
+        "``what`` failed" with the traceback of a bug."""
+        if self.out_of_memory:
+            raise too_large
+        if self.error is not None:
+            raise self.error
+        if self.bug is not None:
+            raise RuntimeError(f"{what} failed in a child process:\n{self.bug}")
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -137,18 +142,34 @@ def run_isolated_with_log(
                 subject, f"made the native runtime crash ({exit_reason(child.returncode)})"
             )
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
-    if outcome.out_of_memory:
-        raise _too_large(subject)
-    if outcome.error is not None:
-        raise outcome.error
-    if outcome.bug is not None:
-        raise RuntimeError(f"{name_of(function)} failed in the child process:\n{outcome.bug}")
-    return IsolatedResult(outcome.value, log)
+    return IsolatedResult(outcome.result(name_of(function), _too_large(subject)), log)
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """ "module:name", by which another process finds ``function``."""
     return f"{function.__module__}:{function.__qualname__}"
+
+
+def function_named(name: str) -> Callable[..., Any]:
+    """The function that :func:`name_of` named in another process."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def outcome_of(function: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> Outcome:  # noqa: UP044
+    """What comes of ``function`` of ``args``; raises nothing but what ends a process."""
+    try:
+        return Outcome(value=function(*args))
+    except MemoryError:
+        return Outcome(out_of_memory=True)
+    except DeployError as error:
+        if tells_of_memory(str(error)):
+            return Outcome(out_of_memory=True)
+        # Its cause may hold objects that do not pickle; the message is all the user sees.
+        return Outcome(error=type(error)(*error.args))
+    except Exception:
+        return Outcome(bug=traceback.format_exc())
 
 
 def child_command(module: str) -> list[str]:
@@ -180,7 +201,7 @@ def _too_large(subject: str | None) -> DeployError:
 
 def _ran_out_of_memory(code: int, log: str) -> bool:
     """Whether a child died for lack of memory: it said so, or the system killed it."""
-    return code == -signal.SIGKILL or any(sign in log for sign in _OUT_OF_MEMORY_SIGNS)
+    return code == -signal.SIGKILL or tells_of_memory(log)
 
 
 def exit_reason(code: int) -> str:
@@ -214,27 +235,12 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _call(function: str, args: tuple[Any, ...]) -> Outcome:
-    try:
-        module, _, name = function.partition(":")
-        return Outcome(value=getattr(importlib.import_module(module), name)(*args))
-    except MemoryError:
-        return Outcome(out_of_memory=True)
-    except DeployError as error:
-        if any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
-            return Outcome(out_of_memory=True)
-        # Its cause may hold objects that do not pickle; the message is all the user sees.
-        return Outcome(error=type(error)(*error.args))
-    except Exception:
-        return Outcome(bug=traceback.format_exc())
-
-
 def main() -> None:
     """The child: does the request on standard input and ends."""
     request: Request = pickle.loads(sys.stdin.buffer.read())
     die_with(request.parent)
     limit_memory(request.memory_bytes)
-    outcome = pickle.dumps(_call(request.function, request.args))
+    outcome = pickle.dumps(outcome_of(lambda: function_named(request.function)(*request.args)))
     # Written under another name first: a crash halfway must not leave half an outcome.
     unfinished = Path(request.outcome_path).with_suffix(".unfinished")
     unfinished.write_bytes(outcome)

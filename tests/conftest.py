@@ -1,6 +1,6 @@
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mnv4_deploy.models import zoo
+from tests.shared import Shared, run_folder
 
 
 def pytest_configure() -> None:
@@ -33,3 +34,11 @@ def _random_module(name: str) -> nn.Module:
 def random_module() -> Callable[[str], nn.Module]:
     """A model by name with no dead branch, built once for all tests; do not change it."""
     return _random_module
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Files that are made once a run, whatever processes it has; do not change them."""
+    found = Shared(run_folder(tmp_path_factory.getbasetemp()))
+    yield found
+    assert found.changed() == []

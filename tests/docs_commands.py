@@ -39,6 +39,7 @@ from mnv4_deploy.drift import limits
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.models import zoo
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 ROOT = Path(__file__).parents[1]
 SHELL = ("sh", "console")
@@ -198,7 +199,7 @@ def _check_values(params: dict[str, Any]) -> None:
         zoo.entry(model)
     if target := params.get("target"):
         recipe(target)
-    limits.parse(params.get("fail_if") or ())
+    limits.parse(params.get("fail_if") or (), CLASSIFICATION)
     devices = params.get("where") or params.get("device") or ()
     for device in [devices] if isinstance(devices, str) else devices:
         parse_address(device)

@@ -105,7 +105,7 @@ def test_what_a_blind_candidate_costs_is_known_to_the_image(run, files, pictures
     )
     assert (code, logged) == (0, "")
     result = json.loads(printed)
-    assert result["schema_version"] == 1
+    assert result["schema_version"] == 2
     output = result["output"]
     assert output["reference"]["top1"]["percent"] == 100
     assert output["candidate"]["top1"]["percent"] == 75
@@ -124,8 +124,9 @@ def test_what_a_blind_candidate_costs_is_known_to_the_image(run, files, pictures
 def test_for_people_it_names_the_layer_and_the_cost(run, files, pictures):
     code, printed, _ = run(*_pair(files), "--data", pictures, *A_COLOUR)
     assert code == 0
-    assert "100.0 %" in printed and "75.0 %" in printed and "25.00" in printed
-    assert "10 answers became wrong, 0 became right: more than chance" in printed
+    assert "100.00 %" in printed and "75.00 %" in printed and "25.00" in printed
+    assert "10 images the reference had right went wrong, 0 it had wrong came right" in printed
+    assert "hardly chance" in printed
     layers = printed[printed.index("Most damaged") :]
     assert "classifier" in layers
 

@@ -77,8 +77,8 @@ def test_profile_as_json(run, small):
     code, out, _ = run("profile", small, "--machine", "none", "--json", *QUICK)
     assert code == 0
     content = json.loads(out)
-    assert content["schema_version"] == 1
-    convs = [layer for layer in content["layers"] if layer["kind"] == "Conv"]
+    assert content["schema_version"] == 2
+    convs = [layer for layer in content["layers"] if layer["op_type"] == "Conv"]
     assert [layer["module"] for layer in convs] == ["stem", "blocks.0.pw"]
     assert sum(layer["cost"]["macs"] for layer in convs) == MACS_SMALL
     assert all(len(layer["samples_us"]) == 6 for layer in convs)

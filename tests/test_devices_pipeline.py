@@ -142,32 +142,76 @@ def test_a_file_twice_or_missing_is_refused(tmp_path):
         compare_devices(DevicesRequest((MeasureRequest("no.tflite"),), ("ssh://a",)), QUIET)
 
 
-def manifest(tmp_path, *, sha256):
+def manifest(tmp_path, *files, unit="%"):
+    """One of an export of these files, whose names tell their precision."""
     (tmp_path / "manifest.json").write_text(
         json.dumps(
             {
                 "files": [
-                    {"file": "m-int8.tflite", "precision": "int8", "sha256": sha256},
+                    {
+                        "file": name,
+                        "precision": "float32" if "fp32" in name else "int8",
+                        "sha256": sha256,
+                    }
+                    for name, sha256 in files
                 ],
+                "task": {
+                    "name": "depth",
+                    "accuracy": "close",
+                    "accuracy_reference": "close_reference",
+                    "unit": unit,
+                    "title": "close pixels",
+                },
                 "drift": [
-                    {"subject": "m-int8.tflite", "images": 500, "top1": 71.5, "top1_fp32": 72.0}
+                    {
+                        "subject": "m-int8.tflite",
+                        "images": 500,
+                        "figures": {"close": 71.5, "close_reference": 72.0},
+                    }
                 ],
             }
         )
     )
 
 
+def digest_of(tmp_path, name):
+    return name, hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
 @pytest.mark.usefixtures("devices")
 def test_accuracy_is_what_the_export_of_this_very_file_measured(tmp_path):
-    files = models(tmp_path, "m-int8.tflite")
+    names = ("m-int8.tflite", "m-fp32.tflite")
+    files = models(tmp_path, *names)
     request = DevicesRequest(files, ("ssh://a",))
-    manifest(
-        tmp_path, sha256=hashlib.sha256((tmp_path / "m-int8.tflite").read_bytes()).hexdigest()
-    )
-    found = compare_devices(request, QUIET).accuracy[files[0].path]
-    assert (found.top1_percent, found.source) == (71.5, "measured by the export on 500 images")
-    manifest(tmp_path, sha256="0" * 64)
+    manifest(tmp_path, *(digest_of(tmp_path, name) for name in names))
+    int8, float32 = compare_devices(request, QUIET).accuracy.values()
+    assert (int8.value, int8.unit, int8.title) == (71.5, "%", "close pixels")
+    assert int8.source == "measured by the export on 500 images"
+    assert float32.value == 72.0
+    manifest(tmp_path, *((name, "0" * 64) for name in names))
     assert compare_devices(request, QUIET).accuracy == {}
+
+
+@pytest.mark.usefixtures("devices")
+@pytest.mark.parametrize("unit", ["%", "mm"])
+def test_a_plot_is_of_one_kind_of_accuracy(tmp_path, unit):
+    """One file's is from its manifest, in ``unit``; the other's is given, in percent."""
+    names = ("m-int8.tflite", "other.tflite")
+    files = models(tmp_path, *names)
+    manifest(tmp_path, digest_of(tmp_path, names[0]), unit=unit)
+    out = tmp_path / "out"
+    compare_devices(
+        DevicesRequest(files, ("ssh://a",), accuracy_percent={files[1].path: 64.0}, out=out), QUIET
+    )
+    document = json.loads((out / "comparison.json").read_text())
+    assert [(row["accuracy"], row["accuracy_unit"]) for row in document["figures"]] == [
+        (71.5, unit),
+        (64.0, "%"),
+    ]
+    plots = {p.name for p in out.glob("pareto.*")}
+    assert plots == ({"pareto.png", "pareto.svg"} if unit == "%" else set())
+    if plots:
+        assert "close pixels (%)" in (out / "pareto.svg").read_text()
 
 
 def test_outputs(devices, tmp_path):
@@ -210,11 +254,11 @@ def test_bound_shares_are_of_the_layers_time():
     for limit in ("compute", "memory", "overhead"):
         mine = sum(
             layer.latency_us
-            for layer, bound in zip(profile.layers, profile.bounds, strict=True)
-            if bound.limit == limit
+            for layer in profile.layers
+            if layer.bound and layer.bound.limit == limit
         )
         assert shares[limit] == pytest.approx(100 * mine / total_us)
-    assert set(bound_shares(replace(profile, bounds=())).values()) == {None}
+    assert set(bound_shares(make_profile(machine=None)).values()) == {None}
 
 
 def shown(result):

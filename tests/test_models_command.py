@@ -12,8 +12,7 @@ from rich.console import Console
 from mnv4_deploy.cli import app as cli
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.weights import choices
-from mnv4_deploy.support import catalogue
-from mnv4_deploy.support import facts as support_facts
+from mnv4_deploy.support import catalogue, facts
 from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 from mnv4_deploy.terminal import models as report_models
 
@@ -66,22 +65,22 @@ def run(capsys):
 def recorded(tmp_path, monkeypatch):
     """Facts of every model, as if all had been recorded with the tools that are installed."""
     path = tmp_path / "facts.json"
-    support_facts.write(
+    facts.write(
         (
             ModelSupport(
                 name,
-                support_facts.digest(name),
+                facts.digest(name),
                 11_074_648,
                 16_271_183_360,
-                support_facts.installed_tools(),
+                facts.installed_tools(),
                 FILES,
             )
             for name in zoo.names()
         ),
         path,
     )
-    read = support_facts.read
-    monkeypatch.setattr(support_facts, "read", lambda: read(path))
+    read = facts.read
+    monkeypatch.setattr(facts, "read", lambda: read(path))
     return path
 
 
@@ -122,8 +121,8 @@ def test_a_narrow_terminal_gets_whole_words():
 
 @pytest.mark.usefixtures("recorded")
 def test_what_is_not_known_is_not_said_to_work(run, monkeypatch):
-    installed = {**support_facts.installed_tools(), "onnxruntime": "0.0.1"}
-    monkeypatch.setattr(support_facts, "installed_tools", lambda: installed)
+    installed = {**facts.installed_tools(), "onnxruntime": "0.0.1"}
+    monkeypatch.setattr(facts, "installed_tools", lambda: installed)
     _, out, _ = run("models")
     assert rows(out)["conv-m"][4:11] == ["?", "?", "?", "yes", "yes*", "yes", "yes"]
     _, out, _ = run("models", "conv-m")
@@ -135,7 +134,7 @@ def test_what_is_not_known_is_not_said_to_work(run, monkeypatch):
 
 
 def test_without_records_the_counts_are_counted(run, monkeypatch):
-    monkeypatch.setattr(support_facts, "read", dict)
+    monkeypatch.setattr(facts, "read", dict)
     code, out, _ = run("models", "conv-s", "--json")
     (model,) = json.loads(out)["models"]
     assert (code, model["parameters"], model["macs"]) == (0, 3_774_024, 186_005_568)
@@ -156,7 +155,7 @@ def test_one_model_in_full(run):
     assert table[4][7:] == ["45.0", "dB", "SQNR", "to", "fp32"]
     assert "TFLite fp16 (xnnpack): outside XNNPACK are 2 [b]TILE[/], 1 ADD." in out
     assert "ONNX int8 (onnxruntime): has an SQNR of 1.0 dB to fp32, less than 3 dB." in out
-    assert f"torch {support_facts.installed_tools()['torch']}" in out
+    assert f"torch {facts.installed_tools()['torch']}" in out
 
 
 def test_an_unknown_model_is_one_sentence(run):

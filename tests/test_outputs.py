@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.outputs import MANIFEST, check_free, sha256, staged, write_manifest
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.outputs import MANIFEST, check_free, staged, write_manifest
 from mnv4_deploy.profiles.agent.bootstrap import OWNER, owner_mark
 
 
@@ -102,7 +103,8 @@ def test_overwrite_replaces_only_what_the_earlier_manifest_lists(earlier):
 def test_a_manifest_cannot_name_files_elsewhere(earlier, names):
     precious = earlier.parent / "precious"
     precious.write_text("not part of any export")
-    digests = [sha256(precious), sha256(earlier / "mine" / "c.onnx"), sha256(earlier / "a.onnx")]
+    others = (precious, earlier / "mine" / "c.onnx", earlier / "a.onnx")
+    digests = [file_sha256(path) for path in others]
     document = json.loads((earlier / MANIFEST).read_text())
     if isinstance(names, list):
         document["files"] += [
@@ -141,7 +143,7 @@ WEB_APP = '{"name": "My app", "start_url": "/", "files": [{"file": "index.html"}
 )
 def test_a_manifest_of_something_else_is_no_ones_to_replace(tmp_path, name, content):
     (tmp_path / "index.html").write_text("<html>")
-    content = content.replace("SHA", sha256(tmp_path / "index.html"))
+    content = content.replace("SHA", file_sha256(tmp_path / "index.html"))
     (tmp_path / name).write_text(content)
     before = _files(tmp_path)
     for overwrite in (False, True):
@@ -455,6 +457,6 @@ def test_files_are_synced_before_they_get_their_names(earlier, monkeypatch):
 
 def test_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == (
+    assert file_sha256(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )

@@ -33,7 +33,9 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.outputs import staged, write_manifest
 from mnv4_deploy.pipelines import export as pipeline
-from mnv4_deploy.sessions import image_runner as run_artifact
+from mnv4_deploy.profiles.ort.rules import RULES
+from mnv4_deploy.sessions.image_runner import open_image_runner
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 SIZE = (64, 64)
 EVAL_IMAGES, CALIBRATION_IMAGES = 100, 32
@@ -79,14 +81,15 @@ def reference():
 
 
 @pytest.fixture(scope="session")
-def shown(reference):
-    selected = images.select(images.bundled_evaluation(reference), 16)
-    return run_artifact.pixels(selected, reference.preprocessing)
+def pixels(reference):
+    found = CLASSIFICATION.find_images("bundled", "evaluation", reference)
+    return images.select(found, 16).pixels(reference.preprocessing)
 
 
 @pytest.fixture(scope="session")
-def expected(reference, shown):
-    return verify.run_module(reference.module, shown, reference.preprocessing)
+def expected(reference, pixels):
+    found = verify.run_module(reference.module, pixels, reference.preprocessing)
+    return found["logits"]
 
 
 class TestRealExport:
@@ -156,17 +159,18 @@ class TestRealExport:
             "hybrid-m-fp32.tflite",
         }
         assert all(entry["ok"] for entry in checked.values())
-        assert {entry["tier"] for entry in checked.values()} == {"exact", "close"}
+        assert {entry["tier"] for entry in checked.values()} == {"float64", "float32"}
         assert {drift["subject"] for drift in manifest["drift"]} == {
             "hybrid-m-int8.onnx",
             "hybrid-m-int8.tflite",
         }
         for drift in manifest["drift"]:
             assert drift["images"] == EVAL_IMAGES
-            assert drift["agreement"] > 90
-            assert drift["cosine"] > 0.98
-            assert abs(drift["top1"] - drift["top1_fp32"]) < 10
-            assert drift["top1_fp32"] > 40  # 64 px is below the weights' own 96, but no guessing
+            assert drift["figures"]["agreement"] > 90
+            assert drift["figures"]["cosine"] > 0.98
+            assert abs(drift["figures"]["top1_drop"]) < 10
+            # 64 px is below the weights' own 96, but no guessing.
+            assert drift["figures"]["top1_reference"] > 40
 
     def test_truth_check(self, manifest):
         for entry in manifest["files"]:
@@ -177,6 +181,10 @@ class TestRealExport:
                 assert entry["partitions"] == 1
                 assert entry["delegated_share"] == 1
                 assert entry["not_delegated"] == []
+            told = {(op["op"], op["why"]) for op in entry.get("in_float", ())}
+            assert ("in_float" in entry) == (entry["file"] == "hybrid-m-int8.onnx")
+            assert ("Softmax", RULES["Softmax"].slower) in told or "in_float" not in entry
+            assert None not in {why for _, why in told}
         for format_ in ("onnx", "tflite"):
             before, after = (manifest["layer_histogram"][format_][k] for k in ("before", "after"))
             assert before["BatchNorm2d"] > 50
@@ -189,10 +197,10 @@ class TestRealExport:
             assert done == {*folds, f"mqa_for_{format_}"}
 
     @pytest.mark.parametrize("name", [name for name in FILES if "fp32" in name])
-    def test_fp32_files_answer_as_pytorch_does(self, real, reference, shown, expected, name):
+    def test_fp32_files_answer_as_pytorch_does(self, real, reference, pixels, expected, name):
         """With nothing of ours between the runtimes and the images but the normalisation."""
         out, _ = real
-        x = normalize(shown, reference.preprocessing)
+        x = normalize(pixels, reference.preprocessing)
         if name.endswith(".onnx"):
             session = onnxruntime.InferenceSession(out / name)
             rows = [session.run(None, {"input": i.transpose(2, 0, 1)[None]})[0][0] for i in x]
@@ -205,11 +213,11 @@ class TestRealExport:
 
     @pytest.mark.parametrize("name", [name for name in FILES if "int8" in name])
     def test_int8_files_answer_nearly_as_pytorch_does(
-        self, real, reference, shown, expected, name
+        self, real, reference, pixels, expected, name
     ):
         out, _ = real
-        run = run_artifact.run_onnx if name.endswith(".onnx") else run_artifact.run_tflite
-        rows = run(out / name, shown, reference.preprocessing)
+        runner = open_image_runner(out / name, reference.preprocessing)
+        rows = runner.outputs(pixels)["logits"]
         assert (rows.argmax(1) == expected.argmax(1)).mean() >= 14 / 16
         signal_, noise = np.square(expected).sum(), np.square(rows - expected).sum()
         assert 10 * np.log10(signal_ / noise) > 10
@@ -294,7 +302,7 @@ class TestWrongFiles:
         assert stdout == ""
         (line,) = [line for line in stderr.splitlines() if line.startswith("mnv4-deploy: ")]
         assert f"{name} differs from PyTorch" in line
-        assert "'close'" in line
+        assert "'float32'" in line
         assert "Traceback" not in stderr
         return line
 
@@ -386,7 +394,7 @@ def _io(result, precision):
 def _agrees(result):
     """int8 is close to fp32: random weights have near ties, so angles and not classes."""
     (drift,) = result.drifts
-    return drift.cosine > 0.98
+    return drift.figures["cosine"] > 0.98
 
 
 @pytest.mark.usefixtures("converted_once")
@@ -437,7 +445,7 @@ def test_fp16(tmp_path):
     for format_ in ("onnx", "tflite"):
         assert by_precision[format_, "float16"] < 0.6 * by_precision[format_, "float32"]
     tiers = {d.subject: d.tier for d in result.deviations}
-    assert tiers["conv-s-035-fp16.onnx"] == tiers["conv-s-035-fp16.tflite"] == "half"
+    assert tiers["conv-s-035-fp16.onnx"] == tiers["conv-s-035-fp16.tflite"] == "float16"
     assert result.manifest["calibration"] is None
     assert result.manifest["drift"] == []
 
@@ -449,8 +457,8 @@ def test_a_budget_that_the_first_trial_meets(tmp_path, monkeypatch):
 
     def labelled(request):
         inputs = gather(replace(request, max_drop=None))
-        refs = tuple(replace(ref, label=0) for ref in inputs.evaluation.refs)
-        return replace(inputs, evaluation=replace(inputs.evaluation, refs=refs))
+        images = tuple(replace(image, truth=0) for image in inputs.evaluation.images)
+        return replace(inputs, evaluation=replace(inputs.evaluation, images=images))
 
     monkeypatch.setattr(pipeline, "_gather", labelled)
     plain = _export(tmp_path / "plain", ("onnx",), int8=True)
@@ -461,7 +469,7 @@ def test_a_budget_that_the_first_trial_meets(tmp_path, monkeypatch):
     assert len(search.trials) == 1
     assert result.drifts == plain.drifts
     (drift,) = result.drifts
-    assert search.chosen.top1_drop == drift.top1_fp32 - drift.top1
+    assert search.chosen.drop == drift.figures["top1_drop"]
     assert 0 < search.chosen.latency_us < 1e6
     assert plain.manifest["budget"] == []
     assert result.manifest["options"]["max_drop"] == 100.0
@@ -474,13 +482,13 @@ def test_a_budget_that_the_first_trial_meets(tmp_path, monkeypatch):
 def test_not_square_with_a_free_batch(tmp_path):
     result = _export(tmp_path / "out", ("onnx",), size=(64, 96), dynamic_batch=True, int8=True)
     spec = load_reference("conv-s-035", "random", size=(64, 96), num_classes=10).preprocessing
-    shown = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
-    x = normalize(shown, spec).transpose(0, 3, 1, 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
+    x = normalize(pixels, spec).transpose(0, 3, 1, 2)
     for artifact in result.artifacts:
         session = onnxruntime.InferenceSession(artifact.path)
         assert isinstance(session.get_inputs()[0].shape[0], str)
         together = session.run(None, {"input": x})[0]
-        one_by_one = run_artifact.run_onnx(artifact.path, shown, spec)
+        one_by_one = open_image_runner(artifact.path, spec).outputs(pixels)["logits"]
         np.testing.assert_allclose(together, one_by_one, rtol=1e-3, atol=1e-3)
 
 
@@ -490,7 +498,7 @@ def test_static_batch_that_does_not_divide_the_images(tmp_path):
     shapes = {f["file"]: f["inputs"][0]["shape"][0] for f in result.manifest["files"]}
     assert set(shapes.values()) == {5}
     assert {d.images for d in result.drifts} == {16}
-    assert all(d.cosine > 0.98 for d in result.drifts)
+    assert all(d.figures["cosine"] > 0.98 for d in result.drifts)
 
 
 @pytest.mark.usefixtures("converted_once")

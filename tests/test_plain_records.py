@@ -35,8 +35,6 @@ TIMED = TimedFile(
         "ai-edge-litert 2.3.0",
         1,
         (OpTiming("Conv", "xnnpack", (1.5, 2.0), partition=0),),
-        (4.0, 5.0),
-        (),
     ),
     cpus=(0, 3),
     rounds_us=((4.0,), (5.0,)),
@@ -102,4 +100,4 @@ def test_what_is_no_record_is_refused(value):
 def test_a_word_outside_a_literal_is_refused():
     plain = to_plain(TIMED.profile.ops[0])
     with pytest.raises(ValueError, match="is no"):
-        from_plain(OpTiming, {**plain, "kind": "cuda"})
+        from_plain(OpTiming, {**plain, "backend": "cuda"})

@@ -11,16 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.utils import canonicalize_name
+from torch import nn
+
+# Scripts, which import each other by their plain names.
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import record_model
 
 from mnv4_deploy.errors import InputError, ToolchainError, UnknownModelError
 from mnv4_deploy.exporters import recipes
 from mnv4_deploy.models import zoo
+from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.xnnpack import rules
 from mnv4_deploy.support import catalogue
 from mnv4_deploy.support import facts as support_facts
-from mnv4_deploy.support import record as support_record
 from mnv4_deploy.support.catalogue import count
 from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 
@@ -51,9 +57,9 @@ def make(tmp_path_factory):
 
     @cache
     def make_(model, format_):
-        reference = load_reference(model, support_record.WEIGHTS)
+        reference = load_reference(model, record_model.WEIGHTS)
         folder = tmp_path_factory.mktemp("made")
-        return tuple(support_record.make_files(reference, format_, folder))
+        return tuple(record_model.make_files(reference, format_, folder))
 
     return make_
 
@@ -65,7 +71,7 @@ def compare_with_record(model, format_, made):
         fact = recorded[file.kind]
         assert not (file.error and fact.works), file.error
         if not file.error:
-            found = support_record.discrete(inspect_file(file.path))
+            found = record_model.discrete(inspect_file(file.path))
             assert found == {name: getattr(fact, name) for name in found}, file.kind
 
 
@@ -96,7 +102,7 @@ class TestRecorded:
             elif file.precision == "fp32":
                 assert file.max_relative_error <= file.tolerance
             else:
-                least = support_record.MIN_SQNR_DB[file.precision]
+                least = record_model.MIN_SQNR_DB[file.precision]
                 assert file.sqnr_db >= (
                     least if file.least_sqnr_db is None else file.least_sqnr_db
                 )
@@ -249,8 +255,8 @@ class TestRecording:
             return fine
 
         heard: list[str] = []
-        monkeypatch.setattr(support_record, "run_isolated", child)
-        made = support_record.record_model("conv-s-035", heard.append)
+        monkeypatch.setattr(record_model, "run_isolated", child)
+        made = record_model.record_model("conv-s-035", heard.append)
         assert heard == ["counts", "onnx", "tflite"]
         assert (made.parameters, made.macs) == (5, 7)
         assert [file.works for file in made.files] == [True] * 3 + [False] * 4
@@ -260,7 +266,7 @@ class TestRecording:
 
     def test_an_unknown_model(self):
         with pytest.raises(UnknownModelError):
-            support_record.record_model("hybrid-x")
+            record_model.record_model("hybrid-x")
 
     def test_a_conversion_that_fails_is_the_reason_of_all_its_files(self, monkeypatch, tmp_path):
         from mnv4_deploy.exporters.to_onnx import write as onnx_files
@@ -270,14 +276,14 @@ class TestRecording:
 
         monkeypatch.setattr(onnx_files, "convert", fail)
         reference = load_reference("conv-s-035", "random", size=(32, 32))
-        made = list(support_record.make_files(reference, "onnx", tmp_path))
+        made = list(record_model.make_files(reference, "onnx", tmp_path))
         assert {file.error for file in made} == {"torch could not export the model."}
         assert len(made) == 3
 
     def test_files_are_judged_by_what_they_compute(self, make):
         """Files that cannot be made, of another network, or with a float operator are seen."""
         made = make("conv-s-035", "tflite")
-        right = support_record._Judge(load_reference("conv-s-035", "random:0"))
+        right = record_model._Judge(load_reference("conv-s-035", "random:0"))
         fp32, fp16, int8, integers = (right.judge(file) for file in made)
         assert fp32.works and fp32.max_relative_error < 1e-4 == fp32.tolerance
         assert fp32.operators["DEPTHWISE_CONV_2D"] == 15
@@ -291,8 +297,9 @@ class TestRecording:
         assert right._fp32 is not None
         # Where float16 loses much, as much is asked as PyTorch itself keeps, but for 6 dB.
         assert right._half_sqnr_db == pytest.approx(fp16.sqnr_db, abs=6)
-        clean = right._fp32
-        right._fp32 = clean * np.where(np.arange(clean.shape[1]) % 2, 0.85, 1.15)  # about 15 dB
+        clean = right._fp32["logits"]
+        noise = np.where(np.arange(clean.shape[1]) % 2, 0.85, 1.15)  # about 15 dB
+        right._fp32 = {"logits": clean * noise}
         for kept_db, works, least_db in (
             (17.0, True, 11.0),
             (23.0, False, 17.0),
@@ -303,13 +310,25 @@ class TestRecording:
             noisy = right.judge(made[1])
             assert 13 < noisy.sqnr_db < 17
             assert (noisy.works, noisy.least_sqnr_db) == (works, least_db)
-        right._fp32 = clean[::-1]  # of other images, and PyTorch would keep nothing either
+        # Of other images, and PyTorch would keep nothing either.
+        right._fp32 = {"logits": clean[::-1]}
         assert "SQNR" in right.judge(made[1]).reason
-        wrong = support_record._Judge(load_reference("conv-s-035", "random:1"))
+        wrong = record_model._Judge(load_reference("conv-s-035", "random:1"))
         stranger = wrong.judge(made[0])
         assert not stranger.works
         assert "differs from PyTorch" in stranger.reason
         assert stranger.max_relative_error > 0.1
+
+    def test_half_rounds_every_parameter_and_leaves_the_module_alone(self):
+        linear = nn.Linear(48, 2)
+        nn.init.constant_(linear.weight, 1 + 2**-12)  # float16 has steps of 2^-10 above 1
+        nn.init.constant_(linear.bias, 2**-30)  # and none so small
+        images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+        spec = Preprocessing(4, 4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        found = record_model.half_outputs(nn.Sequential(nn.Flatten(), linear), images, spec)
+        sums = images.reshape(3, -1).sum(axis=1, keepdims=True).repeat(2, axis=1) / 255
+        np.testing.assert_allclose(found["logits"], sums, rtol=1e-5)  # and not 2.4e-4 more
+        assert float(linear.weight.detach()[0, 0]) == 1 + 2**-12
 
     def test_the_command_says_what_cannot_be_used(self, tmp_path):
         script = ROOT / "benchmarks" / "record_support.py"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.models.records import LOGITS, OutputSpec
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def export_onnx(
     dynamic_batch: bool = False,
     metadata: Mapping[str, str] | None = None,
     input_name: str = "input",
-    output_names: Sequence[str] = ("logits",),
+    outputs: Sequence[OutputSpec] = (LOGITS,),
     bake_preprocess: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
     """Write ``module`` (float32, NCHW input with 3 channels) to ``path``.
@@ -73,6 +74,7 @@ def export_onnx(
     """
     import onnx
 
+    names = [output.name for output in outputs]
     batch, height, width = input_shape
     # A batch of one would be taken for a constant.
     batch = max(batch, 2) if dynamic_batch else batch
@@ -82,9 +84,7 @@ def export_onnx(
         example = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
     try:
         with quiet():
-            model = _simplified(
-                _traced(module.eval(), example, dynamic_batch, input_name, output_names)
-            )
+            model = _simplified(_traced(module.eval(), example, dynamic_batch, input_name, names))
             _pool_by_name(model)
             onnx.checker.check_model(model, full_check=True)
     except (OSError, MemoryError):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mnv4_deploy.profiles.ort.float_reasons import image_inputs
+
 if TYPE_CHECKING:
     import onnx
-
-FIRST_REASON = "it reads few channels of float input, and converting them costs more"
-_FEW_CHANNELS = 4
 
 
 def first_convolutions(model: onnx.ModelProto) -> Iterator[str]:
@@ -20,8 +19,7 @@ def first_convolutions(model: onnx.ModelProto) -> Iterator[str]:
     or behind: 32 channels of Conv-S 890 us in int8, 640 us in float; 8 of EfficientViT-M0 510
     and 260.
     """
-    sizes = {v.name: v.type.tensor_type.shape.dim for v in model.graph.input}
-    images = {n for n, d in sizes.items() if len(d) == 4 and 0 < d[1].dim_value <= _FEW_CHANNELS}
+    images = image_inputs(model.graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:

@@ -35,37 +35,24 @@ from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.ranges import Range, RangeCollector, RangeMethod
 from mnv4_deploy.exporters.records import Io
 from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
-from mnv4_deploy.exporters.to_onnx.float_operators import (
-    FIRST_REASON,
-    first_convolutions,
-    softmax_products,
-)
+from mnv4_deploy.exporters.to_onnx.float_operators import first_convolutions, softmax_products
 from mnv4_deploy.exporters.to_onnx.io_types import round_edges, set_io
 from mnv4_deploy.exporters.to_onnx.weights import set_weights
+from mnv4_deploy.models.records import LOGITS
+from mnv4_deploy.profiles.ort.rules import FIRST_CONVOLUTION, INT8_OPS, NO_KERNEL, RULES
+from mnv4_deploy.profiles.runtimes.open_onnx import LOG_ERRORS, open_session
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
 
-# Operators that onnxruntime's CPU provider has int8 kernels for. Timed: those of MobileNetV4.
-INT8_OPS = frozenset(
-    {
-        *("Conv", "Gemm", "MatMul", "Add", "GlobalAveragePool", "AveragePool", "Relu", "Clip"),
-        *("Concat", "Resize", "MaxPool", "Pad"),
-        # These only move data and run in whatever type they are given.
-        *("Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten", "Slice"),
-    }
-)
-FLOAT_OPS: Mapping[str, str] = {
-    # Hybrid-M, AVX2, sum of 8: 1040 us in int8, 260 us in float.
-    "Softmax": "its int8 kernel takes 4 times as long as the float one",
-    "Gelu": "onnxruntime has no int8 kernel",
-}
-_FLOAT_REASON = "onnxruntime has no int8 kernel for it, or none that was tried here"
 _CHOSEN_REASON = "it was chosen to stay in float"
+_FLOAT_INPUT_REASON = "its input is a float operator's result, and converting it costs more"
+_UNTIMED_REASON = "its int8 kernel was not timed here, so that it may be slower"
+_SHIELD_REASON = "it keeps onnxruntime from running what reads it in int8"
+_SHIELDED = ";shielded"
 _SAME_RANGE = frozenset({"Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten"})
 _BIAS_LIMIT = 2**31 - 1
-_LOGITS_RANK = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,7 @@ def quantize_onnx(
     io: Io = "float",
     float_modules: Collection[str] = (),
     float_layers: Collection[str] = (),
+    whole_range: Collection[str] = (LOGITS.name,),
 ) -> OnnxQuantization:
     """Write the int8 form of ``fp32_path`` to ``int8_path``.
 
@@ -100,7 +88,8 @@ def quantize_onnx(
     ``weights="full"`` is for CPUs that are known to have VNNI, or ARM; "pairs" is for all
     (``pair_scales``). ``float_modules`` are those of a rewritten network that stay in float with
     all modules inside them, ``float_layers`` paths of modules whose own operators do; what they
-    read from int8 operators and hand on to them is still rounded to 8 bits.
+    read from int8 operators and hand on to them is still rounded to 8 bits. ``whole_range`` are
+    outputs of which nothing is clipped (``OutputSpec``).
 
     Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
     layer that the file does not have, InputError for non-finite activations, ToolchainError where
@@ -115,12 +104,9 @@ def quantize_onnx(
         raise UnsupportedError(f"{fp32_path.name} has no operator that can be int8.")
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
-    chosen = chosen_operators(fp32_path, float_layers).values()
-    inside = operators_inside(fp32_path, float_modules)
-    reasons = dict.fromkeys(first_convolutions(model), FIRST_REASON) if io == "float" else {}
-    reasons |= {o.name: _CHOSEN_REASON for operators in (*chosen, inside) for o in operators}
+    reasons = _kept_in_float(fp32_path, model, io, float_modules, float_layers)
     kept = frozenset(reasons)
-    ranges, count = _observe(model, batches, method)
+    ranges, count = _observe(model, batches, method, whole_range)
     try:
         with quiet():
             shaped = onnx.shape_inference.infer_shapes(model)
@@ -148,17 +134,50 @@ def quantize_onnx(
     )
 
 
+def float_reasons(
+    fp32_path: Path,
+    int8_path: Path,
+    *,
+    io: Io,
+    float_modules: Collection[str],
+    float_layers: Collection[str],
+) -> dict[str, str]:
+    """Why nodes of ``int8_path`` are float, by their names.
+
+    It is what ``quantize_onnx`` made of ``fp32_path`` with these options.
+    """
+    import onnx
+
+    kept = _kept_in_float(fp32_path, onnx.load(fp32_path), io, float_modules, float_layers)
+    _, float_ops = _arithmetic(onnx.load(int8_path), kept)
+    return {name: reason for name, _, reason in float_ops}
+
+
+def _kept_in_float(
+    fp32_path: Path,
+    model: onnx.ModelProto,
+    io: Io,
+    float_modules: Collection[str],
+    float_layers: Collection[str],
+) -> dict[str, str]:
+    """Names of the nodes that the file keeps in float whatever they read, with the reasons."""
+    chosen = chosen_operators(fp32_path, float_layers).values()
+    inside = operators_inside(fp32_path, float_modules)
+    kept = dict.fromkeys(first_convolutions(model), FIRST_CONVOLUTION) if io == "float" else {}
+    return kept | {o.name: _CHOSEN_REASON for operators in (*chosen, inside) for o in operators}
+
+
 def _observe(
-    model: onnx.ModelProto, batches: Iterable[npt.NDArray[Any]], method: RangeMethod
+    model: onnx.ModelProto,
+    batches: Iterable[npt.NDArray[Any]],
+    method: RangeMethod,
+    whole_range: Collection[str],
 ) -> tuple[dict[str, Range], int]:
     """Ranges of the values that will be quantized, and how many batches there were."""
     import onnx
-    import onnxruntime as ort
 
     collector = RangeCollector(method)
-    # Logits beyond their range would all be equal, and the best class could not be told.
     whole = RangeCollector("minmax")
-    outputs = {value.name for value in model.graph.output}
     watched = list(_watched(model))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -166,12 +185,8 @@ def _observe(
     probe.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in watched
     )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # the TFLite file is calibrated on the other core
-    session = ort.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    # One thread: the TFLite file is calibrated on the other core.
+    session = open_session(probe.SerializeToString(), threads=1, log_severity=LOG_ERRORS)
     source = session.get_inputs()[0]
     count = 0
     for batch in batches:
@@ -183,8 +198,7 @@ def _observe(
             for name, values in zip(
                 watched, session.run(watched, {source.name: feed}), strict=True
             ):
-                logits = name in outputs and values.ndim == _LOGITS_RANK
-                (whole if logits else collector).update(name, values)
+                (whole if name in whole_range else collector).update(name, values)
     if not count:
         raise UnsupportedError("int8 needs calibration images: there were none.")
     return _spread(model, {**collector.ranges(), **whole.ranges()}), count
@@ -314,7 +328,7 @@ def _shield(model: onnx.ModelProto, kept: frozenset[str]) -> None:
         for source in [name for name in node.input if name in dequantizers]:
             if source not in shielded:
                 codes, scale, zero_point = dequantizers[source].input
-                twice, result = f"{source};twice", f"{source};shielded"
+                twice, result = f"{source};twice", f"{source}{_SHIELDED}"
                 value = np.array(numpy_helper.to_array(constants[scale]) * np.float32(2))
                 graph.initializer.append(numpy_helper.from_array(value, f"{twice};scale"))
                 inputs = [codes, f"{twice};scale", zero_point]
@@ -351,11 +365,18 @@ def _arithmetic(
         ):
             int8[node.op_type] += 1
         else:
-            reason = FLOAT_OPS.get(node.op_type, _FLOAT_REASON)
-            if node.op_type in INT8_OPS:
-                reason = "its input is a float operator's result, and converting it costs more"
-            in_float.append((node.name, node.op_type, reason))
+            in_float.append((node.name, node.op_type, _float_reason(node)))
     return dict(int8.most_common()), tuple(in_float)
+
+
+def _float_reason(node: onnx.NodeProto) -> str:
+    """Why a node that was not kept is float all the same."""
+    if node.op_type in INT8_OPS:
+        return _FLOAT_INPUT_REASON
+    if node.name.endswith(_SHIELDED):
+        return _SHIELD_REASON
+    rule = RULES.get(node.op_type)
+    return NO_KERNEL if rule is None else rule.slower or _UNTIMED_REASON
 
 
 def _saturated(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from torch import nn
 from mnv4_deploy.exporters.job import FileJob
 from mnv4_deploy.exporters.ranges import check_method
 from mnv4_deploy.exporters.records import Int8Choice
-from mnv4_deploy.exporters.to_onnx import convert as to_onnx
-from mnv4_deploy.exporters.to_onnx import quantize as quantize_onnx
+from mnv4_deploy.exporters.to_onnx import quantize
+from mnv4_deploy.exporters.to_onnx.convert import cast_onnx_to_fp16, export_onnx
 
 
 def convert(module: nn.Module, job: FileJob, path: Path) -> None:
@@ -25,12 +25,13 @@ def convert(module: nn.Module, job: FileJob, path: Path) -> None:
         key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in job.description("fp32").items()
     }
-    to_onnx.export_onnx(
+    export_onnx(
         module,
         path,
         input_shape=job.input_shape,
         dynamic_batch=job.request.dynamic_batch,
         metadata=metadata,
+        outputs=job.reference.outputs,
         bake_preprocess=bake,
     )
 
@@ -46,7 +47,7 @@ def write_float(source: Path, path: Path, job: FileJob) -> None:
 
 def write_half(job: FileJob) -> None:
     """Write the float16 file of the float32 one."""
-    to_onnx.cast_onnx_to_fp16(job.path("onnx", "fp32"), job.path("onnx", "fp16"))
+    cast_onnx_to_fp16(job.path("onnx", "fp32"), job.path("onnx", "fp16"))
 
 
 def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> None:
@@ -56,11 +57,23 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
         batches = job.calibration_pixels()
     else:
         batches = (batch.transpose(0, 3, 1, 2) for batch in job.calibration_inputs())
-    quantize_onnx.quantize_onnx(
+    quantize.quantize_onnx(
         source,
         path,
         batches,
         method=check_method(choice.method),
+        io=job.request.effective_io,
+        float_modules=job.float_modules.get("onnx", ()),
+        float_layers=choice.float_layers,
+        whole_range=job.whole_range,
+    )
+
+
+def float_reasons(job: FileJob, choice: Int8Choice) -> dict[str, str]:
+    """Why nodes of the int8 file in place are float, by their names: the quantizer's reasons."""
+    return quantize.float_reasons(
+        job.path("onnx", "fp32"),
+        job.path("onnx", "int8"),
         io=job.request.effective_io,
         float_modules=job.float_modules.get("onnx", ()),
         float_layers=choice.float_layers,

@@ -1,10 +1,11 @@
 """PyTorch module to float32 TFLite, ready for one XNNPACK partition.
 
-Input ``[B, H, W, 3]``; outputs ``[B, classes]``, or feature maps ``[B, h, w, C]``.
+Input ``[B, H, W, 3]``; outputs as PyTorch has them, but for maps, which are ``[B, h, w, C]``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,26 @@ from torch import Tensor, nn
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.models.records import LOGITS, OutputSpec
 from mnv4_deploy.profiles.runtimes.quiet import quiet
+from mnv4_deploy.sessions.outputs import CHANNELS_LAST, named
 
 
 class _ChannelsLast(nn.Module):
     """NHWC in and, for maps, NHWC out. The permutes cancel against the converter's own."""
 
-    def __init__(self, wrapped: nn.Module) -> None:
+    def __init__(self, wrapped: nn.Module, outputs: Sequence[OutputSpec]) -> None:
         super().__init__()
         self.wrapped = wrapped
+        self.outputs = tuple(outputs)
 
     def forward(self, x_BHWC: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.wrapped(x_BHWC.permute(0, 3, 1, 2))
-        maps = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(m.permute(0, 2, 3, 1) if m.ndim == 4 else m for m in maps)
+        result = self.wrapped(x_BHWC.permute(0, 3, 1, 2))
+        found = named(result, [output.name for output in self.outputs])
+        return tuple(
+            found[output.name].permute(CHANNELS_LAST) if output.is_map else found[output.name]
+            for output in self.outputs
+        )
 
 
 def export_tflite(
@@ -34,7 +41,7 @@ def export_tflite(
     path: Path,
     *,
     input_shape: tuple[int, int, int],
-    output_names: tuple[str, ...] = ("logits",),
+    outputs: Sequence[OutputSpec] = (LOGITS,),
 ) -> None:
     """Convert ``module`` (NCHW) and write it to ``path``.
 
@@ -48,7 +55,7 @@ def export_tflite(
 
         try:
             with torch.no_grad():
-                converted = litert_torch.convert(_ChannelsLast(module).eval(), (example,))
+                converted = litert_torch.convert(_ChannelsLast(module, outputs).eval(), (example,))
             converted.export(str(path))
         except (OSError, MemoryError):
             raise
@@ -57,7 +64,7 @@ def export_tflite(
                 f"litert-torch could not convert the model to TFLite ({error})."
             ) from error
     file = TfliteFile(path)
-    file.rename_signature(["input"], list(output_names))
+    file.rename_signature(["input"], [output.name for output in outputs])
     products_as_batch_matmul(file)
     file.name_by_module()
     file.write(path)

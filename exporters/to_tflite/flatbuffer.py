@@ -135,12 +135,13 @@ class TfliteFile:
         ``Wrapper/pkg.Net_wrapped/torch...Sequential_blocks/torch...Conv2d_conv;3`` becomes
         ``blocks.conv``: the path by which the PyTorch model knows the layer.
         """
-        used: dict[str, int] = {}
         keep = {*map(int, self.graph.inputs), *map(int, self.graph.outputs)}
+        # An output may be called like the module that makes it, and has the name for itself.
+        used = {self.name(index): 1 for index in keep}
         for index, tensor in enumerate(self.graph.tensors):
-            name = tensor.name.decode()
-            if index not in keep:
-                name = module_path(name)
+            if index in keep:
+                continue
+            name = module_path(tensor.name.decode())
             count = used[name] = used.get(name, 0) + 1
             tensor.name = (name if count == 1 else f"{name};{count}").encode()
 

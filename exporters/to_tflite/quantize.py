@@ -21,7 +21,9 @@ from mnv4_deploy.exporters.recipes import INT16_OPS, TfliteRecipe
 from mnv4_deploy.exporters.records import LayerPrecision
 from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.models.records import LOGITS
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.runtimes.open_tflite import allocate, open_interpreter
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 from mnv4_deploy.profiles.xnnpack.refusals import scale_refusal
 from mnv4_deploy.profiles.xnnpack.rules import RULES
@@ -32,7 +34,6 @@ _SAME_SCALE = ("RESHAPE", "TRANSPOSE", "PAD", "STRIDED_SLICE", "SLICE", "SQUEEZE
 _WIDENED = ("ADD", "SUB")
 # A range of [-a * 128/127, a] has scale a/127 and zero point exactly 0.
 _SYMMETRIC_LOW = 128 / 127
-_LOGITS_RANK = 2
 # What is not as the recipe says: the library's scope (a regular expression), kind, precision.
 _Exception = tuple[str, str, LayerPrecision]
 
@@ -48,6 +49,7 @@ def quantize_tflite(
     float_modules: Collection[str] = (),
     float_layers: Collection[str] = (),
     int16_layers: Collection[str] = (),
+    whole_range: Collection[str] = (LOGITS.name,),
 ) -> None:
     """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
 
@@ -57,7 +59,8 @@ def quantize_tflite(
     ``float_layers`` are module paths whose own operators stay in float, ``int16_layers`` those
     that compute with 16-bit activations and 8-bit weights; what they read from int8 operators and
     hand on to them is still rounded to 8 bits. XNNPACK has no 16-bit operator: each such layer
-    leaves the delegate and splits the graph.
+    leaves the delegate and splits the graph. ``whole_range`` are outputs of which nothing is
+    clipped (``OutputSpec``).
 
     Raises UnsupportedError for a layer that the file does not have, that is in both collections,
     that the target cannot have in float, or that LiteRT does not have in int16.
@@ -66,7 +69,7 @@ def quantize_tflite(
     exceptions = _exceptions(fp32_path, recipe, float_layers, int16_layers)
     if recipe.target != "integer-only":
         exceptions = [*_kept_in_float(fp32_path, float_modules), *exceptions]
-    ranges = _observe(fp32_path, batches, method)
+    ranges = _observe(fp32_path, batches, method, whole_range)
     if input_range is not None:
         ranges[file.name(int(file.graph.inputs[0]))] = input_range
     ranges = adjust_ranges(file, ranges, recipe)
@@ -134,7 +137,7 @@ def _beyond_scale_ratios(
     limited = {kind for kind, _ in recipe.scale_ratios}
     if not limited:
         return set()
-    graph = read_graph(int8_path)
+    graph = read_tflite(int8_path)
     results = set()
     for op in graph.ops:
         if op.kind in limited and scale_refusal(graph, op) is not None:
@@ -253,13 +256,14 @@ def cast_tflite_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
 
 
 def _observe(
-    path: Path, batches: Iterable[npt.NDArray[np.float32]], method: RangeMethod
+    path: Path,
+    batches: Iterable[npt.NDArray[np.float32]],
+    method: RangeMethod,
+    whole_range: Collection[str],
 ) -> dict[str, Range]:
-    from ai_edge_litert.interpreter import Interpreter
-
     with quiet():
-        interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
-        interpreter.allocate_tensors()
+        interpreter = open_interpreter(path, keep_tensors=True)
+        allocate(interpreter)
     file = TfliteFile(path)
     watched = {int(t): file.name(int(t)) for t in file.graph.inputs}
     for operator in file.graph.operators:
@@ -271,14 +275,13 @@ def _observe(
         for tensor in map(int, operator.inputs):
             if file.is_constant(tensor):
                 fixed.update(file.name(tensor), file.constant(tensor, np.float32))
-    # Logits beyond their range would all be equal, and the best class could not be told.
-    logits = {t for t in map(int, file.graph.outputs) if len(file.shape(t)) == _LOGITS_RANK}
+    whole = {t for t in map(int, file.graph.outputs) if file.name(t) in whole_range}
     batch_size = file.shape(int(file.graph.inputs[0]))[0]
     for batch in batches:
         interpreter.set_tensor(int(file.graph.inputs[0]), _padded(batch, batch_size))
         interpreter.invoke()
         for tensor, name in watched.items():
-            chosen = fixed if tensor in logits else collector
+            chosen = fixed if tensor in whole else collector
             chosen.update(name, interpreter.get_tensor(tensor))
     return {**collector.ranges(), **fixed.ranges()}
 

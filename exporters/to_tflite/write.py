@@ -18,11 +18,10 @@ from mnv4_deploy.exporters.ranges import check_method
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.records import Int8Choice
 from mnv4_deploy.exporters.rewrites.bake_preprocess import BakedPreprocess
-from mnv4_deploy.exporters.to_tflite import convert as to_tflite
-from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
-from mnv4_deploy.exporters.to_tflite import metadata as tflite_metadata
-from mnv4_deploy.exporters.to_tflite import quantize as quantize_tflite
+from mnv4_deploy.exporters.to_tflite import io_types, metadata
+from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.exporters.to_tflite.quantize import cast_tflite_to_fp16, quantize_tflite
 
 # Two runs of ai-edge-quantizer 0.10 in one process get in each other's way (KeyError).
 _ONE_AT_A_TIME = threading.Lock()
@@ -32,7 +31,7 @@ def convert(module: nn.Module, job: FileJob, path: Path) -> None:
     """Write a rewritten ``module`` in float32 to ``path``."""
     if job.request.bake_preprocess:
         module = BakedPreprocess(module, job.spec)
-    to_tflite.export_tflite(module, path, input_shape=job.input_shape)
+    export_tflite(module, path, input_shape=job.input_shape, outputs=job.reference.outputs)
 
 
 def write_float(source: Path, path: Path, job: FileJob) -> None:
@@ -43,7 +42,7 @@ def write_float(source: Path, path: Path, job: FileJob) -> None:
 def write_half(job: FileJob) -> None:
     """Write the float16 file of the job's source."""
     source, path = job.source("tflite"), job.path("tflite", "fp16")
-    quantize_tflite.cast_tflite_to_fp16(source, path)
+    cast_tflite_to_fp16(source, path)
     _finish(path, path, job, "fp16")
 
 
@@ -52,7 +51,7 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
     baked = job.request.bake_preprocess
     try:
         with _ONE_AT_A_TIME:
-            quantize_tflite.quantize_tflite(
+            quantize_tflite(
                 source,
                 path,
                 (np.float32(1 / 255) * batch for batch in job.calibration_pixels())
@@ -64,6 +63,7 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
                 float_modules=job.float_modules.get("tflite", ()),
                 float_layers=choice.float_layers,
                 int16_layers=choice.int16_layers,
+                whole_range=job.whole_range,
             )
     except (DeployError, OSError, MemoryError):
         raise
@@ -80,15 +80,15 @@ def _finish(source: Path, path: Path, job: FileJob, precision: str) -> None:
     if precision == "int8":
         target = recipe(job.request.target).target
         io = job.request.effective_io
-        tflite_io.set_input(file, "uint8" if job.request.bake_preprocess else io, target)
-        tflite_io.set_outputs(file, io, target)
+        io_types.set_input(file, "uint8" if job.request.bake_preprocess else io, target)
+        io_types.set_outputs(file, io, target)
     elif job.request.bake_preprocess:
-        tflite_io.pixels_in(file)
-    tflite_metadata.describe(file, job.description(precision))
+        io_types.pixels_in(file)
+    metadata.describe(file, job.description(precision))
     # A file that normalises by itself takes pixels as they are.
     baked = job.request.bake_preprocess
-    metadata = tflite_metadata.image_classifier_metadata(
-        name=job.request.model,
+    record = metadata.image_classifier_metadata(
+        name=job.request.source.name,
         description=job.reference.source.note,
         input_name=file.name(int(file.graph.inputs[0])),
         mean=[0.0 if baked else 255 * mean for mean in job.spec.mean],
@@ -96,6 +96,6 @@ def _finish(source: Path, path: Path, job: FileJob, precision: str) -> None:
         output_names=[file.name(int(tensor)) for tensor in file.graph.outputs],
         has_labels=bool(job.reference.labels),
     )
-    tflite_metadata.add_metadata(file, tflite_metadata.METADATA_NAME, metadata)
+    metadata.add_metadata(file, metadata.METADATA_NAME, record)
     file.write(path)
-    tflite_metadata.append_labels(path, job.reference.labels)
+    metadata.append_labels(path, job.reference.labels)

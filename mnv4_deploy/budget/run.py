@@ -1,15 +1,14 @@
-"""Climbs the search of every format of an export and leaves the chosen int8 files in place."""
+"""Runs the search for every format of an export and leaves the chosen int8 files in place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import nn
 
 from mnv4_deploy.budget.build import Builder
 from mnv4_deploy.budget.search import run_search
-from mnv4_deploy.budget.trials import FileTrialRunner
+from mnv4_deploy.budget.trials import FileTrialRunner, HeldOut
 from mnv4_deploy.exporters.job import FileJob
 from mnv4_deploy.exporters.records import (
     BudgetSearch,
@@ -20,16 +19,6 @@ from mnv4_deploy.exporters.records import (
     SearchResult,
 )
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.sessions.image_runner import Outputs, Pixels
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out images and what the float32 file of each format makes of them."""
-
-    labels: tuple[int | None, ...]
-    shown: Pixels
-    fp32: Mapping[Format, Outputs]
 
 
 def search_all(
@@ -52,11 +41,12 @@ def search_all(
         path = job.path(format_, "int8")
         builder = Builder(job, format_, module)
         with progress.stage(f"Time int8, {format_}"):
-            trial_runner = FileTrialRunner(
-                builder, path, held.labels, held.shown, held.fp32[format_], progress
-            )
+            trial_runner = FileTrialRunner(builder, path, held, progress)
         search = run_search(
-            trial_runner.first_trial(choice, drift), job.request.max_drop, trial_runner
+            trial_runner.first_trial(choice, drift),
+            job.request.max_drop,
+            trial_runner,
+            job.request.task,
         )
         chosen = search.chosen.choice
         if trial_runner.files[chosen] != path:

@@ -8,12 +8,11 @@
     6  one after another, the layers and blocks that bring most per millisecond in float or int16x8
 
 It stops at the first trial that meets the budget. What a file is and how it is measured is the
-trial_runner's affair.
+trial runner's affair.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, get_args
@@ -27,15 +26,17 @@ from mnv4_deploy.exporters.records import (
     Sensitivity,
     Trial,
 )
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.task import Task
 
-# Of two files with as many errors, one is better from here on: 5 % less noise in the logits.
+# Of two files with as many errors, one is better from here on: 5 % less noise in the outputs.
 CLEARLY_DB = 0.2
-# A layer outside int8 must take this part of the logits' noise with it to be worth a file.
+# A layer outside int8 must take this part of the outputs' noise with it to be worth a file.
 _LEAST_GAIN = 0.01
 # int8 may give back this part of the time it saves against float32, and always 10 %.
 _SPENT = 0.5
 _FREE = 1.1
-# Percentages of whole images differ by much more than this, or not at all.
+# Drops differ by much more than this, or not at all.
 _SAME = 1e-9
 _WEIGHT_CHANGES: tuple[tuple[str, Callable[[Int8Choice], Int8Choice]], ...] = (
     ("equalization", lambda choice: replace(choice, equalize=True)),
@@ -65,15 +66,17 @@ class TrialRunner(Protocol):
         """What the most damaging layers of this choice's file bring outside int8."""
 
 
-def run_search(first: Trial, max_drop: float, trial_runner: TrialRunner) -> BudgetSearch:
-    """Go up from ``first`` until a file is at most ``max_drop`` points below float32.
+def run_search(
+    first: Trial, max_drop: float, trial_runner: TrialRunner, task: Task = CLASSIFICATION
+) -> BudgetSearch:
+    """Go up from ``first`` until a file's ``task.budget`` metric is at most ``max_drop``.
 
     A trial is adopted if it meets the budget, if its file makes fewer errors than chance explains,
-    or about as many with clearly less noise in the logits; later trials build on what was adopted.
-    A few images more or less are chance: following them leads away from the quieter file, which
-    is the one that the next trials need.
+    or about as many with clearly less noise in the outputs; later trials build on what was
+    adopted. A few images more or less are chance: following them leads away from the quieter
+    file, which is the one that the next trials need.
     """
-    return _Climb(first, max_drop, trial_runner).run()
+    return _Search(first, max_drop, trial_runner, task).run()
 
 
 def latency_limit(float_ratio: float) -> float:
@@ -84,9 +87,12 @@ def latency_limit(float_ratio: float) -> float:
     return max(_FREE, 1 + _SPENT * (float_ratio - 1))
 
 
-class _Climb:
-    def __init__(self, first: Trial, max_drop: float, trial_runner: TrialRunner) -> None:
+class _Search:
+    def __init__(
+        self, first: Trial, max_drop: float, trial_runner: TrialRunner, task: Task
+    ) -> None:
         self.max_drop = max_drop
+        self.metric, self.unit = task.budget, task.metrics[task.budget].unit
         self.trial_runner = trial_runner
         self.trials = [replace(first, adopted=True)]
         self.not_tried: list[NotTried] = []
@@ -111,6 +117,8 @@ class _Climb:
         return BudgetSearch(
             format=self.base.format,
             max_drop=self.max_drop,
+            metric=self.metric,
+            unit=self.unit,
             trials=tuple(self.trials),
             chosen=self.base if self.met else min(adopted, key=_rank),
             met=self.met,
@@ -151,9 +159,10 @@ class _Climb:
         self.not_tried += [result for result in results if isinstance(result, NotTried)]
         tried = [result for result in results if isinstance(result, Trial)]
         # Against the best so far: small losses, each by chance, must not add up.
-        fewest = min(trial.top1_drop for trial in self.trials if trial.adopted)
+        fewest = min(trial.drop for trial in self.trials if trial.adopted)
         reasons = [
-            objection(trial, self.base, fewest, self.max_drop, self.limit) for trial in tried
+            objection(trial, self.base, fewest, self.max_drop, self.limit, self.unit)
+            for trial in tried
         ]
         good = [trial for trial, reason in zip(tried, reasons, strict=True) if not reason]
         best = min(good, key=self._bargain, default=None)
@@ -167,32 +176,34 @@ class _Climb:
 
     def _bargain(self, trial: Trial) -> tuple[bool, int, float]:
         """Within the budget first, then fewer errors as far as that is no chance, then SQNR."""
-        errors = round(trial.top1_drop / chance_points(self.base))
+        errors = round(trial.drop / self.base.chance)
         return not meets(trial, self.max_drop), errors, -trial.median_sqnr_db
 
 
 def meets(trial: Trial, max_drop: float) -> bool:
-    return trial.top1_drop <= max_drop + _SAME
+    return trial.drop <= max_drop + _SAME
 
 
-def objection(trial: Trial, base: Trial, fewest: float, max_drop: float, limit: float) -> str:
+def objection(
+    trial: Trial, base: Trial, fewest: float, max_drop: float, limit: float, unit: str = "points"
+) -> str:
     """Why ``trial`` does not improve on ``base``, "" if it does.
 
-    ``fewest`` is the smallest drop of any trial that was adopted.
+    ``fewest`` is the smallest drop of any trial that was adopted, in ``unit``.
     """
     if trial.latency_ratio > limit:
         return (
             f"takes {trial.latency_ratio:.2f} times as long as the first file, and more than "
             f"{limit:.2f} leaves too little of what int8 saves"
         )
-    lost, chance = trial.top1_drop - fewest, chance_points(base)
+    lost, chance = trial.drop - fewest, base.chance
     quieter_db = trial.median_sqnr_db - base.median_sqnr_db
     if meets(trial, max_drop) or lost < -chance - _SAME:
         return ""
     if lost > chance + _SAME:
-        return f"drops {lost:.2f} points more than the best so far, and {chance:.2f} are chance"
+        return f"drops {lost:.2f} {unit} more than the best so far, and {chance:.2f} are chance"
     if quieter_db < CLEARLY_DB:
-        return f"errors within chance ({lost:+.2f} points), and {quieter_db:+.2f} dB"
+        return f"errors within chance ({lost:+.2f} {unit}), and {quieter_db:+.2f} dB"
     return ""
 
 
@@ -206,7 +217,7 @@ def judged(found: Sequence[Sensitivity], limit: float) -> Iterator[Sensitivity]:
     for layer in sorted(found, key=lambda s: (-s.gain_per_ms, s.module, s.precision)):
         reason = ""
         if layer.noise_after > (1 - _LEAST_GAIN) * layer.noise_before:
-            reason = "the logits have hardly less noise, or more"
+            reason = "the outputs have hardly less noise, or more"
         elif layer.latency_ratio > limit:
             reason = f"takes {layer.latency_ratio:.2f} times as long as the first file"
         yield replace(layer, reason=reason)
@@ -214,10 +225,4 @@ def judged(found: Sequence[Sensitivity], limit: float) -> Iterator[Sensitivity]:
 
 def _rank(trial: Trial) -> tuple[float, float]:
     """Fewer errors first, then less noise."""
-    return round(trial.top1_drop, 6), -trial.median_sqnr_db
-
-
-def chance_points(trial: Trial) -> float:
-    """One standard error of a top-1 drop, in points: of images that changed, each at random."""
-    changed = max(1.0, trial.images * (1 - trial.agreement / 100))
-    return 100 * math.sqrt(changed) / trial.images
+    return round(trial.drop, 6), -trial.median_sqnr_db

@@ -1,4 +1,4 @@
-"""Which layers damage an int8 file most, and what the logits gain when one is not int8.
+"""Which layers damage an int8 file most, and what the outputs gain when one is not int8.
 
 On calibration images: no label is needed, and the held-out images are not looked at.
 """
@@ -9,13 +9,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mnv4_deploy.exporters.job import FileJob
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.records import LayersDrift
-from mnv4_deploy.outputs import sha256
 from mnv4_deploy.profiles.join.modules import block_of
-from mnv4_deploy.sessions.image_runner import Outputs, Pixels
 from mnv4_deploy.sessions.records import ModelRef
 
 # Times closer than this are the same to a clock on a busy machine.
@@ -33,7 +31,7 @@ class Suspect:
 
 
 def most_damaging(
-    reference: Path, candidate: Path, job: FileJob, shown: Pixels, count: int
+    reference: Path, candidate: Path, job: FileJob, images: Pixels, count: int
 ) -> tuple[Suspect, ...]:
     """The ``count`` layers that add most noise of their own, worst first, then their blocks.
 
@@ -41,7 +39,7 @@ def most_damaging(
     """
     from mnv4_deploy.layers.compare import compare_layers
 
-    found = compare_layers(_subject(reference, job), _subject(candidate, job), shown)
+    found = compare_layers(_subject(reference, job), _subject(candidate, job), images)
     return suspects(found, count)
 
 
@@ -70,13 +68,6 @@ def suspects(found: LayersDrift, count: int) -> tuple[Suspect, ...]:
     )
 
 
-def logits_noise(outputs: Outputs, fp32: Outputs) -> float:
-    """Noise power over signal power of the logits, the median over images."""
-    signal = (fp32.astype(np.float64) ** 2).sum(axis=1)
-    noise = ((fp32.astype(np.float64) - outputs) ** 2).sum(axis=1)
-    return float(np.median(noise / np.maximum(signal, np.finfo(np.float64).tiny)))
-
-
 def gain_per_ms(gain: float, added_us: float, latency_us: float) -> float:
     """``gain`` over the time added to ``latency_us``, in whole steps of 2 % and at least one.
 
@@ -92,12 +83,10 @@ def _subject(path: Path, job: FileJob) -> ModelRef:
         kind="onnx" if path.suffix == ".onnx" else "tflite",
         name=path.name,
         path=str(path),
-        model="",
-        weights="",
         preprocessing=job.spec,
         preprocessing_from="model",
         labels=job.reference.labels,
         num_classes=job.reference.num_classes,
-        sha256=sha256(path),
+        sha256=file_sha256(path),
         size_bytes=path.stat().st_size,
     )

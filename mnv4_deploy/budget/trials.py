@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mnv4_deploy.budget.build import Builder
 from mnv4_deploy.budget.latency import latencies
 from mnv4_deploy.budget.search import Step, layer_name
-from mnv4_deploy.budget.sensitivity import Suspect, gain_per_ms, logits_noise, most_damaging
+from mnv4_deploy.budget.sensitivity import Suspect, gain_per_ms, most_damaging
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters.evaluation import Evaluation
 from mnv4_deploy.exporters.job import FileJob, in_parallel
 from mnv4_deploy.exporters.records import (
     Drift,
+    Format,
     Int8Choice,
     LayerPrecision,
     NotTried,
     Sensitivity,
     Trial,
 )
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.sessions.image_runner import Outputs, Pixels
+from mnv4_deploy.sessions.outputs import Outputs, paired
+from mnv4_deploy.tasks.rows import noise_share, output_columns
 
 _LAYERS = 8
 _DAMAGE_IMAGES = 16
 _SENSITIVITY_IMAGES = 100
+# The metric of noise that every task has.
+_NOISE = "median_sqnr_db"
 # Files that are loaded and timed together.
 _TOGETHER = 6
 # What is suspected, and what it is to be instead of int8.
 _Try = tuple[Suspect, LayerPrecision]
 
 
-class FileTrialRunner:
-    """The trial_runner of one format. ``files`` and ``drifts`` have what was measured, by choice.
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out images and what the float32 file of each format makes of them."""
 
-    ``shown`` are the held-out images, ``fp32`` the outputs of the float32 file for them,
-    ``first`` the int8 file that the search starts from.
+    evaluation: Evaluation
+    fp32: Mapping[Format, Outputs]
+
+
+class FileTrialRunner:
+    """The trial runner of one format. ``files`` and ``drifts`` have what was measured, by choice.
+
+    ``first`` is the int8 file that the search starts from.
     """
 
-    def __init__(
-        self,
-        builder: Builder,
-        first: Path,
-        labels: tuple[int | None, ...],
-        shown: Pixels,
-        fp32: Outputs,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, builder: Builder, first: Path, held: HeldOut, progress: Progress) -> None:
         self.files: dict[Int8Choice, Path] = {}
         self.drifts: dict[Int8Choice, Drift] = {}
         self._builder = builder
         self._job: FileJob = builder.job
         self._first = first
-        self._labels = labels
-        self._shown = shown
-        self._fp32 = fp32
+        self._evaluation = held.evaluation
+        self._fp32 = held.fp32[builder.format]
         self._progress = progress
         self._first_us = latencies([first]).median_us
         self._first_bytes = first.stat().st_size
-        self._title = f"BudgetSearch, {builder.format}"
+        self._title = f"Budget, {builder.format}"
 
     def first_trial(self, choice: Int8Choice, drift: Drift) -> Trial:
         """The file that is there already."""
@@ -91,45 +95,45 @@ class FileTrialRunner:
     def sensitivities(self, choice: Int8Choice) -> Sequence[Sensitivity | NotTried]:
         """Files with one more layer outside int8, for the layers that damage most."""
         with self._progress.stage(f"{self._title}: most damaging layers"):
-            shown = self._job.calibration_sample(_SENSITIVITY_IMAGES)
+            images = self._job.calibration_sample(_SENSITIVITY_IMAGES)
             suspects = most_damaging(
                 self._builder.float_file(choice),
                 self.files[choice],
                 self._job,
-                shown[:_DAMAGE_IMAGES],
+                images[:_DAMAGE_IMAGES],
                 _LAYERS,
             )
         tries = [(suspect, precision) for suspect in suspects for precision in self._precisions()]
         with self._progress.stage(f"{self._title}: layers outside int8"):
-            fp32 = self._job.run(self._job.path(self._builder.format, "fp32"), shown)
-            before = logits_noise(self._job.run(self.files[choice], shown), fp32)
+            fp32 = self._job.run(self._job.path(self._builder.format, "fp32"), images)
+            before = _noise(self._job.run(self.files[choice], images), fp32)
             found: list[Sensitivity | NotTried] = []
             for start in range(0, len(tries), _TOGETHER):
                 group = tries[start : start + _TOGETHER]
-                found += self._sensitive(choice, group, shown, fp32, before)
+                found += self._sensitive(choice, group, images, fp32, before)
         return found
 
     def _sensitive(
         self,
         choice: Int8Choice,
         tries: Sequence[_Try],
-        shown: Pixels,
+        images: Pixels,
         fp32: Outputs,
         before: float,
     ) -> Iterator[Sensitivity | NotTried]:
         """Some layers, whose files are gone when this is done."""
         made = self._build([choice.with_layers(s.modules, precision) for s, precision in tries])
         paths = [path for path in made if isinstance(path, Path)]
-        outputs = in_parallel(lambda path: self._job.run(path, shown), paths)
+        outputs = in_parallel(lambda path: self._job.run(path, images), paths)
         own, *ratios = self._ratios([self.files[choice], *paths])
         measured = dict(zip(paths, zip(outputs, ratios, strict=True), strict=True))
         for (suspect, precision), path in zip(tries, made, strict=True):
             if isinstance(path, str):
                 yield NotTried(layer_name(suspect.module, precision), path)
                 continue
-            logits, ratio = measured[path]
+            found, ratio = measured[path]
             path.unlink()
-            after = logits_noise(logits, fp32)
+            after = _noise(found, fp32)
             added_us = (ratio - own) * self._first_us
             yield Sensitivity(
                 module=suspect.module,
@@ -170,9 +174,8 @@ class FileTrialRunner:
 
     def _evaluate(self, path: Path) -> Drift:
         name = self._job.path(self._builder.format, "int8").name
-        return verify.measure_drift(
-            name, self._job.run(path, self._shown), self._fp32, self._labels
-        )
+        outputs = self._job.run(path, self._evaluation.pixels)
+        return self._evaluation.drift(name, outputs, self._fp32)
 
     def _ratios(self, paths: Sequence[Path]) -> tuple[float, ...]:
         """Latencies over the first file's, which takes part in every round."""
@@ -184,17 +187,23 @@ class FileTrialRunner:
     def _trial(self, step: Step, latency_ratio: float) -> Trial:
         drift = self.drifts[step.choice]
         size_bytes = self.files[step.choice].stat().st_size
-        assert drift.top1 is not None and drift.top1_fp32 is not None
+        drop, sqnr_db = drift.figures[self._evaluation.task.budget], drift.figures[_NOISE]
+        assert drop is not None and sqnr_db is not None
         return Trial(
             format=self._builder.format,
             name=step.name,
             choice=step.choice,
-            top1_drop=drift.top1_fp32 - drift.top1,
-            agreement=drift.agreement,
-            median_sqnr_db=drift.median_sqnr_db,
+            drop=drop,
+            chance=drift.chance,
+            median_sqnr_db=sqnr_db,
             latency_us=latency_ratio * self._first_us,
             latency_ratio=latency_ratio,
             size_bytes=size_bytes,
             size_ratio=size_bytes / self._first_bytes,
-            images=sum(label is not None for label in self._labels),
+            images=drift.labelled,
+            figures=drift.figures,
         )
+
+
+def _noise(outputs: Outputs, fp32: Outputs) -> float:
+    return noise_share(output_columns(fp32, paired(fp32, outputs)))

@@ -68,7 +68,7 @@ def compare(
     accuracy: Annotated[
         list[str] | None,
         typer.Option(
-            help="Top-1 in percent for the Pareto plot, FILE=78.9; repeatable. "
+            help="Accuracy in percent for the Pareto plot, FILE=78.9; repeatable. "
             "[default: what the export measured]"
         ),
     ] = None,
@@ -134,11 +134,11 @@ def _compare_devices(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from mnv4_deploy.pipelines import compare_devices as devices_pipeline
+    from mnv4_deploy.pipelines import compare_devices
     from mnv4_deploy.progress import Progress
 
-    result = devices_pipeline.compare_devices(
-        devices_pipeline.DevicesRequest(
+    result = compare_devices.compare_devices(
+        compare_devices.DevicesRequest(
             files=tuple(requests),
             devices=tuple(devices),
             options=options,
@@ -149,13 +149,13 @@ def _compare_devices(
         Progress(),
     )
     if as_json:
-        print_json(devices_pipeline.to_dict(result))
+        print_json(compare_devices.to_dict(result))
         return
     from mnv4_deploy.terminal.devices import print_devices
 
     print_devices(result, top=top)
     if out is not None:
-        sys.stdout.write(f"Comparison: {out / devices_pipeline.COMPARISON_JSON}\n")
+        sys.stdout.write(f"Comparison: {out / compare_devices.COMPARISON_JSON}\n")
 
 
 def _accuracy(text: str) -> tuple[str, float]:

@@ -43,10 +43,10 @@ def parity(
     tolerance: Annotated[
         str,
         typer.Option(
-            help="What floats may differ by: exact, 'tier 1' (1e-5 of the largest value), "
-            "'tier 2' (1e-3), 'tier 3' (1e-2). Integers must be equal."
+            help="What floats may differ by: exact, reordered (1e-5 of the largest value), "
+            "approximated (1e-3), float16 (1e-2). Integers must be equal."
         ),
-    ] = "tier 1",
+    ] = "reordered",
     top: Annotated[int, typer.Option(help="Layers to show, 0 for all.")] = 10,
     setup: Setup = False,
     device_python: DevicePython = "",

@@ -146,7 +146,7 @@ def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
 
     prediction = profile_pipeline.predict_file(request, machine, Progress())
     if as_json:
-        print_json({"schema_version": 1, **dataclasses.asdict(prediction)})
+        print_json({"schema_version": 2, **dataclasses.asdict(prediction)})
         return
     from mnv4_deploy.terminal.compare import print_prediction
 
@@ -210,15 +210,15 @@ def roofline(
     as_json: Json = False,
 ) -> None:
     """Predict the models' latency on machines of every balance, as the MobileNetV4 paper does."""
-    from mnv4_deploy.pipelines import ridge_sweep as sweep
+    from mnv4_deploy.pipelines import ridge_sweep
     from mnv4_deploy.progress import Progress
 
     names = None
     if models is not None:
         names = tuple(name.strip() for name in models.split(",") if name.strip())
-    result = sweep.sweep(names, max_ridge_point, Progress(), out=out, overwrite=overwrite)
+    result = ridge_sweep.sweep(names, max_ridge_point, Progress(), out=out, overwrite=overwrite)
     if as_json:
-        print_json(sweep.to_dict(result))
+        print_json(ridge_sweep.to_dict(result))
         return
     from mnv4_deploy.terminal.machine import print_sweep
 

@@ -19,9 +19,9 @@ from mnv4_deploy.drift.run_shard import ShardRunner
 from mnv4_deploy.drift.shards import describe
 from mnv4_deploy.drift.workers import Results, completed
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
-from mnv4_deploy.sessions.device_runner import DeviceArtifact
+from mnv4_deploy.sessions.image_runner import device_image_runner
+from mnv4_deploy.sessions.open import LoadedModel, open_runner
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.sessions.subjects import FileRunner, Runner, open_runner
 
 _AT_ONCE = 2
 # What a device may still take for the inference that it is in when a run is stopped.
@@ -72,7 +72,7 @@ class DeviceExecutor:
             finally:
                 self._turn.release()
 
-    def _load(self, subject: ModelRef) -> Runner:
+    def _load(self, subject: ModelRef) -> LoadedModel:
         if subject.kind == "torch":
             self._here.add(processor())
             return open_runner(subject)
@@ -85,7 +85,7 @@ class DeviceExecutor:
                     raise ToolchainError("The run has been stopped.")
                 return session.run(inputs)
 
-        return FileRunner(DeviceArtifact(subject, run))
+        return device_image_runner(subject, run)
 
     def _finished(self, shard: Shard) -> ShardResult:
         try:

@@ -8,14 +8,14 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from mnv4_deploy import drift, images, models, sessions
+from mnv4_deploy import drift, images, models, sessions, tasks
 from mnv4_deploy.profiles.machine.cpu import read_cpu
 from mnv4_deploy.sessions.records import ModelKind
 from mnv4_deploy.tasks import classification
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"}
 # What runs images and makes figures of them.
-_SOURCES = (drift, images, models, sessions, classification)
+_SOURCES = (drift, images, models, sessions, tasks, classification)
 
 
 def versions(kinds: Iterable[ModelKind] = ()) -> dict[str, str]:

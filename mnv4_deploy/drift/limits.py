@@ -1,8 +1,8 @@
 """Conditions that fail a run: ``--fail-if "top1_drop > 0.5"``.
 
-A condition is METRIC OP NUMBER with OP one of > >= < <=. ``parse`` needs no result, so that a
-typing error shows before the slow part, as does what ``check_labels`` finds; ``check`` compares
-when the results are there.
+A condition is METRIC OP NUMBER with OP one of > >= < <=. The metrics are those of the task and
+``OWN_METRICS``. ``parse`` needs no result, so that a typing error shows before the slow part, as
+does what ``check_decidable`` finds; ``check`` compares when the results are there.
 """
 
 from __future__ import annotations
@@ -17,35 +17,10 @@ from dataclasses import dataclass
 from mnv4_deploy.drift.records import Limit
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.layers.records import LayersDrift
-from mnv4_deploy.tasks.classification.records import TOP, OutputDrift
+from mnv4_deploy.tasks.task import Metric, Model, Summary, Task
 
-
-@dataclass(frozen=True)
-class Metric:
-    """What can be limited: its unit ("" for plain numbers), its meaning and what it needs."""
-
-    unit: str
-    meaning: str
-    labels: bool = False
-    layers: bool = False
-
-
-METRICS: Mapping[str, Metric] = {
-    "top1": Metric("%", "top-1 accuracy of the candidate", labels=True),
-    "top1_reference": Metric("%", "top-1 accuracy of the reference", labels=True),
-    "top1_drop": Metric("points", "top-1 of the reference less the candidate's", labels=True),
-    "top1_drop_high": Metric("points", "upper 95 % confidence limit of top1_drop", labels=True),
-    "top5": Metric("%", "top-5 accuracy of the candidate", labels=True),
-    "top5_drop": Metric("points", "top-5 of the reference less the candidate's", labels=True),
-    "agreement": Metric("%", "images on which both give the same class"),
-    "lost": Metric("images", "right in the reference, wrong in the candidate", labels=True),
-    "gained": Metric("images", "wrong in the reference, right in the candidate", labels=True),
-    "p_value": Metric("", "McNemar's exact test of lost against gained", labels=True),
-    "sqnr_db": Metric("dB", "signal to quantization noise over all outputs together"),
-    "median_sqnr_db": Metric("dB", "median over the images of the same"),
-    "cosine": Metric("", "cosine similarity of the outputs, mean over the images"),
-    "kl": Metric("nats", "KL divergence of the outputs, mean over the images"),
-    "worst_layer_sqnr_db": Metric("dB", "lowest SQNR of any layer quantized alone", layers=True),
+OWN_METRICS: Mapping[str, Metric] = {
+    "worst_layer_sqnr_db": Metric("dB", "lowest isolated SQNR of any layer", layers=True),
     "skipped": Metric("images", "files that could not be used"),
 }
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
@@ -76,52 +51,59 @@ class Condition:
         return math.isnan(value) or _OPERATORS[self.op](value, self.bound)
 
 
-def parse(texts: Iterable[str]) -> tuple[Condition, ...]:
+def known_metrics(task: Task) -> dict[str, Metric]:
+    """Everything that can be limited, by its name."""
+    return {**task.metrics, **OWN_METRICS}
+
+
+def parse(texts: Iterable[str], task: Task) -> tuple[Condition, ...]:
     """The conditions in ``texts``.
 
     Raises UnsupportedError for a text that is no condition and for an unknown metric.
     """
-    return tuple(map(_parse, texts))
+    known = known_metrics(task)
+    return tuple(_parse(text, known) for text in texts)
 
 
-def check_labels(
-    texts: Iterable[str], *, labelled: bool, layers: bool = True, classes: int | None = None
+def check_decidable(
+    texts: Iterable[str], task: Task, model: Model, *, labelled: bool, layers: bool = True
 ) -> None:
     """Raise UnsupportedError for a condition that the run will not be able to decide.
 
-    ``labelled``: some images have true classes; ``layers``: layers will be compared;
-    ``classes``: how many there are, None if that is not known yet.
+    ``labelled``: some images have known answers; ``layers``: layers will be compared.
     """
-    for condition in parse(texts):
-        metric, shown = METRICS[condition.metric], _short(condition.text)
-        if metric.labels and not labelled:
+    known = known_metrics(task)
+    for condition in parse(texts, task):
+        metric, shown = known[condition.metric], _short(condition.text)
+        if metric.truth and not labelled:
+            free = next(name for name, other in task.metrics.items() if not other.truth)
             raise UnsupportedError(
-                f"--fail-if '{shown}' needs the true classes, and these images have none: give "
-                "labelled images, or limit agreement instead."
+                f"--fail-if '{shown}' needs the true answers, and these images have none: "
+                f"{task.truth_advice}, or limit {free} instead."
             )
         if metric.layers and not layers:
             raise UnsupportedError(
                 f"--fail-if '{shown}' needs the comparison of layers: leave --layer-images 0 out."
             )
-        if classes is not None and classes <= TOP and condition.metric.startswith("top5"):
-            raise UnsupportedError(
-                f"--fail-if '{shown}' needs more than {TOP} classes, and there are {classes}: "
-                "limit top1_drop instead."
-            )
+        if why := task.undecidable(condition.metric, model):
+            raise UnsupportedError(f"--fail-if '{shown}' {why}.")
 
 
-def check(texts: Iterable[str], values: Mapping[str, float | None]) -> tuple[Limit, ...]:
+def check(
+    texts: Iterable[str], task: Task, values: Mapping[str, float | None]
+) -> tuple[Limit, ...]:
     """Each of ``texts`` against the ``values`` that :func:`metrics` gives.
 
     Raises UnsupportedError as :func:`parse` does, and where a value is None.
     """
+    known = known_metrics(task)
     limits = []
-    for condition in parse(texts):
+    for condition in parse(texts, task):
         value = values[condition.metric]
         if value is None:
             raise UnsupportedError(
                 f"--fail-if '{_short(condition.text)}' cannot be decided: this run has no "
-                f"{condition.metric} ({METRICS[condition.metric].meaning}), so limit another "
+                f"{condition.metric} ({known[condition.metric].meaning}), so limit another "
                 "metric."
             )
         limits.append(Limit(condition.text, condition.metric, value, condition.holds(value)))
@@ -129,36 +111,22 @@ def check(texts: Iterable[str], values: Mapping[str, float | None]) -> tuple[Lim
 
 
 def metrics(
-    output: OutputDrift, layers: LayersDrift | None, skipped: int
+    task: Task, output: Summary, layers: LayersDrift | None, skipped: int
 ) -> dict[str, float | None]:
-    """The value of every metric in METRICS, in its unit; None where it is not known.
+    """The value of every metric, in its unit; None where it is not known.
 
     ``skipped`` is the number of files that could not be used.
     """
-    reference, candidate, flips = output.reference, output.candidate, output.flips
     compared = layers.layers if layers else ()
     isolated = [layer.isolated.sqnr_db for layer in compared if layer.isolated]
     return {
-        "top1": candidate.top1.percent if candidate else None,
-        "top1_reference": reference.top1.percent if reference else None,
-        "top1_drop": output.top1_drop,
-        "top1_drop_high": output.top1_drop_high,
-        "top5": candidate.top5.percent if candidate and candidate.top5 else None,
-        "top5_drop": output.top5_drop,
-        "agreement": output.agreement.percent,
-        "lost": flips.lost if flips else None,
-        "gained": flips.gained if flips else None,
-        "p_value": flips.p_value if flips else None,
-        "sqnr_db": output.sqnr_db,
-        "median_sqnr_db": output.median_sqnr_db,
-        "cosine": output.cosine,
-        "kl": output.kl,
+        **task.figures(output),
         "worst_layer_sqnr_db": min(isolated, default=None),
         "skipped": skipped,
     }
 
 
-def _parse(text: str) -> Condition:
+def _parse(text: str, known: Mapping[str, Metric]) -> Condition:
     match = _CONDITION.fullmatch(text)
     if match is None:
         several = re.search(r"\b(and|or)\b|&|\||,", text, re.IGNORECASE)
@@ -169,12 +137,12 @@ def _parse(text: str) -> Condition:
         )
         raise UnsupportedError(f"--fail-if '{_short(text)}' is not one condition: {advice}.")
     metric = match["metric"].lower()
-    if metric not in METRICS:
-        nearest = difflib.get_close_matches(metric, METRICS, n=1)
+    if metric not in known:
+        nearest = difflib.get_close_matches(metric, known, n=1)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise UnsupportedError(
             f"--fail-if knows no metric '{_short(match['metric'])}': {hint}There are "
-            f"{', '.join(METRICS)}."
+            f"{', '.join(known)}."
         )
     bound = float(match["number"])
     if math.isinf(bound):

@@ -11,30 +11,27 @@ from mnv4_deploy.drift.declared import read_declared
 from mnv4_deploy.errors import InputError, UnknownModelError
 from mnv4_deploy.images.options import PreprocessingOptions, parse_options
 from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.models.source import ModelSource, ZooSource
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.labels import names_of
-from mnv4_deploy.tasks.classification.signature import (
-    check_types,
-    declared_classes,
-    ends_in_softmax,
-    image_size,
-)
+from mnv4_deploy.sessions.signature import check_types, image_size
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.task import Task
 
 _FILE_SUFFIXES = (".onnx", ".tflite")
 # A mean of 127.5 and one of 0.5 x 255 that went through float32 are the same.
 _SAME = 1e-4
-_SHOWN_DIFFERENCES = 4
 
 
 def open_model_ref(
-    text: str,
+    what: str | ModelSource,
     *,
+    task: Task = CLASSIFICATION,
     weights: str = "bundled",
     overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelRef:
-    """Look at ``text``: the path of a .onnx or .tflite file, or a model name (PyTorch).
+    """Look at ``what``: the path of a .onnx or .tflite file, a model name, a PyTorch network.
 
-    ``weights`` is PyTorch's, as ``models.weights.load_reference`` takes it. A file's
+    ``weights`` is a named model's, as ``models.weights.load_reference`` takes it. A file's
     preprocessing comes from ``overrides`` (see ``options.parse_options``), the manifest.json
     beside it if that lists this very file, or its metadata, in that order of preference. Its
     size is that of its input; ``size`` counts where that is free, and for PyTorch.
@@ -42,13 +39,15 @@ def open_model_ref(
     TFLite Metadata bilinearly, as its libraries do.
 
     Raises ModelFileError for a file that is damaged or crashes its runtime, UnsupportedError for
-    one that is no image classifier, UnknownModelError, WeightsError, and InputError where the
-    preprocessing is not known, saying which options to give.
+    one that takes no image or is not for ``task``, UnknownModelError, WeightsError, and
+    InputError where the preprocessing is not known, saying which options to give.
     """
     options = parse_options(overrides)
-    if _is_file(text):
-        return _file_subject(text, options)
-    return _torch_subject(text, weights, options)
+    if not isinstance(what, str):
+        return _torch_ref(what, options)
+    if _is_file(what):
+        return _file_ref(what, task, options)
+    return _torch_ref(ZooSource(what, weights, size=options.size), options)
 
 
 def _is_file(text: str) -> bool:
@@ -70,16 +69,13 @@ def _is_file(text: str) -> bool:
     return False
 
 
-def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> ModelRef:
-    from mnv4_deploy.models.weights import load_reference
-
-    reference = load_reference(name, weights, size=options.size)
+def _torch_ref(source: ModelSource, options: PreprocessingOptions) -> ModelRef:
+    reference = source.load(options.size)
     return ModelRef(
         kind="torch",
-        name=name,
+        name=source.name,
         path="",
-        model=name,
-        weights=weights,
+        source=source,
         preprocessing=options.over(reference.preprocessing),
         preprocessing_from="options" if options.given else "model",
         labels=reference.labels,
@@ -90,16 +86,19 @@ def _torch_subject(name: str, weights: str, options: PreprocessingOptions) -> Mo
     )
 
 
-def _file_subject(text: str, options: PreprocessingOptions) -> ModelRef:
+def _file_ref(text: str, task: Task, options: PreprocessingOptions) -> ModelRef:
     from mnv4_deploy.profiles.inspection.inspect import inspect_file
     from mnv4_deploy.profiles.isolated import run_isolated
+    from mnv4_deploy.sessions.open import try_out
+    from mnv4_deploy.sessions.quantization import boundary
 
     path = Path(text).absolute()
     facts = inspect_file(path)
     size = image_size(facts, options)
-    classes = declared_classes(facts)
+    classes, probabilities = task.recognise(facts)
     check_types(facts)
-    said = read_declared(facts, classes or 0, size)
+    inputs, outputs = boundary(facts)
+    said = read_declared(facts, classes, size)
     base = said.preprocessing
     if base is None and not options.complete:
         raise InputError(
@@ -111,49 +110,48 @@ def _file_subject(text: str, options: PreprocessingOptions) -> ModelRef:
         if size is None:
             raise InputError(f"{text} takes images of any size: give --size.")
         base = Preprocessing(*size)
-    subject = ModelRef(
+    ref = ModelRef(
         kind=facts.format,
         name=path.name,
         path=str(path),
-        model="",
-        weights="",
+        inputs=inputs,
+        outputs=outputs,
         preprocessing=options.over(base),
         preprocessing_from="options" if options.given else said.preprocessing_from,
         labels=said.labels,
-        num_classes=classes or 0,
+        num_classes=classes,
         sha256=facts.sha256,
         size_bytes=facts.size_bytes,
         calibration_sha256=said.calibration_sha256,
-        probabilities=ends_in_softmax(facts),
+        probabilities=probabilities,
         notes=said.notes,
     )
-    from mnv4_deploy.sessions.subjects import try_out
-
-    found = run_isolated(try_out, subject, subject=str(path))
-    if classes is None:  # labels could not be checked against a number that was not known
+    shapes = run_isolated(try_out, ref, subject=str(path))
+    found = task.check_shapes(str(path), shapes)
+    if found != classes:  # labels could not be checked against a number that was not known
         said = read_declared(facts, found, size)
-    return dataclasses.replace(subject, num_classes=found, labels=said.labels)
+    return dataclasses.replace(ref, num_classes=found, labels=said.labels)
 
 
 def check_pair(
-    reference: ModelRef, candidate: ModelRef, *, allow_preprocessing: bool = False
+    reference: ModelRef,
+    candidate: ModelRef,
+    *,
+    task: Task = CLASSIFICATION,
+    allow_preprocessing: bool = False,
 ) -> None:
-    """Refuse two subjects whose outputs cannot be compared image by image.
+    """Refuse two models whose outputs cannot be compared image by image.
 
     ``allow_preprocessing``: they may differ in mean, std, crop and interpolation, and each then
-    sees its own. Their sizes may not. Labels are compared where both are known, and are the
-    same if they have a name in common ("tench" and "tench, Tinca tinca").
+    sees its own. Their sizes may not. What else must be alike is the task's to say.
 
     Raises InputError that shows every difference.
     """
-    if {reference.num_classes, candidate.num_classes} == {1000, 1001}:
-        larger = max(reference, candidate, key=lambda subject: subject.num_classes)
-        raise InputError(
-            f"{reference.name} has {reference.num_classes} classes and {candidate.name} has "
-            f"{candidate.num_classes}: in {larger.name} TensorFlow's background class comes first "
-            "and shifts every other by one, so give two models with it or two without."
-        )
-    differences = _head_differences(reference, candidate)
+    differences = task.differences(reference, candidate)
+    if reference.probabilities != candidate.probabilities:
+        kinds = {False: "logits", True: "probabilities (softmax)"}
+        outputs = (kinds[reference.probabilities], kinds[candidate.probabilities])
+        differences.insert(0, ("output", *outputs))
     advice = "give two models of the same classes"
     if not differences:
         differences = _image_differences(reference, candidate, sizes_only=allow_preprocessing)
@@ -170,24 +168,6 @@ def check_pair(
             )
             + f"): {advice}."
         )
-
-
-def _head_differences(reference: ModelRef, candidate: ModelRef) -> list[tuple[str, str, str]]:
-    """What, the reference's and the candidate's."""
-    if reference.num_classes != candidate.num_classes:
-        return [("classes", str(reference.num_classes), str(candidate.num_classes))]
-    differences = [
-        (f"class {index}", repr(mine), repr(theirs))
-        for index, (mine, theirs) in enumerate(
-            zip(reference.labels, candidate.labels, strict=False)
-        )
-        if not names_of(mine) & names_of(theirs)
-    ]
-    kinds = {False: "logits", True: "probabilities (softmax)"}
-    if reference.probabilities != candidate.probabilities:
-        outputs = (kinds[reference.probabilities], kinds[candidate.probabilities])
-        differences.insert(0, ("output", *outputs))
-    return differences[:_SHOWN_DIFFERENCES]
 
 
 def _image_differences(

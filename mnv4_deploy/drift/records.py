@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mnv4_deploy.images.records import DatasetImage, SkippedImage
 from mnv4_deploy.layers.records import LayersDrift
+from mnv4_deploy.models.source import ModelSource
 from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceOptions
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.rows import ImageRows
+from mnv4_deploy.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class ShardJob:
     """What a worker process needs to know once; the same for every shard of a run."""
 
+    task: Task
     reference: ModelRef
     candidate: ModelRef
 
@@ -39,13 +43,14 @@ class ShardResult:
     """One shard done."""
 
     index: int
-    results: ImageResults
+    rows: ImageRows
     skipped: tuple[SkippedImage, ...]
 
 
 @dataclass(frozen=True)
 class DriftRequest:
-    """What ``drift`` is asked for. ``reference`` and ``candidate`` are files or model names.
+    """What ``drift`` is asked for. ``reference`` and ``candidate`` are files or
+    PyTorch models: names, or where else networks come from.
 
     ``preprocessing`` overrides what files say: see ``images/options.py``. With
     ``allow_preprocessing`` the two may differ in it. ``images`` None: all. ``layer_images`` 0: no
@@ -54,8 +59,9 @@ class DriftRequest:
     of a device that runs the files, "" for none.
     """
 
-    reference: str
-    candidate: str
+    reference: str | ModelSource
+    candidate: str | ModelSource
+    task: Task = CLASSIFICATION
     data: str = "bundled"
     labels_file: str | None = None
     weights: str = "bundled"
@@ -106,17 +112,19 @@ class Limit:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Everything ``drift`` found. ``images_per_second`` counts those run now, not resumed ones.
+    """Everything ``drift`` found; ``output`` is the task's summary
+    (``tasks.task.Summary``). ``images_per_second`` counts those run now, not resumed ones.
 
     ``device`` is what ran the files, None for this machine or a cluster, with the runtimes
     ``device_runtimes``; ``parity`` is of each file there against here, and empty without layers.
     Layers are always compared on this machine.
     """
 
+    task: Task
     reference: ModelRef
     candidate: ModelRef
     data: str
-    output: OutputDrift
+    output: Any
     layers: LayersDrift | None
     skipped: tuple[SkippedImage, ...]
     limits: tuple[Limit, ...]

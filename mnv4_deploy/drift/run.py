@@ -8,26 +8,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnv4_deploy.drift import shards as pieces
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.run_shard import ShardRunner, too_many_skipped
+from mnv4_deploy.drift.shards import (
+    FileState,
+    cut,
+    file_states,
+    identity,
+    joined,
+    usual_shard_size,
+)
 from mnv4_deploy.drift.store import ShardStore, opened, store_folder
 from mnv4_deploy.drift.workers import MakeRunner, ShardExecutor, local_executor
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.images.records import Dataset, SkippedImage
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.tasks.rows import ImageRows
 
 
 @dataclass(frozen=True)
 class ImageRun:
-    """What came of all images. ``results`` has the same bits however the work was shared out.
+    """What came of all images. ``rows`` have the same bits however the work was shared out.
 
     ``resumed_images`` were done by an earlier run that was killed; ``seconds`` and
     ``images_per_second`` are about the others. ``workers`` is how many ran at once.
     """
 
-    results: ImageResults
+    rows: ImageRows
     skipped: tuple[SkippedImage, ...]
     resumed_images: int
     seconds: float
@@ -92,15 +99,15 @@ def open_run(
     if not dataset.images:
         raise ImagesError(f"{dataset.name} has no images: give a folder that has some.")
     progress = progress or Progress(show=False)
-    states = pieces.file_states(dataset)
-    size = shard_size or pieces.shard_size(len(dataset.images))
+    states = file_states(dataset)
+    size = shard_size or usual_shard_size(len(dataset.images))
     with contextlib.ExitStack() as stack:
         place = place or stack.enter_context(
             _place(job, dataset, states, workers, cluster, runner, progress)
         )
-        key = pieces.identity(job, dataset, states, size, place.processors)
+        key = identity(job, dataset, states, size, place.processors)
         finished = stack.enter_context(opened(store or store_folder(None), key))
-        shards = pieces.cut(dataset, size)
+        shards = cut(dataset, size)
         try:
             yield _run(place, dataset, shards, finished, progress)
         except (KeyboardInterrupt, SystemExit) as stop:
@@ -119,7 +126,7 @@ def open_run(
 def _place(
     job: ShardJob,
     dataset: Dataset,
-    states: Sequence[pieces.FileState],
+    states: Sequence[FileState],
     workers: int | None,
     cluster: str,
     runner: MakeRunner,
@@ -161,5 +168,5 @@ def _run(
             too_many_skipped(skipped, total)
             advance(len(shards[result.index].images))
     seconds = time.perf_counter() - started
-    rows, missed = pieces.joined(done.values())
+    rows, missed = joined(done.values())
     return ImageRun(rows, missed, total - todo, seconds, todo / seconds, place.workers)

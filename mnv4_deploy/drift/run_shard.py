@@ -1,6 +1,6 @@
 """One shard: read, decode and run its images through both subjects, and keep what is needed.
 
-Of every image a few numbers stay; pixels and outputs go. All statistics are float64.
+Of every image the task keeps a few numbers; pixels and outputs go.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.errors import ImagesError, InputError
-from mnv4_deploy.images.records import DatasetImage, SkippedImage
+from mnv4_deploy.images.records import DatasetImage, Pixels, SkippedImage
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.files.regular import read_regular
+from mnv4_deploy.sessions.open import LoadedModel, open_runner
+from mnv4_deploy.sessions.outputs import paired
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.sessions.subjects import Pixels, Runner, open_runner
-from mnv4_deploy.tasks.classification.records import TOP, ImageResults
+from mnv4_deploy.tasks.rows import ImageRows
+from mnv4_deploy.tasks.task import Outputs, Task
 
-_Floats = npt.NDArray[np.float64]
 _MAX_SKIPPED_SHARE, _MAX_SKIPPED = 0.05, 3
 _NAMED = 4
-# The least a probability counts as: 8-bit outputs round most of them to zero.
-_LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,9 @@ class ShardRunner:
     ``load`` says where: several threads may ``run`` at once if what it gives can.
     """
 
-    def __init__(self, job: ShardJob, load: Callable[[ModelRef], Runner] = open_runner) -> None:
+    def __init__(
+        self, job: ShardJob, load: Callable[[ModelRef], LoadedModel] = open_runner
+    ) -> None:
         self._job = job
         self._reference = load(job.reference)
         self._candidate = load(job.candidate)
@@ -68,11 +68,7 @@ class ShardRunner:
         decoded = self._decoded(shard, skipped)
         for _, group in itertools.groupby(decoded, key=lambda item: item.index // self._window):
             parts.append(self._compared(list(group)))
-        return ShardResult(shard.index, _joined(parts, self._top), tuple(skipped))
-
-    @property
-    def _top(self) -> int:
-        return min(TOP, self._job.reference.num_classes)
+        return ShardResult(shard.index, ImageRows.joined(parts), tuple(skipped))
 
     def _decoded(self, shard: Shard, skipped: list[SkippedImage]) -> Iterator[_Decoded]:
         from mnv4_deploy.images.sets import MAX_BYTES, defect_of
@@ -87,7 +83,7 @@ class ShardRunner:
             self._check_unseen(image, digest.hexdigest())
             specs = (self._job.reference.preprocessing, self._job.candidate.preprocessing)
             try:
-                pixels = _decode(data, specs)
+                pixels = _decode(data, specs, self._job.task)
             except Exception as error:  # PIL's decoders raise nearly anything on damaged files
                 skipped.append(SkippedImage(index, image.name, defect_of(error)))
                 continue
@@ -101,38 +97,31 @@ class ShardRunner:
                     "result on them means nothing, so give other images."
                 )
 
-    def _compared(self, group: list[_Decoded]) -> ImageResults:
+    def _compared(self, group: list[_Decoded]) -> ImageRows:
         """Images of one window; places of the batch that none of them takes are filled up."""
         places = [item.index % self._window for item in group]
         reference = [item.reference for item in group]
         candidate = [item.candidate for item in group]
         r = _outputs(self._reference, reference, places, self._window)
         c = _outputs(self._candidate, candidate, places, self._window)
-        for subject, outputs in ((self._job.reference, r), (self._job.candidate, c)):
+        subjects = self._job.reference, self._job.candidate
+        for subject, outputs in zip(subjects, (r, c), strict=True):
             _check_finite(subject, outputs, group)
-        lengths = np.sqrt((r * r).sum(axis=1) * (c * c).sum(axis=1))
-        log_r = _log_probabilities(r, self._job.reference.probabilities)
-        log_c = _log_probabilities(c, self._job.candidate.probabilities)
-        labels = [-1 if item.image.label is None else item.image.label for item in group]
         digests = np.frombuffer(b"".join(item.sha256 for item in group), np.uint8)
-        return ImageResults(
+        truth = [item.image.truth for item in group]
+        return ImageRows(
             index=np.array([item.index for item in group], np.int64),
-            label=np.array(labels, np.int32),
-            reference_top=_best(r, self._top),
-            candidate_top=_best(c, self._top),
-            signal=(r * r).sum(axis=1),
-            noise=((r - c) ** 2).sum(axis=1),
-            cosine=(r * c).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny),
-            kl=np.maximum((np.exp(log_r) * (log_r - log_c)).sum(axis=1), 0.0),
             sha256=digests.reshape(len(group), -1),
+            columns=self._job.task.columns(r, paired(r, c), truth, subjects),
         )
 
 
-def _decode(data: bytes, specs: tuple[Preprocessing, Preprocessing]) -> tuple[Pixels, Pixels]:
+def _decode(
+    data: bytes, specs: tuple[Preprocessing, Preprocessing], task: Task
+) -> tuple[Pixels, Pixels]:
     """One image's pixels for both, resized twice only where the two differ in that."""
     from PIL import Image
 
-    from mnv4_deploy.images.preprocessing import to_uint8
     from mnv4_deploy.images.sets import EMPTY
 
     if not data:
@@ -141,61 +130,31 @@ def _decode(data: bytes, specs: tuple[Preprocessing, Preprocessing]) -> tuple[Pi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd EXIF data, thousands of times
         with Image.open(io.BytesIO(data)) as image:
-            pixels = to_uint8(image, mine)
+            pixels = task.prepare(image, mine)
         if _geometry(mine) == _geometry(theirs):
             return pixels, pixels
         with Image.open(io.BytesIO(data)) as image:
-            return pixels, to_uint8(image, theirs)
+            return pixels, task.prepare(image, theirs)
 
 
 def _geometry(spec: Preprocessing) -> tuple[object, ...]:
     return spec.height, spec.width, spec.crop_pct, spec.interpolation
 
 
-def _outputs(runner: Runner, images: list[Pixels], places: list[int], window: int) -> _Floats:
+def _outputs(runner: LoadedModel, images: list[Pixels], places: list[int], window: int) -> Outputs:
     filled = np.stack([images[0]] * window)
     filled[places] = images
-    return runner.outputs(filled)[places].astype(np.float64)
+    return {name: values[places] for name, values in runner.outputs(filled).items()}
 
 
-def _check_finite(subject: ModelRef, outputs: _Floats, group: list[_Decoded]) -> None:
-    for item, row in zip(group, outputs, strict=True):
-        if not np.isfinite(row).all():
-            raise InputError(
-                f"{subject.name} gives outputs that are not finite for {item.image.name!r}: check "
-                "its weights, and --mean and --std."
-            )
-
-
-def _log_probabilities(outputs: _Floats, probabilities: bool) -> _Floats:
-    if probabilities:
-        logs: _Floats = np.log(np.maximum(outputs, _LEAST_PROBABILITY))
-    else:
-        logs = outputs
-    shifted = logs - logs.max(axis=1, keepdims=True)
-    normalised: _Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalised
-
-
-def _best(outputs: _Floats, count: int) -> npt.NDArray[np.int32]:
-    return np.argsort(-outputs, axis=1, kind="stable")[:, :count].astype(np.int32)
-
-
-def _joined(parts: list[ImageResults], top: int) -> ImageResults:
-    """All parts in one record; of the right shapes where every image was skipped."""
-    none = np.zeros(0)
-    empty = ImageResults(
-        index=none.astype(np.int64),
-        label=none.astype(np.int32),
-        reference_top=np.zeros((0, top), np.int32),
-        candidate_top=np.zeros((0, top), np.int32),
-        signal=none,
-        noise=none,
-        cosine=none,
-        kl=none,
-        sha256=np.zeros((0, hashlib.sha256().digest_size), np.uint8),
-    )
-    return ImageResults.joined((empty, *parts))
+def _check_finite(subject: ModelRef, outputs: Outputs, group: list[_Decoded]) -> None:
+    for values in outputs.values():
+        for item, row in zip(group, values, strict=True):
+            if not np.isfinite(row).all():
+                raise InputError(
+                    f"{subject.name} gives outputs that are not finite for {item.image.name!r}: "
+                    "check its weights, and --mean and --std."
+                )
 
 
 def too_many_skipped(skipped: Sequence[SkippedImage], total: int) -> None:

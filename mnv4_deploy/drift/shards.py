@@ -11,7 +11,8 @@ from pathlib import Path
 from mnv4_deploy.drift.environment import versions
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.images.records import Dataset, SkippedImage
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.profiles.isolated import name_of
+from mnv4_deploy.tasks.rows import ImageRows
 
 SHARD_SIZE = 256
 _SMALLEST = 8
@@ -26,7 +27,7 @@ class FileState:
     changed_ns: int
 
 
-def shard_size(images: int) -> int:
+def usual_shard_size(images: int) -> int:
     """Images a shard: 256, fewer where there would be too few shards to share out.
 
     It depends on nothing but the number of images, so that a run that is taken up again with
@@ -36,9 +37,9 @@ def shard_size(images: int) -> int:
 
 
 def cut(dataset: Dataset, size: int | None = None) -> tuple[Shard, ...]:
-    """Consecutive shards of ``size`` images (default ``shard_size``); the last may be smaller."""
+    """Consecutive shards of ``size`` images (None: the usual); the last may be smaller."""
     images = dataset.images
-    size = size or shard_size(len(images))
+    size = size or usual_shard_size(len(images))
     return tuple(
         Shard(index, start, images[start : start + size])
         for index, start in enumerate(range(0, len(images), size))
@@ -59,11 +60,12 @@ def identity(
 ) -> str:
     """SHA-256 over all that decides the results; where the files lie does not.
 
-    Both subjects, the images' names, labels, sizes and times of change, the size of a shard,
-    the versions of this package and of the runtimes, the processors that do the work.
+    The task, both subjects, the images' names, right answers, sizes and times of change, the size
+    of a shard, the versions of this package and of the runtimes, the processors that do the work.
     """
     subjects = (job.reference, job.candidate)
     facts = [
+        name_of(type(job.task)),
         [asdict(replace(subject, path="")) for subject in subjects],
         versions(subject.kind for subject in subjects),
         sorted(processors),
@@ -71,20 +73,20 @@ def identity(
     ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for image, state in zip(dataset.images, states, strict=True):
-        entry = [image.name, image.label, state.size_bytes, state.changed_ns]
+        entry = [image.name, image.truth, state.size_bytes, state.changed_ns]
         digest.update(json.dumps(entry).encode() + b"\n")
     return digest.hexdigest()
 
 
 def joined(
     results: Iterable[ShardResult],
-) -> tuple[ImageResults, tuple[SkippedImage, ...]]:
+) -> tuple[ImageRows, tuple[SkippedImage, ...]]:
     """All rows and all skipped images by rising index. Raises ValueError without a shard."""
     ordered = sorted(results, key=lambda result: result.index)
     if not ordered:
         raise ValueError("there are no shards to join")
     skipped = tuple(image for result in ordered for image in result.skipped)
-    return ImageResults.joined(result.results for result in ordered), skipped
+    return ImageRows.joined(result.rows for result in ordered), skipped
 
 
 def describe(shard: Shard) -> str:

@@ -18,10 +18,12 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnv4_deploy.drift.records import Shard, ShardResult
 from mnv4_deploy.errors import OutputError
@@ -29,7 +31,7 @@ from mnv4_deploy.images.records import SkippedImage
 from mnv4_deploy.profiles.files.lock import hold
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine.cache import cache_folder
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.tasks.rows import ImageRows
 
 _IN_OUT = ".mnv4-deploy-drift"
 _FOLDER = re.compile(r"[0-9a-f]{32}")
@@ -38,9 +40,10 @@ _MARK_TEXT = '{"tool": "mnv4-deploy", "content": "finished images of drift"}'
 _SHARD = re.compile(r"[0-9]{6,}\.npz")
 # What a run left that was killed while it wrote a shard.
 _UNFINISHED = re.compile(r"\.[0-9]{6,}\.npz\..*")
-_SKIPPED = "skipped"
+_FACTS = "facts"
 _KEPT_SECONDS = 30 * 24 * 3600
-_FIELDS = tuple(field.name for field in fields(ImageResults))
+# Before the names of a task's columns, so that none of them is taken for ours.
+_COLUMN = "column "
 
 
 def store_folder(out: Path | None) -> Path:
@@ -59,11 +62,13 @@ class ShardStore:
         try:
             # Zip members carry checksums, and nothing is unpickled.
             with np.load(self._path(shard.index), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _FIELDS}
-                skipped = json.loads(file[_SKIPPED].tobytes())
+                # By the names that were written: damage may change the name of a member.
+                names, skipped = json.loads(file[_FACTS].tobytes())
+                columns = {name: file[f"{_COLUMN}{name}"] for name in names}
+                rows = ImageRows(file["index"], file["sha256"], columns)
             result = ShardResult(
                 shard.index,
-                ImageResults(**arrays),
+                rows,
                 tuple(SkippedImage(**entry) for entry in skipped),
             )
             return result if _covers(result, shard) else None
@@ -72,9 +77,13 @@ class ShardStore:
 
     def save(self, result: ShardResult) -> None:
         """Raises OutputError if the disk is full or the folder cannot be written."""
-        arrays = {name: getattr(result.results, name) for name in _FIELDS}
-        skipped = json.dumps([asdict(image) for image in result.skipped]).encode()
-        arrays[_SKIPPED] = np.frombuffer(skipped, np.uint8)
+        facts = [list(result.rows.columns), [asdict(image) for image in result.skipped]]
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "index": result.rows.index,
+            "sha256": result.rows.sha256,
+            **{f"{_COLUMN}{name}": values for name, values in result.rows.columns.items()},
+            _FACTS: np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        }
         content = io.BytesIO()
         try:
             np.savez(content, allow_pickle=False, **arrays)
@@ -196,10 +205,11 @@ def _listed(folder: Path) -> list[Path]:
 
 def _covers(result: ShardResult, shard: Shard) -> bool:
     """Whether every image has its row or its reason, and every array its rows."""
-    rows = {len(getattr(result.results, name)) for name in _FIELDS}
-    seen = [*result.results.index.tolist(), *(image.index for image in result.skipped)]
+    rows = result.rows
+    whole = all(len(values) == len(rows) for values in (rows.sha256, *rows.columns.values()))
+    seen = [*rows.index.tolist(), *(image.index for image in result.skipped)]
     wanted = range(shard.start, shard.start + len(shard.images))
-    return len(rows) == 1 and sorted(seen) == list(wanted)
+    return whole and sorted(seen) == list(wanted)
 
 
 def _explained(error: OSError, folder: Path) -> OutputError:

@@ -7,7 +7,6 @@ at once and in the middle of anything: that is how it ends with its parent, howe
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import queue
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
-from mnv4_deploy.errors import DeployError
+from mnv4_deploy.profiles.isolated import function_named, outcome_of
 
 # Parents may forget a child (a cluster whose client was killed): then it holds no memory.
 _IDLE_SECONDS = 300.0
@@ -31,15 +30,6 @@ class Setup:
 
     job: ShardJob
     runner: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a shard: its result, a DeployError, or the traceback of a bug."""
-
-    result: ShardResult | None = None
-    error: DeployError | None = None
-    bug: str = ""
 
 
 def main() -> None:
@@ -56,14 +46,12 @@ def main() -> None:
             shard = orders.get(timeout=_IDLE_SECONDS)
         except queue.Empty:
             os._exit(0)
-        pickle.dump(serve(shard), outcomes)
+        pickle.dump(outcome_of(serve, shard), outcomes)
         outcomes.flush()
 
 
 def _receive(orders: queue.SimpleQueue[Any]) -> None:
     try:
-        # The first order may need the parent's import path to unpickle.
-        sys.path[:] = pickle.load(sys.stdin.buffer)
         while True:
             orders.put(pickle.load(sys.stdin.buffer))
     except EOFError:
@@ -80,14 +68,8 @@ class _Server:
         self._setup = setup
         self._runner: Any = None
 
-    def __call__(self, shard: Shard) -> Outcome:
-        try:
-            if self._runner is None:
-                module, _, name = self._setup.runner.partition(":")
-                self._runner = getattr(importlib.import_module(module), name)(self._setup.job)
-            return Outcome(result=self._runner.run(shard))
-        except DeployError as error:
-            # Its cause may hold objects that do not pickle; the message is all the user sees.
-            return Outcome(error=type(error)(*error.args))
-        except Exception:
-            return Outcome(bug=traceback.format_exc())
+    def __call__(self, shard: Shard) -> ShardResult:
+        if self._runner is None:
+            self._runner = function_named(self._setup.runner)(self._setup.job)
+        result: ShardResult = self._runner.run(shard)
+        return result

@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -23,9 +22,9 @@ from mnv4_deploy.drift.environment import processor
 from mnv4_deploy.drift.records import Shard, ShardJob, ShardResult
 from mnv4_deploy.drift.run_shard import ShardRunner
 from mnv4_deploy.drift.shards import describe
-from mnv4_deploy.drift.worker_process import Outcome, Setup
+from mnv4_deploy.drift.worker_process import Setup
 from mnv4_deploy.errors import DeployError, InputError, ModelFileError, ToolchainError
-from mnv4_deploy.profiles.isolated import name_of
+from mnv4_deploy.profiles.isolated import Outcome, child_command, name_of
 from mnv4_deploy.profiles.measure.checks import available_cpus
 
 _ONE_THREAD = {
@@ -39,6 +38,7 @@ _ONE_THREAD = {
     )
 }
 _CHECK_SECONDS = 5.0
+_MODULE = "mnv4_deploy.drift.worker_process"
 
 T = TypeVar("T")
 Results = Generator[ShardResult, None, None]
@@ -87,11 +87,10 @@ class WorkerPool:
                 outcome = self._attempt(shard)
             except _DiedError as death:
                 raise _explained(death.code, shard, self._setup.job) from death
-        if outcome.error is not None:
-            raise outcome.error
-        if outcome.result is None:
-            raise RuntimeError(f"A worker process failed at {describe(shard)}:\n{outcome.bug}")
-        return outcome.result
+        at = describe(shard)
+        too_large = f"A worker process ran out of memory at {at}: give fewer --workers."
+        result: ShardResult = outcome.result(at, ToolchainError(too_large))
+        return result
 
     def close(self) -> None:
         """End all processes at once, whatever they are doing."""
@@ -210,10 +209,9 @@ class _Child:
     """One worker process."""
 
     def __init__(self, setup: Setup) -> None:
-        command = "from mnv4_deploy.drift.worker_process import main; main()"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", command],
+                child_command(_MODULE),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # Chatter of native libraries would break the progress line.
@@ -225,7 +223,6 @@ class _Child:
                 f"A worker process cannot be started ({error.strerror}): give fewer --workers."
             ) from error
         with contextlib.suppress(OSError):  # it died already: ``ask`` will tell
-            self._send(sys.path)
             self._send(setup)
 
     @property

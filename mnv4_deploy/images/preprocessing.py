@@ -88,12 +88,3 @@ def normalize(pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> npt.NDArray
     std = np.asarray(spec.std, np.float32)
     scaled = pixels.astype(np.float32) / np.float32(255)
     return ((scaled - mean) / std).astype(np.float32, copy=False)
-
-
-def preprocess(image: Image.Image, spec: Preprocessing) -> npt.NDArray[np.float32]:
-    """The model's input for one image: ``[height, width, 3]`` float32.
-
-    Raises:
-        ValueError, OSError: see ``to_rgb``.
-    """
-    return normalize(to_uint8(image, spec), spec)

@@ -1,8 +1,8 @@
 """Sets of images for calibration and evaluation: find, check, choose, stream.
 
-``open_folder`` and the ``bundled_*`` functions list images; ``select`` decodes each once,
-sets damaged ones aside by name and chooses evenly over classes; ``SelectedImages.arrays``
-then streams model inputs, as often as needed, holding one image at a time.
+``open_folder``, ``bundled_set`` and ``photographs`` list images, whose right answers a task adds;
+``select`` decodes each once, sets damaged ones aside by name and chooses evenly over classes;
+``SelectedImages`` then gives their pixels, as often as needed.
 """
 
 from __future__ import annotations
@@ -13,26 +13,23 @@ import os
 import random
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mnv4_deploy.errors import ImagesError
-from mnv4_deploy.images.preprocessing import normalize, to_rgb, to_uint8
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.preprocessing import to_rgb, to_uint8
+from mnv4_deploy.images.records import Pixels, SkippedImage
 from mnv4_deploy.models import weights
-from mnv4_deploy.models.checkpoint_file import file_sha256
 from mnv4_deploy.models.records import Preprocessing
-
-if TYPE_CHECKING:
-    from mnv4_deploy.models.weights import ReferenceModel
 
 MIN_IMAGES = 16
 EMPTY = "empty file"
@@ -40,22 +37,27 @@ MAX_BYTES = 2 << 30  # Pillow decodes at most 179 million pixels, of 8 bytes at 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Kind = Literal["bundled", "folder", "random"]
 Split = Literal["calibration", "evaluation"]
+# From a decoded image to what the network sees of it, before normalisation: a task's own.
+Prepare = Callable[[Image.Image, Preprocessing], Pixels]
 _CC_BY = weights.DATA / "imagenet-cc-by"
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image file. ``label`` is its class index, None where the truth is not known."""
+    """An image file. ``truth`` is the right answer, None where unknown (see ``DatasetImage``).
+
+    ``class_name`` is the folder it was found in, or what else images are chosen evenly over.
+    """
 
     path: Path
-    label: int | None = None
+    truth: Any = None
     class_name: str = ""
 
-    def pixels(self, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+    def pixels(self, spec: Preprocessing, prepare: Prepare = to_uint8) -> Pixels:
         if _is_endless(self.path):
             raise OSError(f"{self.path} is not a regular file")
         with Image.open(self.path) as image:
-            return to_uint8(image, spec)
+            return prepare(image, spec)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class NoiseRef:
     """Uniform random pixels; stands for an image where the user asked for random data."""
 
     seed: int
-    label: None = None
+    truth: None = None
 
-    def pixels(self, spec: Preprocessing) -> npt.NDArray[np.uint8]:
+    def pixels(self, spec: Preprocessing, prepare: Prepare = to_uint8) -> Pixels:
+        del prepare
         generator = np.random.default_rng(self.seed)
         return generator.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
 
@@ -78,14 +81,6 @@ class ImageSet:
     name: str
     root: Path
     refs: tuple[ImageRef, ...]
-
-
-@dataclass(frozen=True)
-class SkippedImage:
-    """A file that could not be used, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -116,49 +111,33 @@ class SelectedImages:
     refs: tuple[ImageRef | NoiseRef, ...]
 
     @property
-    def labels(self) -> tuple[int | None, ...]:
-        return tuple(ref.label for ref in self.refs)
+    def truth(self) -> tuple[Any, ...]:
+        return tuple(ref.truth for ref in self.refs)
 
-    def uint8_arrays(self, spec: Preprocessing) -> Iterator[npt.NDArray[np.uint8]]:
-        """Each image as RGB ``[height, width, 3]``, not normalised.
+    def pixels(self, spec: Preprocessing, prepare: Prepare = to_uint8) -> Pixels:
+        """All images as one RGB array ``[N, height, width, 3]``, not normalised.
 
         Raises:
             ImagesError: a file changed or vanished since it was selected.
         """
-        for ref in self.refs:
-            try:
-                yield ref.pixels(spec)
-            except (OSError, ValueError) as error:
-                raise ImagesError(
-                    f"{ref} changed while it was in use ({error}); run again when the image "
-                    "folder is left alone."
-                ) from error
-
-    def arrays(self, spec: Preprocessing) -> Iterator[npt.NDArray[np.float32]]:
-        """Each image as the model's float32 input ``[height, width, 3]``; errors as above."""
-        for pixels in self.uint8_arrays(spec):
-            yield normalize(pixels, spec)
-
-    def batches(self, spec: Preprocessing, batch_size: int) -> Iterator[npt.NDArray[np.float32]]:
-        """``[batch, height, width, 3]`` float32; the last batch may be smaller."""
-        batch: list[npt.NDArray[np.float32]] = []
-        for array in self.arrays(spec):
-            batch.append(array)
-            if len(batch) == batch_size:
-                yield np.stack(batch)
-                batch = []
-        if batch:
-            yield np.stack(batch)
+        return np.stack([_unchanged(ref, spec, prepare) for ref in self.refs])
 
 
-def open_folder(path: Path, labels: tuple[str, ...] = ()) -> ImageSet:
+def _unchanged(ref: ImageRef | NoiseRef, spec: Preprocessing, prepare: Prepare) -> Pixels:
+    try:
+        return ref.pixels(spec, prepare)
+    except (OSError, ValueError) as error:
+        raise ImagesError(
+            f"{ref} changed while it was in use ({error}); run again when the image folder is "
+            "left alone."
+        ) from error
+
+
+def open_folder(path: Path) -> ImageSet:
     """List the images under a folder, at any depth, in sorted order.
 
-    The first folder level gives the class where it is there: a folder named like a label (or
-    one of its comma-separated synonyms), a WordNet id if ``labels`` are ImageNet's, or, when
-    no folder is recognised and there are exactly as many as labels, by sorted order (the
-    convention of torchvision's ``ImageFolder``). Other images have no label. What has the name
-    of an image but can never be one is passed over: a pipe, a device.
+    The first folder level is their ``class_name`` where it is there. What has the name of an
+    image but can never be one is passed over: a pipe, a device.
 
     Raises:
         ImagesError: not a folder, not readable, or no image in it.
@@ -174,9 +153,8 @@ def open_folder(path: Path, labels: tuple[str, ...] = ()) -> ImageSet:
         )
     in_folders = [file.relative_to(path).parts for file in files]
     class_of = [parts[0] if len(parts) > 1 else "" for parts in in_folders]
-    index = _class_indices(sorted(set(class_of) - {""}), labels)
     refs = tuple(
-        ImageRef(file, index.get(name), name) for file, name in zip(files, class_of, strict=True)
+        ImageRef(file, class_name=name) for file, name in zip(files, class_of, strict=True)
     )
     return ImageSet("folder", path.resolve().name, path, refs)
 
@@ -213,47 +191,19 @@ def _is_endless(path: Path) -> bool:
         return False
 
 
-def _class_indices(folders: list[str], labels: tuple[str, ...]) -> dict[str, int]:
-    known: dict[str, int] = {}
-    if labels and labels == weights.imagenet_labels(len(labels)):
-        known = {wnid: i for i, (wnid, _) in enumerate(weights.read_labels(len(labels)))}
-    else:
-        for i, label in enumerate(labels):
-            for synonym in (label, *label.split(",")):
-                known.setdefault(_folded(synonym), i)
-    found = {name: known[key] for name in folders if (key := _folded(name)) in known}
-    if not found and folders and len(folders) == len(labels):
-        return {name: i for i, name in enumerate(folders)}
-    return found
+def bundled_set(bundle: weights.Bundle, split: Split) -> ImageSet:
+    """The sample images that ship with a checkpoint, in folders named like its classes."""
+    found = open_folder(bundle.folder / split)
+    return ImageSet("bundled", f"{bundle.name}/{split}", found.root, found.refs)
 
 
-def _folded(name: str) -> str:
-    return name.strip().casefold().replace("_", " ")
+def photographs(split: Split) -> ImageSet:
+    """The shipped CC BY photographs; ``class_name`` is the ImageNet-1k index of what they show.
 
-
-def bundled_calibration(reference: ReferenceModel) -> ImageSet:
-    """The shipped images to calibrate a model with; never among the evaluation images.
-
-    A head with a bundled data set's classes gets that set's sample, any other head CC BY
-    photographs, which carry labels if the head is ImageNet-1k's.
+    Those of "calibration" are never among those of "evaluation".
     """
-    return bundled("calibration", reference.labels)
-
-
-def bundled_evaluation(reference: ReferenceModel) -> ImageSet:
-    """The shipped images to compare and evaluate a model on; see ``bundled_calibration``."""
-    return bundled("evaluation", reference.labels)
-
-
-def bundled(split: Split, labels: tuple[str, ...]) -> ImageSet:
-    """The shipped images of a split for a head with these labels; see ``bundled_calibration``."""
-    for bundle in weights.bundles():
-        if bundle.labels == labels:
-            found = open_folder(bundle.folder / split, bundle.labels)
-            return ImageSet("bundled", f"{bundle.name}/{split}", found.root, found.refs)
-    is_imagenet = labels == weights.imagenet_labels(1000)
     refs = tuple(
-        ImageRef(_CC_BY / file, index if is_imagenet else None, str(index))
+        ImageRef(_CC_BY / file, class_name=str(index))
         for file, index in _cc_by_files()
         if file.startswith(f"{split}/")
     )
@@ -282,12 +232,14 @@ def select(
     chosen: list[ImageRef] = []
     hashes: list[str] = []
     skipped: list[SkippedImage] = []
+    places = {ref.path: place for place, ref in enumerate(images.refs)}
     for ref in spread(images.refs, seed):
         if limit is not None and len(chosen) == limit:
             break
         reason = _defect(ref.path)
         if reason:
-            skipped.append(SkippedImage(str(ref.path.relative_to(images.root)), reason))
+            name = str(ref.path.relative_to(images.root))
+            skipped.append(SkippedImage(places[ref.path], name, reason))
         else:
             chosen.append(ref)
             hashes.append(file_sha256(ref.path))

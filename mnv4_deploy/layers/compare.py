@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.evidence import gather_evidence
 from mnv4_deploy.layers.families import PAD
 from mnv4_deploy.layers.join import join, seen_through
-from mnv4_deploy.layers.layer import Array, Isolated, Layer, Network
+from mnv4_deploy.layers.layer import Array, Isolated, Network, NetworkLayer
 from mnv4_deploy.layers.layout import channel_axis
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift
@@ -37,7 +37,7 @@ class _Tallies:
 def compare_layers(
     reference: ModelRef,
     candidate: ModelRef,
-    pixels: npt.NDArray[np.uint8],
+    pixels: Pixels,
     progress: Progress | None = None,
 ) -> LayersDrift:
     """Every layer of ``candidate`` against ``reference`` on ``pixels`` ``[N, H, W, 3]``.
@@ -67,7 +67,7 @@ class _Comparison:
         candidate: ModelRef,
         theirs: Network,
         mine: Network,
-        example: npt.NDArray[np.uint8],
+        example: Pixels,
     ) -> None:
         self.subjects = reference, candidate
         self.theirs, self.mine = theirs, mine
@@ -79,7 +79,9 @@ class _Comparison:
             (candidate, mine, values),
         ):
             plain = network.plain(example, subject.preprocessing)
-            self.notes += differing(subject.name, plain, kept[network.final][: len(plain)])
+            for output, tensor in zip(plain, network.outputs, strict=True):
+                own = kept[tensor].ravel()[: output.size]  # of a batch the first
+                self.notes += differing(subject.name, output.ravel(), own)
         self.matches = join(theirs, mine, reference_values, values)
         self.layers = [layer for layer in mine.layers if layer.output in self.matches]
         self.by_output = {layer.output: layer for layer in mine.layers}
@@ -101,12 +103,12 @@ class _Comparison:
         examples = {t: self.matches[t](reference_values) for t in self.cut}
         try:
             return self.mine.isolate(examples, self.isolated)
-        except ModelFileError as error:
+        except (ModelFileError, MemoryError) as error:
             self.notes.append(f"No layer could be run on its own: {error}")
             self.isolated = []
             return None
 
-    def _tallies(self, layer: Layer) -> _Tallies:
+    def _tallies(self, layer: NetworkLayer) -> _Tallies:
         own = layer.quantization
         return _Tallies(
             AgreementTally(),
@@ -115,7 +117,7 @@ class _Comparison:
             ChannelTally(channel_axis(self.mine.format, len(self.shapes[layer.output]))),
         )
 
-    def add(self, image: npt.NDArray[np.uint8]) -> None:
+    def add(self, image: Pixels) -> None:
         reference, candidate = self.subjects
         wanted = self.theirs.run(self.theirs.feed(image, reference.preprocessing))
         values = self.mine.run(self.mine.feed(image, candidate.preprocessing))
@@ -125,7 +127,7 @@ class _Comparison:
             # The first layer too gets what the reference sees.
             feed = self.mine.feed(image, reference.preprocessing)
             given = {t: expected[t] for t in self.cut}
-            alone = self.alone({**given, **dict.fromkeys(self.mine.inputs[:1], feed)})
+            alone = self.alone({**given, **feed})
         for output, tallies in self.tallies.items():
             truth = expected[output].astype(np.float64)
             tallies.accumulated.add(truth, values[output].astype(np.float64))
@@ -158,7 +160,7 @@ class _Comparison:
             return {}
         return {op.index: op.compute for op in inspect_file(candidate.path).operators}
 
-    def _layer(self, layer: Layer, computes: Mapping[int, str]) -> LayerDrift:
+    def _layer(self, layer: NetworkLayer, computes: Mapping[int, str]) -> LayerDrift:
         match, tallies = self.matches[layer.output], self.tallies[layer.output]
         names = {own.output: own.name for own in self.theirs.layers}
         return LayerDrift(
@@ -182,7 +184,7 @@ class _Comparison:
             ),
         )
 
-    def _padding(self, layer: Layer) -> float | None:
+    def _padding(self, layer: NetworkLayer) -> float | None:
         """The constant of a Pad, also of one in front of ``layer`` that has no counterpart."""
         if layer.family == PAD:
             return self.mine.padding(layer)

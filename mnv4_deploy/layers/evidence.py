@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.layers.join import Match
-from mnv4_deploy.layers.layer import Layer, Network, Weights
+from mnv4_deploy.layers.layer import Network, NetworkLayer, Weights
 from mnv4_deploy.layers.records import LayerEvidence
 from mnv4_deploy.layers.tally import ChannelTally
 
 
 def gather_evidence(
-    layer: Layer,
+    layer: NetworkLayer,
     match: Match,
     reference: Network,
     candidate: Network,

@@ -16,24 +16,23 @@ from mnv4_deploy.layers.families import (
     PRODUCT,
     family_of,
 )
-from mnv4_deploy.layers.layer import Layer, Quantization
+from mnv4_deploy.layers.layer import NetworkLayer
+from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
 
 class _Graph:
-    def __init__(self, graph: ModelGraph, quantization: Mapping[int, Quantization]) -> None:
+    def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
-        self.quantization = quantization
+        self.quantization = quantizations(graph)
         self.maker = {t: op for op in graph.ops for t in op.outputs}
         self.readers: defaultdict[int, list[Operator]] = defaultdict(list)
-        self.constant = {i for i, tensor in enumerate(graph.tensors) if tensor.constant}
+        self.constant = graph.constants()
         for op in graph.ops:
             for t in dict.fromkeys(op.inputs):
                 self.readers[t].append(op)
-            if all(t < 0 or t in self.constant for t in op.inputs):
-                self.constant.update(op.outputs)
 
     def is_data(self, tensor: int) -> bool:
         """Whether a tensor holds values that depend on the image, not shapes or weights."""
@@ -56,11 +55,9 @@ class _Graph:
         return tensor
 
 
-def find_layers(
-    graph: ModelGraph, modules: Sequence[str], quantization: Mapping[int, Quantization]
-) -> tuple[Layer, ...]:
-    """Layers in running order. ``quantization`` has the integer tensors with one scale."""
-    known = _Graph(graph, quantization)
+def find_layers(graph: ModelGraph, modules: Sequence[str]) -> tuple[NetworkLayer, ...]:
+    """Layers in running order. ``modules`` are the paths of the operators' modules."""
+    known = _Graph(graph)
     ends: dict[int, int] = {}
     fused: set[int] = set()
     for op in graph.ops:
@@ -72,7 +69,7 @@ def find_layers(
         fused |= _between(known, op.outputs[0], end)
     outputs = {*ends.values(), *graph.inputs}
     layers = [
-        Layer(
+        NetworkLayer(
             op=index,
             kind=graph.ops[index].kind,
             family=family_of(graph.ops[index].kind),
@@ -80,7 +77,7 @@ def find_layers(
             output=end,
             name=graph.tensors[end].name,
             sources=_sources(known, graph.ops[index], outputs),
-            quantization=quantization.get(end),
+            quantization=known.quantization.get(end),
         )
         for index, end in ends.items()
     ]
@@ -89,7 +86,7 @@ def find_layers(
     return tuple(dataclasses.replace(a, mergeable=_mergeable(a, reads, summed)) for a in layers)
 
 
-def _mergeable(layer: Layer, reads: Mapping[int, int], summed: set[int]) -> bool:
+def _mergeable(layer: NetworkLayer, reads: Mapping[int, int], summed: set[int]) -> bool:
     if layer.family == PAD:
         return True
     return layer.family == PRODUCT and layer.output in summed and reads[layer.output] == 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mnv4_deploy.layers.families import PRODUCT
-from mnv4_deploy.layers.layer import Array, Format, Layer, Network
+from mnv4_deploy.layers.layer import Array, Format, Network, NetworkLayer
 from mnv4_deploy.layers.layout import Layout, channel_axis, find_layout
 
 # What quantizers append to the name of a tensor: onnxruntime's, ai-edge-quantizer's, ours.
@@ -51,7 +51,7 @@ def _picked(
 
 
 def seen_through(
-    tensors: Iterable[int], layers: Mapping[int, Layer], known: Collection[int]
+    tensors: Iterable[int], layers: Mapping[int, NetworkLayer], known: Collection[int]
 ) -> tuple[int, ...]:
     """``tensors``; instead of a mergeable layer that is not ``known``, what that layer reads.
 
@@ -91,22 +91,22 @@ class _Join:
         self.found: dict[int, Match] = {}
         self.taken: set[int] = set()
 
-    def free(self) -> tuple[list[Layer], list[Layer]]:
+    def free(self) -> tuple[list[NetworkLayer], list[NetworkLayer]]:
         """The layers of the candidate and of the reference that have no counterpart yet."""
         return (
             [c for c in self.candidate.values() if c.output not in self.found and self.whole(c)],
             [r for r in self.reference.values() if r.output not in self.taken and self.whole(r)],
         )
 
-    def whole(self, layer: Layer) -> bool:
+    def whole(self, layer: NetworkLayer) -> bool:
         """False for a product without its sum where the formats may split the two unalike."""
         alike = (self.formats[0] == "tflite") == (self.formats[1] == "tflite")
         return alike or not layer.mergeable or layer.family != PRODUCT
 
     def match(
         self,
-        candidate: Layer,
-        references: Iterable[Layer],
+        candidate: NetworkLayer,
+        references: Iterable[NetworkLayer],
         channels: tuple[int, int] | None = None,
     ) -> bool:
         tensors = tuple(r.output for r in references)
@@ -123,13 +123,13 @@ class _Join:
 
     def by(
         self,
-        candidate_key: Callable[[Layer], Hashable | None],
-        reference_key: Callable[[Layer], Hashable | None],
+        candidate_key: Callable[[NetworkLayer], Hashable | None],
+        reference_key: Callable[[NetworkLayer], Hashable | None],
         *,
         single: bool,
     ) -> int:
         """Match layers of one key in their order, if both have as many (``single``: one)."""
-        groups: defaultdict[Hashable, tuple[list[Layer], list[Layer]]]
+        groups: defaultdict[Hashable, tuple[list[NetworkLayer], list[NetworkLayer]]]
         groups = defaultdict(lambda: ([], []))
         for side, (layers, key) in enumerate(
             zip(self.free(), (candidate_key, reference_key), strict=True)
@@ -148,7 +148,7 @@ class _Join:
         self.by(lambda c: bare_name(c.name), lambda r: bare_name(r.name), single=True)
 
     def by_module(self) -> None:
-        def key(layer: Layer) -> Hashable | None:
+        def key(layer: NetworkLayer) -> Hashable | None:
             return (layer.module, layer.family) if layer.module else None
 
         self.by(key, key, single=False)
@@ -158,7 +158,7 @@ class _Join:
         while self.by(self._candidate_reads, self._reference_reads, single=False):
             pass
 
-    def _candidate_reads(self, layer: Layer) -> Hashable | None:
+    def _candidate_reads(self, layer: NetworkLayer) -> Hashable | None:
         found: set[int] = set()
         for tensor in seen_through(layer.sources, self.candidate, self.found):
             if tensor in self.found:
@@ -169,7 +169,7 @@ class _Join:
                 return None
         return (layer.family, frozenset(found)) if found else None
 
-    def _reference_reads(self, layer: Layer) -> Hashable | None:
+    def _reference_reads(self, layer: NetworkLayer) -> Hashable | None:
         tensors = frozenset(seen_through(layer.sources, self.reference, self.taken))
         known = tensors <= self.taken | self.reference_inputs
         return (layer.family, tensors) if tensors and known else None
@@ -192,8 +192,8 @@ class _Join:
                 if sum(widths) == self._width(1, mine[0]):
                     self.match(mine[0], theirs)
 
-    def _products(self, layers: list[Layer]) -> dict[Hashable, list[Layer]]:
-        groups: defaultdict[Hashable, list[Layer]] = defaultdict(list)
+    def _products(self, layers: list[NetworkLayer]) -> dict[Hashable, list[NetworkLayer]]:
+        groups: defaultdict[Hashable, list[NetworkLayer]] = defaultdict(list)
         for layer in layers:
             mine = self.candidate.get(layer.output) is layer
             key = self._candidate_reads(layer) if mine else self._reference_reads(layer)
@@ -201,7 +201,7 @@ class _Join:
                 groups[key].append(layer)
         return groups
 
-    def _width(self, side: int, layer: Layer) -> int:
+    def _width(self, side: int, layer: NetworkLayer) -> int:
         values = self.values[side][layer.output]
         return int(values.shape[channel_axis(self.formats[side], values.ndim)])
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.models.records import Preprocessing
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Layer:
+class NetworkLayer:
     """An operator with what runs behind it for itself alone (activation, conversions).
 
     ``op`` and ``output`` index the graph: the operator, and the tensor that the layer leaves.
@@ -93,20 +94,20 @@ class Network(Protocol):
     """A network that shows its intermediate tensors. Values are real numbers in float32."""
 
     format: Format
-    layers: tuple[Layer, ...]
+    layers: tuple[NetworkLayer, ...]
     inputs: tuple[int, ...]
-    final: int
+    outputs: tuple[int, ...]
 
-    def feed(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        """The network's input for one image ``[H, W, 3]``, in the type it takes."""
+    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
+        """The network's inputs for one image ``[H, W, 3]``, in the types it takes."""
         ...
 
-    def run(self, feed: Array) -> dict[int, Array]:
+    def run(self, feed: Values) -> dict[int, Array]:
         """The output of every layer and of the network."""
         ...
 
-    def plain(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        """The network's output for one image where nothing but the output is asked for."""
+    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
+        """The network's outputs for one image where nothing but the outputs is asked for."""
         ...
 
     def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
@@ -118,10 +119,10 @@ class Network(Protocol):
         """
         ...
 
-    def weights(self, layer: Layer) -> Weights | None:
+    def weights(self, layer: NetworkLayer) -> Weights | None:
         """None for a layer without constant weights, or with weights of an unusual type."""
         ...
 
-    def padding(self, layer: Layer) -> float | None:
+    def padding(self, layer: NetworkLayer) -> float | None:
         """The constant that a Pad fills in, as a real number."""
         ...

@@ -7,40 +7,27 @@ output: the integers behind its QuantizeLinear.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime
 
-from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.layers.families import DEQUANTIZE
-from mnv4_deploy.layers.feed import feed_image, image_shape
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, Layer, Quantization, Values, Weights
+from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
 from mnv4_deploy.layers.onnx_constants import Constants
+from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.graph.external_weights import load_weights
 from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.sessions.image_runner import OnnxRunner, onnx_quantization
-
-_INTEGERS = frozenset({"int8", "uint8", "int16", "uint16"})
-_SAME_CODES = frozenset(
-    {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Split", "Slice", "MaxPool"}
-)
-# Where operators on integers keep the scale of their result; the zero point follows.
-_RESULT_SCALE = {
-    **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul"), 6),
-    **dict.fromkeys(("QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearSigmoid"), 3),
-    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSoftmax", "QLinearReduceMean"), 3),
-    **{"QGemm": 7, "QLinearConcat": 0, "QuantizeLinear": 1},
-}
+from mnv4_deploy.profiles.runtimes.errors import translated
+from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
+from mnv4_deploy.sessions.image_runner import open_image_runner
 
 
 class OnnxNetwork:
@@ -51,49 +38,21 @@ class OnnxNetwork:
         self._model: onnx.ModelProto = load_onnx(onnx, path)
         load_weights(path, self._model)
         self._constants = Constants(self._model.graph)
-        stored = {tensor.name for tensor in self._model.graph.initializer}
-        given = next(v for v in self._model.graph.input if v.name not in stored)
-        dims = given.type.tensor_type.shape.dim
-        shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in dims)
-        self.graph: ModelGraph = read_onnx(path, {given.name: image_shape(shape, spec)})
-        self._index = {tensor.name: i for i, tensor in enumerate(self.graph.tensors)}
-        self._quantization = dict(self._quantizations())
-        self.layers = find_layers(self.graph, module_of_ops(self.graph), self._quantization)
+        self._runner = open_image_runner(path, spec)
+        self.graph: ModelGraph = read_onnx(path, self._runner.feed.shapes())
+        self._quantization = quantizations(self.graph)
+        self.layers = find_layers(self.graph, module_of_ops(self.graph))
         self.inputs = self.graph.inputs
-        self.final = self.graph.outputs[0]
-        self._runner = OnnxRunner(path, spec)
+        self.outputs = self.graph.outputs
         self._session: Any = None
 
-    def _quantizations(self) -> Iterator[tuple[int, Quantization]]:
-        found: dict[str, tuple[float, int]] = {}
-        metadata = {entry.key: entry.value for entry in self._model.metadata_props}
-        for value in (*self._model.graph.input, *self._model.graph.output):
-            pair = onnx_quantization(metadata, value.name)
-            if pair[0] > 0:
-                found[value.name] = pair
-        for node in self._model.graph.node:
-            if node.op_type in DEQUANTIZE:
-                own = self._constants.scalar_pair(node.input[1:])
-                if own is not None:
-                    found[node.input[0]] = own
-            elif node.op_type in _RESULT_SCALE:
-                own = self._constants.scalar_pair(node.input[_RESULT_SCALE[node.op_type] :])
-                if own is not None:
-                    found[node.output[0]] = own
-            elif node.op_type in _SAME_CODES and node.input[0] in found:
-                found.update(dict.fromkeys(node.output, found[node.input[0]]))
-        for name, (scale_, zero_point_) in found.items():
-            index = self._index.get(name)
-            if index is not None and self.graph.tensors[index].dtype in _INTEGERS:
-                dtype = self.graph.tensors[index].dtype
-                yield index, Quantization(scale_, zero_point_, dtype)
+    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
+        self._runner.feed.spec = spec
+        return dict(zip(self.inputs, self._runner.feed.one(pixels), strict=True))
 
-    def feed(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        return feed_image(self._runner, pixels, spec)
-
-    def plain(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        self._runner.spec = spec
-        return self._runner.run(pixels[None])
+    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
+        self._runner.feed.spec = spec
+        return tuple(self._runner.outputs(pixels[None]).values())
 
     def _real(self, tensor: int, values: Array) -> Array:
         quantization = self._quantization.get(tensor)
@@ -105,17 +64,8 @@ class OnnxNetwork:
         return self.graph.tensors[tensor].name
 
     def _open(self, model: onnx.ModelProto) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            return onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base
-            raise ModelFileError(
-                f"{self._path} cannot be run layer by layer: {str(error).partition(chr(10))[0]}"
-            ) from error
+        with translated(runtime_name(), "run single layers of", self._path):
+            return open_session(model.SerializeToString())
 
     def _with_outputs(self, tensors: Sequence[int]) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -132,12 +82,12 @@ class OnnxNetwork:
             name, onnx.helper.np_dtype_to_tensor_dtype(dtype), shape
         )
 
-    def run(self, feed: Array) -> dict[int, Array]:
-        tensors = [*dict.fromkeys([*(layer.output for layer in self.layers), self.final])]
+    def run(self, feed: Values) -> dict[int, Array]:
+        tensors = [*dict.fromkeys([*(layer.output for layer in self.layers), *self.outputs])]
         if self._session is None:
             self._session = self._open(self._with_outputs(tensors))
-        source = self._name(self.inputs[0])
-        found = self._session.run([self._name(t) for t in tensors], {source: feed})
+        feeds = {self._name(t): values for t, values in feed.items()}
+        found = self._session.run([self._name(t) for t in tensors], feeds)
         return {t: self._real(t, value) for t, value in zip(tensors, found, strict=True)}
 
     def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
@@ -165,8 +115,8 @@ class OnnxNetwork:
 
         return run
 
-    def weights(self, layer: Layer) -> Weights | None:
+    def weights(self, layer: NetworkLayer) -> Weights | None:
         return self._constants.weights(self._model.graph.node[layer.op])
 
-    def padding(self, layer: Layer) -> float | None:
+    def padding(self, layer: NetworkLayer) -> float | None:
         return self._constants.padding(self._model.graph.node[layer.op])

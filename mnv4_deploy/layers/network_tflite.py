@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import math
 import struct
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.families import WEIGHTED
-from mnv4_deploy.layers.feed import feed_image, image_shape
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, Layer, Quantization, Values, Weights
+from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
+from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.runtimes.errors import translated
+from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
 from mnv4_deploy.profiles.runtimes.quiet import quiet
-from mnv4_deploy.sessions.image_runner import TfliteRunner
+from mnv4_deploy.sessions.image_runner import open_image_runner
 
-_INTEGERS = frozenset({"int8", "uint8", "int16"})
 _STORED = frozenset({"float16", "float32", "int8", "uint8", "int16", "int32", "int64"})
 _BIAS_POSITION = {"TRANSPOSE_CONV": 3}
 # From the file's order of a kernel's axes to [out, in, height, width].
@@ -43,65 +43,38 @@ class TfliteNetwork:
     def __init__(self, path: Path, spec: Preprocessing) -> None:
         self._path = path
         self._file = _read(path)
-        source = int(self._file.graph.inputs[0])
-        wanted = image_shape(_open_shape(self._file.graph.tensors[source]), spec)
-        self.graph: ModelGraph = read_tflite(path, {self._file.name(source): wanted})
-        self._quantization = dict(self._quantizations())
-        self.layers = find_layers(self.graph, module_of_ops(self.graph), self._quantization)
+        self._runner = open_image_runner(path, spec)
+        self.graph: ModelGraph = read_graph_of(path, self._runner.feed.shapes())
+        self._quantization = quantizations(self.graph)
+        self.layers = find_layers(self.graph, module_of_ops(self.graph))
         self.inputs = self.graph.inputs
-        self.final = self.graph.outputs[0]
-        self._runner = TfliteRunner(path, spec)
+        self.outputs = self.graph.outputs
         self._interpreter: Any = None
 
-    def _quantizations(self) -> Iterator[tuple[int, Quantization]]:
-        for i, tensor in enumerate(self.graph.tensors):
-            scales, zero_points = self._scales(i)
-            if len(scales) == 1 and scales[0] > 0 and tensor.dtype in _INTEGERS:
-                yield i, Quantization(scales[0], zero_points[0], tensor.dtype)
+    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
+        self._runner.feed.spec = spec
+        return dict(zip(self.inputs, self._runner.feed.one(pixels), strict=True))
 
-    def _scales(self, tensor: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
-        """Scales and zero points; empty for a tensor that is not quantized."""
-        own = self._file.graph.tensors[tensor].quantization
-        if own is None or own.scale is None or not len(own.scale):
-            return (), ()
-        scales = tuple(map(float, own.scale))
-        zero_points = tuple(map(int, own.zeroPoint)) if own.zeroPoint is not None else ()
-        return scales, zero_points or (0,)
+    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
+        self._runner.feed.spec = spec
+        return tuple(self._runner.outputs(pixels[None]).values())
 
-    def feed(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        return feed_image(self._runner, pixels, spec)
-
-    def plain(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        self._runner.spec = spec
-        return self._runner.run(pixels[None])
-
-    def run(self, feed: Array) -> dict[int, Array]:
+    def run(self, feed: Values) -> dict[int, Array]:
         if self._interpreter is None:
             self._interpreter = self._open(preserve=True)
-        source = self.inputs[0]
-        self._interpreter.set_tensor(source, feed)
+        for tensor, values in feed.items():
+            self._interpreter.set_tensor(tensor, values)
         self._interpreter.invoke()
-        tensors = {self.final, *(layer.output for layer in self.layers)}
+        tensors = {*self.outputs, *(layer.output for layer in self.layers)}
         return {t: self._real(t, self._interpreter.get_tensor(t)) for t in tensors}
 
     def _open(self, *, preserve: bool = False, content: bytes | None = None) -> Any:
-        from ai_edge_litert.interpreter import Interpreter
-
-        given = {"model_path": str(self._path)} if content is None else {"model_content": content}
-        try:
-            with quiet(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # preserving tensors costs memory: known
-                interpreter = Interpreter(
-                    **given, num_threads=1, experimental_preserve_all_tensors=preserve
-                )
-                source, shape = self.inputs[0], self.graph.tensors[self.inputs[0]].shape
-                if shape != tuple(self._file.shape(source)):
-                    interpreter.resize_tensor_input(source, shape)
-                interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise ModelFileError(
-                f"{self._path} cannot be run layer by layer: {str(error).partition(chr(10))[0]}"
-            ) from error
+        shapes = {source: self.graph.tensors[source].shape for source in self.inputs}
+        new = {t: shape for t, shape in shapes.items() if shape != tuple(self._file.shape(t))}
+        runtime = installed_runtime().name
+        with translated(runtime, "run single layers of", self._path), quiet():
+            interpreter = open_interpreter(content or self._path, keep_tensors=preserve)
+            allocate(interpreter, new)
         return interpreter
 
     def _real(self, tensor: int, values: Array) -> Array:
@@ -151,36 +124,33 @@ class TfliteNetwork:
 
         return run
 
-    def weights(self, layer: Layer) -> Weights | None:
+    def weights(self, layer: NetworkLayer) -> Weights | None:
         op = self.graph.ops[layer.op]
         if op.kind not in WEIGHTED or len(op.inputs) < 2:
             return None
         source = self._constant_behind(op.inputs[1])
         if source is None:
             return None
-        scales, zero_points = self._scales(source)
-        codes = self._data(source)
+        facts, codes = self.graph.tensors[source], self._data(source)
         if codes is None:
             return None
         axes: tuple[int, ...] = _TO_OIHW.get(op.kind, (0, 3, 1, 2))
         if codes.ndim != 4:
             axes = tuple(range(codes.ndim))
         values = codes.astype(np.float32)
-        if scales:
-            channel = int(self._file.graph.tensors[source].quantization.quantizedDimension)
+        if facts.scale:
             size = [1] * codes.ndim
-            if len(scales) > 1:
-                size[channel] = -1
-            scale = np.reshape(np.array(scales, np.float32), size)
-            zero_point = np.reshape(
-                np.array(zero_points, np.float32), size if len(zero_points) > 1 else 1
-            )
+            if len(facts.scale) > 1:
+                size[facts.axis] = -1
+            scale = np.reshape(np.array(facts.scale, np.float32), size)
+            zero_points = np.array(facts.zero_point or (0,), np.float32)
+            zero_point = np.reshape(zero_points, size if len(zero_points) > 1 else 1)
             values = (values - zero_point) * scale
         if op.kind == "BATCH_MATMUL" and values.ndim == 2 and not op.attributes.get("adj_y"):
             values, axes = values.T, (0, 1)
         return Weights(
             values.transpose(axes),
-            scales,
+            facts.scale,
             self._bias_codes_max(op.kind, op.inputs),
             op.kind == "DEPTHWISE_CONV_2D",
         )
@@ -213,7 +183,7 @@ class TfliteNetwork:
         codes = self._data(inputs[position])
         return None if codes is None else int(np.abs(codes.astype(np.int64)).max(initial=0))
 
-    def padding(self, layer: Layer) -> float | None:
+    def padding(self, layer: NetworkLayer) -> float | None:
         op = self.graph.ops[layer.op]
         if op.kind == "PAD":
             return 0.0
@@ -221,12 +191,6 @@ class TfliteNetwork:
             return None
         code = self._data(op.inputs[2])
         return None if code is None else float(self._real(op.inputs[2], code).ravel()[0])
-
-
-def _open_shape(tensor: Any) -> tuple[int, ...]:
-    """A tensor's shape with -1 for what the file leaves open."""
-    signature = tensor.shapeSignature
-    return tuple(map(int, tensor.shape if signature is None else signature))
 
 
 def _read(path: Path) -> TfliteFile:

@@ -11,27 +11,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor as TorchTensor
 from torch import fx, nn
 
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, Layer, Values, Weights
-from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
+from mnv4_deploy.models.records import OutputSpec, Preprocessing
 from mnv4_deploy.profiles.join.modules import canonical
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.sessions.outputs import named
 
 
 class TorchNetwork:
     format: Format = "torch"
 
     def __init__(
-        self, module: nn.Module, size: tuple[int, int], format_: Literal["onnx", "tflite"]
+        self,
+        module: nn.Module,
+        outputs: Sequence[OutputSpec],
+        size: tuple[int, int],
+        format_: Literal["onnx", "tflite"],
     ) -> None:
         self._original = module
+        self._names = [output.name for output in outputs]
         self._module = rewrite(module, format_, size).module
         graph = fx.Tracer().trace(self._module)
         for node in list(graph.nodes):
@@ -62,9 +68,9 @@ class TorchNetwork:
             tuple(index[n.name] for n in last.all_input_nodes),
         )
         self._ops = ops
-        self.layers = find_layers(self.graph, [_module_path(n) for n in ops], {})
+        self.layers = find_layers(self.graph, [_module_path(n) for n in ops])
         self.inputs = self.graph.inputs
-        self.final = self.graph.outputs[0]
+        self.outputs = self.graph.outputs
 
     def _layer(self, node: fx.Node) -> nn.Module:
         return self._module.get_submodule(str(node.target))
@@ -86,18 +92,18 @@ class TorchNetwork:
             self._runner.env[node] = result if cut is None or i not in cut else cut[i]
         return results
 
-    def feed(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
-        return np.ascontiguousarray(normalize(pixels, spec).transpose(2, 0, 1)[None])
+    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
+        return {0: np.ascontiguousarray(normalize(pixels, spec).transpose(2, 0, 1)[None])}
 
-    def plain(self, pixels: npt.NDArray[np.uint8], spec: Preprocessing) -> Array:
+    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
         with torch.inference_mode():
-            output: Array = self._original(torch.from_numpy(self.feed(pixels, spec))).numpy()
-        return output
+            result = self._original(torch.from_numpy(self.feed(pixels, spec)[0]))
+        return tuple(values.numpy() for values in named(result, self._names).values())
 
-    def run(self, feed: Array) -> dict[int, Array]:
+    def run(self, feed: Values) -> dict[int, Array]:
         with torch.inference_mode():
-            values = self._execute({0: torch.from_numpy(feed)})
-        tensors = {self.final, *(layer.output for layer in self.layers)}
+            values = self._execute({0: torch.from_numpy(feed[0])})
+        tensors = {*self.outputs, *(layer.output for layer in self.layers)}
         return {t: values[t].numpy() for t in tensors}
 
     def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
@@ -111,7 +117,7 @@ class TorchNetwork:
 
         return run
 
-    def weights(self, layer: Layer) -> Weights | None:
+    def weights(self, layer: NetworkLayer) -> Weights | None:
         node = self._ops[layer.op]
         module = self._layer(node) if node.op == "call_module" else None
         if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -119,7 +125,7 @@ class TorchNetwork:
         depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
         return Weights(module.weight.detach().float().numpy(), depthwise=depthwise)
 
-    def padding(self, layer: Layer) -> float | None:  # noqa: ARG002
+    def padding(self, layer: NetworkLayer) -> float | None:  # noqa: ARG002
         return None
 
 

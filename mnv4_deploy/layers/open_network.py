@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from mnv4_deploy.layers.layer import Network
 from mnv4_deploy.sessions.records import ModelKind, ModelRef
@@ -18,12 +19,11 @@ def open_network(subject: ModelRef, size: tuple[int, int], other: ModelKind) -> 
     """
     if subject.kind == "torch":
         from mnv4_deploy.layers.network_torch import TorchNetwork
-        from mnv4_deploy.models.weights import load_reference
 
-        reference = load_reference(
-            subject.model, subject.weights, size=size, num_classes=subject.num_classes
-        )
-        return TorchNetwork(reference.module, size, "tflite" if other == "tflite" else "onnx")
+        assert subject.source is not None
+        reference = subject.source.load(size)
+        format_: Literal["onnx", "tflite"] = "tflite" if other == "tflite" else "onnx"
+        return TorchNetwork(reference.module, reference.outputs, size, format_)
     path, spec = Path(subject.path), replace(subject.preprocessing, height=size[0], width=size[1])
     if subject.kind == "tflite":
         from mnv4_deploy.layers.network_tflite import TfliteNetwork

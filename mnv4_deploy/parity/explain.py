@@ -16,9 +16,9 @@ from mnv4_deploy.layers.families import CONVERSIONS, MOVES, PRODUCT, family_of
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.recompute import Recomputed, recompute
 from mnv4_deploy.parity.records import Difference, LayerParity
-from mnv4_deploy.parity.tiers import TIERS
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.tolerances import TOLERANCES
 
 _EXACT = MOVES - CONVERSIONS - {"CAST", "Cast"}
 # Families whose kernels approximate a function, each library in its own way.
@@ -239,13 +239,13 @@ def _one_code(case: Case) -> str:
     )
 
 
-def _tier(case: Case) -> str:
-    tier = next((tier for tier in TIERS if tier.verdict == case.own.verdict), None)
-    if case.codes or tier is None:
+def _within_tolerance(case: Case) -> str:
+    tolerance = TOLERANCES.get(case.own.verdict)
+    if case.codes or tolerance is None:
         return ""
     return (
         f"The difference is {case.own.max_relative_error:.1g} of the largest value, as it is with "
-        f"{tier.reason}."
+        f"{tolerance.reason}."
     )
 
 
@@ -268,6 +268,6 @@ _RULES: tuple[Callable[[Case], str], ...] = (
     _recomputed,
     _approximated,
     _one_code,
-    _tier,
+    _within_tolerance,
     _large,
 )

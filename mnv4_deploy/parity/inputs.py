@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
-from mnv4_deploy.images.sets import ImageRef
 from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.records import ParityRequest
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.timing import example_input
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 BUNDLED, RANDOM = "bundled", "random"
 _NPZ = ".npz"
@@ -64,7 +64,7 @@ def open_inputs(
             "bundled or random."
         )
     try:
-        return _images(request, facts, graph_of)
+        return _images(request, graph_of)
     except DeployError as error:
         # A folder was asked for; the bundled images are only the default.
         if request.data != BUNDLED or not isinstance(error, InputError):
@@ -104,30 +104,20 @@ def _check_type(name: str, dtype: str) -> None:
 
 def _images(
     request: ParityRequest,
-    facts: FileFacts,
     graph_of: GraphOf,
 ) -> tuple[Inputs, ModelGraph]:
     from mnv4_deploy.drift.model_ref import open_model_ref
-    from mnv4_deploy.images.sets import MIN_IMAGES, open_folder, spread
-    from mnv4_deploy.layers.feed import feed_image, image_shape
-    from mnv4_deploy.sessions.image_runner import RUNNERS
-    from mnv4_deploy.tasks.classification.dataset import open_dataset
+    from mnv4_deploy.images.sets import open_folder, spread
+    from mnv4_deploy.sessions.feed import ImageFeed
 
     subject = open_model_ref(str(Path(request.path).absolute()))
     if request.data == BUNDLED:
-        dataset = open_dataset(
-            BUNDLED, subject, limit=max(request.images, MIN_IMAGES), seed=request.seed
-        )
-        title = dataset.name
-        refs = [ImageRef(Path(image.path)) for image in dataset.images][: request.images]
+        found = CLASSIFICATION.find_images(BUNDLED, "evaluation", subject)
     else:
         found = open_folder(Path(request.data).expanduser())
-        title = found.name
-        refs = list(spread(found.refs, request.seed))[: request.images]
+    refs = list(spread(found.refs, request.seed))[: request.images]
     spec = subject.preprocessing
-    runner = RUNNERS[subject.kind](Path(subject.path), spec)
-    source = facts.inputs[0]
-    sides = tuple(side if isinstance(side, int) and side > 0 else -1 for side in source.shape)
+    feed = ImageFeed(subject.inputs, spec)
 
     def make(at: int) -> tuple[Array, ...]:
         try:
@@ -138,10 +128,9 @@ def _images(
             raise ImagesError(
                 f"{refs[at].path} cannot be read as an image: repair it or take it out."
             ) from error
-        return (feed_image(runner, pixels, spec),)
+        return feed.one(pixels)
 
-    graph = graph_of({source.name: image_shape(sides, spec)})
-    return Inputs(title, len(refs), make), graph
+    return Inputs(found.name, len(refs), make), graph_of(feed.shapes())
 
 
 def _arrays(

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.parity.layers import Plan
+from mnv4_deploy.parity.layers import LayersPlan
 from mnv4_deploy.profiles.records.graph import ModelGraph
 
 _GIVEN = ";given"
 
 
-def read_by_layers(plan: Plan) -> tuple[int, ...]:
+def read_by_layers(plan: LayersPlan) -> tuple[int, ...]:
     """The tensors that layers read and other layers make."""
     made = {layer.tensor for layer in plan.layers}
     return tuple(dict.fromkeys(t for layer in plan.layers for t in layer.sources if t in made))
 
 
-def isolated_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], folder: Path) -> Path:
+def isolated_copy(plan: LayersPlan, graph: ModelGraph, given: Sequence[int], folder: Path) -> Path:
     """Write a copy of ``plan.path`` that takes the tensors ``given`` behind its own inputs.
 
     Its outputs are ``plan.order``: nothing reads what a layer makes, so that runtimes would not
@@ -36,7 +36,7 @@ def isolated_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], folder: P
     return path
 
 
-def _tflite_copy(plan: Plan, graph: ModelGraph, given: Sequence[int], path: Path) -> None:
+def _tflite_copy(plan: LayersPlan, graph: ModelGraph, given: Sequence[int], path: Path) -> None:
     from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 
     file = TfliteFile(plan.path)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mnv4_deploy.layers.layer import Array
-from mnv4_deploy.parity.layers import Equality, Plan, Watched
+from mnv4_deploy.parity.differences import Tally
+from mnv4_deploy.parity.layers import Equality, LayersPlan, Watched
 from mnv4_deploy.parity.records import LayerParity
-from mnv4_deploy.parity.tiers import Tally
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LayersFound:
 class LayersTally:
     """All layers of a plan. ``missing`` are tensors that a runtime had no memory for."""
 
-    plan: Plan
+    plan: LayersPlan
     missing: set[int] = field(default_factory=set)
     _first: tuple[int, Evidence] | None = None
     _first_code: tuple[int, Evidence] | None = None

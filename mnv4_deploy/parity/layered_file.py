@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.parity.layer_tally import Evidence
-from mnv4_deploy.parity.layers import Plan, tflite_plan
+from mnv4_deploy.parity.layers import LayersPlan, tflite_plan
 from mnv4_deploy.parity.records import LayerParity
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.files import FileFacts
@@ -22,22 +22,22 @@ class LayeredFile:
 
     def __init__(self, path: Path, graph: ModelGraph, facts: FileFacts, folder: Path) -> None:
         self._path, self._graph, self._facts, self._folder = path, graph, facts, folder
-        self._plan: Plan | None = None
+        self._plan: LayersPlan | None = None
 
-    def plan(self) -> Plan:
+    def plan(self) -> LayersPlan:
         """Made once. Raises as ``tflite_plan`` and ``onnx_plan``."""
         if self._plan is None:
             self._plan = self._new_plan()
         return self._plan
 
-    def _new_plan(self) -> Plan:
+    def _new_plan(self) -> LayersPlan:
         if self._graph.format == "tflite":
             return tflite_plan(self._path, self._graph, self._facts)
         from mnv4_deploy.parity.onnx_layers import onnx_plan
 
         return onnx_plan(self._path, self._graph, self._facts, self._folder)
 
-    def isolate(self, plan: Plan, given: Sequence[int]) -> Path:
+    def isolate(self, plan: LayersPlan, given: Sequence[int]) -> Path:
         """See :func:`mnv4_deploy.parity.isolate.isolated_copy`."""
         from mnv4_deploy.parity.isolate import isolated_copy
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnv4_deploy.layers.families import PRODUCT, family_of
 from mnv4_deploy.layers.layer import Quantization
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.layers.quantizations import INTEGERS, quantizations
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
-INTEGERS = frozenset({"int8", "uint8", "int16", "uint16"})
 # Types that come back from a device as they are.
 _COMPARED = INTEGERS | {"bool", "int32", "int64", "float16", "float32", "float64"}
 
@@ -38,7 +37,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayersPlan:
     """How the watched tensors are had.
 
     ``path`` is opened with ``tensors``; a run then gives ``order``, indices of the graph's
@@ -53,14 +52,14 @@ class Plan:
     layers: tuple[Watched, ...]
 
 
-def tflite_plan(path: Path, graph: ModelGraph, facts: FileFacts) -> Plan:
-    """Every operator's results that depend on the inputs, of the file as it is.
+def tflite_plan(path: Path, graph: ModelGraph, facts: FileFacts) -> LayersPlan:
+    """Every operator's results that depend on the inputs, of the file ``path`` as it is.
 
     An operator that XNNPACK runs as a part of another has its tensor all the same: with all
-    tensors preserved each runs alone. Raises ModelFileError for a damaged file.
+    tensors preserved each runs alone.
     """
-    quantization = tflite_quantization(path)
-    constant = _constants(graph)
+    quantization = quantizations(graph)
+    constant = graph.constants()
     modules = module_of_ops(graph)
     layers = tuple(
         Watched(
@@ -78,28 +77,10 @@ def tflite_plan(path: Path, graph: ModelGraph, facts: FileFacts) -> Plan:
     )
     kept = dict.fromkeys(layer.tensor for layer in layers)
     order = (*graph.outputs, *(tensor for tensor in kept if tensor not in graph.outputs))
-    return Plan(path, order, order, len(graph.outputs), graph.inputs, layers)
+    return LayersPlan(path, order, order, len(graph.outputs), graph.inputs, layers)
 
 
-def tflite_quantization(path: Path) -> dict[int, Quantization]:
-    """The tensors of a .tflite file that have one scale."""
-    return {
-        index: Quantization(tensor.scale[0], (*tensor.zero_point, 0)[0], tensor.dtype)
-        for index, tensor in enumerate(read_graph(path).tensors)
-        if len(tensor.scale) == 1 and tensor.scale[0] > 0 and tensor.dtype in INTEGERS
-    }
-
-
-def _constants(graph: ModelGraph) -> set[int]:
-    """Stored tensors, and what operators make of those alone."""
-    found = {index for index, tensor in enumerate(graph.tensors) if tensor.constant}
-    for op in graph.ops:
-        if all(t < 0 or t in found for t in op.inputs):
-            found.update(op.outputs)
-    return found
-
-
-def _results(graph: ModelGraph, constant: set[int]) -> Iterator[tuple[Operator, int]]:
+def _results(graph: ModelGraph, constant: Collection[int]) -> Iterator[tuple[Operator, int]]:
     for op in graph.ops:
         for tensor in op.outputs:
             if tensor in constant or tensor < 0:

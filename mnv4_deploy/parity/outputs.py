@@ -10,14 +10,12 @@ import numpy as np
 
 from mnv4_deploy.device.device import TensorSession
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.layers.layer import Array, Quantization
+from mnv4_deploy.layers.layer import Array
+from mnv4_deploy.layers.quantizations import quantization_of
+from mnv4_deploy.parity.differences import Tally, worst_of
 from mnv4_deploy.parity.inputs import Inputs
-from mnv4_deploy.parity.layers import INTEGERS
 from mnv4_deploy.parity.records import Difference
-from mnv4_deploy.parity.tiers import Tally, worst_of
 from mnv4_deploy.profiles.records.files import TensorFacts
-
-_RANK_OF_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,24 @@ class OutputsParity:
 
 
 def compare_outputs(
-    here: TensorSession, there: TensorSession, inputs: Inputs, facts: Sequence[TensorFacts]
+    here: TensorSession,
+    there: TensorSession,
+    inputs: Inputs,
+    facts: Sequence[TensorFacts],
+    *,
+    classes: bool,
 ) -> OutputsParity:
     """Run every inference on both sides; ``facts`` are those of the file's outputs.
+
+    ``classes``: its only output is a row of classes, whose best one counts.
 
     Raises UnsupportedError for outputs that are no numbers, and what the sessions raise.
     """
     for fact in facts:
         _check_type(fact)
-    tallies = [Tally(_quantization(fact)) for fact in facts]
+    tallies = [Tally(quantization_of(fact)) for fact in facts]
     digests: tuple[list[bytes], list[bytes]] = ([], [])
-    differs: int | None = 0
+    differs = 0 if classes else None
     for at in range(inputs.count):
         arrays = inputs.make(at)
         results = tuple(run(session, arrays, len(facts)) for session in (here, there))
@@ -49,8 +54,8 @@ def compare_outputs(
             tally.add(mine, theirs)
         for kept, result in zip(digests, results, strict=True):
             kept.append(digest(result))
-        other = _top_differs(*results)
-        differs = None if differs is None or other is None else differs + other
+        if differs is not None:
+            differs += _top_differs(*results)
     return OutputsParity(
         worst_of([tally.result() for tally in tallies]),
         differs,
@@ -91,16 +96,8 @@ def digest(outputs: Sequence[Array]) -> bytes:
     return found.digest()
 
 
-def _quantization(fact: TensorFacts) -> Quantization | None:
-    if len(fact.scale) != 1 or fact.scale[0] <= 0 or fact.dtype not in INTEGERS:
-        return None
-    return Quantization(fact.scale[0], (*fact.zero_point, 0)[0], fact.dtype)
-
-
-def _top_differs(here: Sequence[Array], there: Sequence[Array]) -> bool | None:
-    """Whether a row of classes has another best one; None for outputs of another kind."""
-    if len(here) != 1 or here[0].ndim != _RANK_OF_CLASSES or here[0].shape[1] < 2:
-        return None
-    if here[0].shape != there[0].shape:
-        return None
-    return bool(np.any(here[0].argmax(axis=1) != there[0].argmax(axis=1)))
+def _top_differs(here: Sequence[Array], there: Sequence[Array]) -> bool:
+    """Whether a row of classes has another best one."""
+    return here[0].shape != there[0].shape or bool(
+        np.any(here[0].argmax(axis=1) != there[0].argmax(axis=1))
+    )

@@ -11,10 +11,10 @@ import numpy as np
 
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.layers.layer import Array, Quantization
+from mnv4_deploy.parity.differences import same_bits
 from mnv4_deploy.parity.exact import F64, Given, Terms, compute
 from mnv4_deploy.parity.layer_tally import Evidence
-from mnv4_deploy.parity.tiers import same_bits
-from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
 
 _MAX_ELEMENTS = 512
 _STORED = frozenset({"float16", "float32", "int8", "uint8", "int16", "int32", "int64"})
@@ -75,7 +75,7 @@ def recompute(path: Path, graph: ModelGraph, evidence: Evidence) -> Recomputed |
         found = onnx_given(path, graph, evidence)
         given, evidence = found or (None, evidence)
     else:
-        given = _given(TfliteFile(path), op, evidence)
+        given = _given(TfliteFile(path), graph, op, evidence)
     if given is None:
         return None
     places = np.nonzero(~same_bits(evidence.here, evidence.there))
@@ -120,7 +120,7 @@ def _error_of_a_float_sum(terms: Terms) -> F64:
     return (terms.count + _ROUNDINGS_OF_A_SUM) * _FLOAT32 * terms.total
 
 
-def _given(file: TfliteFile, op: Operator, evidence: Evidence) -> Given | None:
+def _given(file: TfliteFile, graph: ModelGraph, op: Operator, evidence: Evidence) -> Given | None:
     values: dict[int, F64] = {}
     scales: dict[int, F64] = {}
     for tensor in op.inputs:
@@ -128,7 +128,7 @@ def _given(file: TfliteFile, op: Operator, evidence: Evidence) -> Given | None:
             continue
         array = evidence.sources.get(tensor)
         array = _constant(file, tensor) if array is None else array
-        found = None if array is None else _real(file, tensor, array)
+        found = None if array is None else _real(graph.tensors[tensor], array)
         if found is None:
             return None
         values[tensor], scales[tensor] = found
@@ -154,19 +154,17 @@ def _constant(file: TfliteFile, tensor: int) -> Array | None:
     return file.constant(tensor, dtype)
 
 
-def _real(file: TfliteFile, tensor: int, array: Array) -> tuple[F64, F64] | None:
+def _real(tensor: Tensor, array: Array) -> tuple[F64, F64] | None:
     """Real values, and the scales (0 for none)."""
-    own = file.graph.tensors[tensor].quantization
     real = array.astype(np.float64)
-    if array.dtype.kind == "f" or own is None or own.scale is None or not len(own.scale):
+    if array.dtype.kind == "f" or not tensor.scale:
         return real, np.zeros(1)
-    scale = np.asarray(own.scale, np.float64)
-    zero_point = np.zeros(1) if own.zeroPoint is None else np.asarray(own.zeroPoint, np.float64)
+    scale = np.asarray(tensor.scale, np.float64)
+    zero_point = np.asarray(tensor.zero_point or (0,), np.float64)
     if scale.size == 1:
-        return (real - zero_point.ravel()[0]) * scale[0], scale
-    axis = int(own.quantizedDimension)
-    if real.shape[axis] != scale.size:
+        return (real - zero_point[0]) * scale[0], scale
+    if real.shape[tensor.axis] != scale.size:
         return None  # scales of blocks
-    shape = [-1 if at == axis else 1 for at in range(real.ndim)]
-    offset = zero_point.reshape(shape) if zero_point.size == scale.size else zero_point.ravel()[0]
+    shape = [-1 if at == tensor.axis else 1 for at in range(real.ndim)]
+    offset = zero_point.reshape(shape) if zero_point.size == scale.size else zero_point[0]
     return (real - offset) * scale.reshape(shape), scale

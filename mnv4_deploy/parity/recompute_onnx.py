@@ -12,9 +12,9 @@ import onnx
 from mnv4_deploy.layers.families import CONVERSIONS, DEQUANTIZE
 from mnv4_deploy.layers.layer import Array, Quantization
 from mnv4_deploy.layers.onnx_constants import Constants
+from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.parity.exact import F64, Given
 from mnv4_deploy.parity.layer_tally import Evidence
-from mnv4_deploy.parity.onnx_layers import onnx_quantizations
 from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
@@ -95,7 +95,7 @@ class _Facts:
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._index = {tensor.name: i for i, tensor in enumerate(graph.tensors)}
         self._shapes = [tensor.shape for tensor in graph.tensors]
-        self._quantization: Mapping[int, Quantization] = onnx_quantizations(model, graph)
+        self._quantization: Mapping[int, Quantization] = quantizations(graph)
 
     def options(self, node: onnx.NodeProto, evidence: Evidence) -> dict[str, int | str] | None:
         own = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}

@@ -8,8 +8,8 @@ from typing import Literal
 
 from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceOptions
 
-# "exact": every bit. "tier 1" to "tier 3": floats within ever wider tolerances (parity/tiers.py).
-Verdict = Literal["exact", "tier 1", "tier 2", "tier 3", "different"]
+# From the strictest on: names of ``tolerances.TOLERANCES``, and "different" for what is in none.
+Verdict = Literal["exact", "reordered", "approximated", "float16", "different"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ParityRequest:
     images: int = 16
     seed: int = 0
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    tolerance: Verdict = "tier 1"
+    tolerance: Verdict = "reordered"
     out: Path | None = None
     overwrite: bool = False
 

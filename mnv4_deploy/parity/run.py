@@ -12,14 +12,15 @@ from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.inputs import Inputs
 from mnv4_deploy.parity.isolate import read_by_layers
 from mnv4_deploy.parity.layer_tally import Evidence, LayersFound, LayersTally
-from mnv4_deploy.parity.layers import Plan
+from mnv4_deploy.parity.layers import LayersPlan
 from mnv4_deploy.parity.outputs import OutputsParity, compare_outputs, digest, run
 from mnv4_deploy.parity.records import DeviceParity, LayerParity
 from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.tasks.classification.signature import gives_classes
 
 Explain = Callable[[Evidence, LayerParity], str]
 # Writes the copy of a plan's file that takes these tensors (see ``isolate.isolated_copy``).
-Isolate = Callable[[Plan, Sequence[int]], Path]
+Isolate = Callable[[LayersPlan, Sequence[int]], Path]
 # Every tensor of an inference goes to the device: a few tell what there is to tell.
 _ISOLATED_INFERENCES = 2
 
@@ -30,7 +31,7 @@ def compare_device(
     path: Path,
     facts: FileFacts,
     inputs: Inputs,
-    plan_of: Callable[[], Plan],
+    plan_of: Callable[[], LayersPlan],
     explain: Explain,
     isolate: Isolate | None = None,
 ) -> tuple[DeviceParity, str]:
@@ -41,7 +42,9 @@ def compare_device(
     the devices raise; a runtime that cannot keep tensors is a note.
     """
     with closing(here.open(path)) as mine, closing(there.open(path)) as theirs:
-        outputs = compare_outputs(mine, theirs, inputs, facts.outputs)
+        outputs = compare_outputs(
+            mine, theirs, inputs, facts.outputs, classes=gives_classes(facts)
+        )
         runtimes = mine.runtime, theirs.runtime
     found = LayersFound((), None, None)
     notes: tuple[str, ...] = ()
@@ -80,7 +83,7 @@ def _explained(
 def _layers(
     here: Device,
     there: Device,
-    plan: Plan,
+    plan: LayersPlan,
     inputs: Inputs,
     outputs: OutputsParity,
     isolate: Isolate | None,
@@ -128,7 +131,7 @@ def _layers(
 class _Isolated:
     """The device's runs in which every layer reads what was computed here."""
 
-    def __init__(self, there: Device, plan: Plan, isolate: Isolate | None) -> None:
+    def __init__(self, there: Device, plan: LayersPlan, isolate: Isolate | None) -> None:
         self._there, self._plan, self._isolate = there, plan, isolate
         self._session: TensorSession | None = None
         self._given: tuple[int, ...] = ()

@@ -12,6 +12,7 @@ from mnv4_deploy.parity.records import Difference, LayerParity, ParityResult
 from mnv4_deploy.profiles.records.plain import to_plain
 from mnv4_deploy.text import cell_text
 
+SCHEMA_VERSION = 2
 MANIFEST = "parity.json"
 LAYERS = "parity-layers.csv"
 NAMES = (MANIFEST, LAYERS)
@@ -25,7 +26,7 @@ COLUMNS = (
 
 def parity_to_dict(result: ParityResult) -> dict[str, Any]:
     """``result`` as plain JSON; what JSON has no number for (equal tensors' SQNR) is None."""
-    plain: dict[str, Any] = to_plain(result)
+    plain: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **to_plain(result)}
     for entry, device in zip(plain["devices"], result.devices, strict=True):
         entry["own"] = device.own
     return plain

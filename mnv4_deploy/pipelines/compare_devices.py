@@ -17,13 +17,13 @@ from mnv4_deploy.profiles.roofline.ranking import RankedModule, rank_modules
 from mnv4_deploy.progress import Progress
 
 COMPARISON_JSON = "comparison.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _CSV, _PLOTS = "comparison.csv", ("pareto.png", "pareto.svg")
 
 
 @dataclass(frozen=True)
 class DevicesRequest:
-    """``accuracy_percent`` is top-1 by path, where the user says what no manifest does."""
+    """``accuracy_percent`` is by path, where the user says what no manifest does."""
 
     files: tuple[MeasureRequest, ...]
     devices: tuple[str, ...]
@@ -37,9 +37,14 @@ class DevicesRequest:
 
 @dataclass(frozen=True)
 class FileAccuracy:
-    """Top-1 of a file and where that is from: "given", or the manifest beside the file."""
+    """How well a file does and where that is from: "given", or the manifest beside the file.
 
-    top1_percent: float
+    ``title`` is what its task calls it in the manifest, "" where it was given.
+    """
+
+    value: float
+    unit: str
+    title: str
     source: str
 
 
@@ -86,7 +91,7 @@ def compare_devices(request: DevicesRequest, progress: Progress) -> DevicesCompa
     result = _ranked(request, devices, accuracy)
     if request.out is not None:
         with progress.stage("Write the comparison"):
-            _write(result, request.out, overwrite=request.overwrite)
+            _write(result, request.out, progress, overwrite=request.overwrite)
     return result
 
 
@@ -119,24 +124,29 @@ def _check(request: DevicesRequest) -> None:
 def _accuracy(request: DevicesRequest, path: str) -> FileAccuracy | None:
     """Given by the user, else measured by the export whose manifest lists this very file."""
     if path in request.accuracy_percent:
-        return FileAccuracy(request.accuracy_percent[path], "given")
+        return FileAccuracy(request.accuracy_percent[path], "%", "", "given")
     from mnv4_deploy.drift.declared import manifest_of
     from mnv4_deploy.profiles.files.hashes import sha256_of
 
     file = Path(path)
     entry, manifest, _ = manifest_of(file, sha256_of(file))
-    if not entry:
+    task, rows = manifest.get("task"), manifest.get("drift")
+    if not isinstance(task, dict):
         return None
-    rows = manifest.get("drift")
     drifts = [row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)]
-    key, mine = "top1", [row for row in drifts if row.get("subject") == file.name]
+    key, mine = "accuracy", [row for row in drifts if row.get("subject") == file.name]
     if entry.get("precision") == "float32":
-        key, mine = "top1_fp32", drifts
-    found = mine[0].get(key) if mine else None
-    if not isinstance(found, int | float) or not 0 <= found <= 100:
+        key, mine = "accuracy_reference", drifts
+    measured = mine[0].get("figures") if mine else None
+    found = measured.get(task.get(key)) if isinstance(measured, dict) else None
+    if not isinstance(found, int | float) or not math.isfinite(found):
         return None
-    images = mine[0].get("images")
-    return FileAccuracy(float(found), f"measured by the export on {images} images")
+    return FileAccuracy(
+        float(found),
+        str(task.get("unit", "")),
+        str(task.get("title", "")),
+        f"measured by the export on {mine[0].get('images')} images",
+    )
 
 
 def _on_device(device: str, request: DevicesRequest, progress: Progress) -> DeviceProfiles:
@@ -188,15 +198,20 @@ def pareto_names(result: DevicesComparison) -> Mapping[str, str]:
     }
 
 
-def _write(result: DevicesComparison, out: Path, *, overwrite: bool) -> None:
+def _write(result: DevicesComparison, out: Path, progress: Progress, *, overwrite: bool) -> None:
     with staged(out, overwrite=overwrite, manifest=COMPARISON_JSON) as folder:
         _write_csv(result, folder / _CSV)
-        if result.accuracy:
-            _write_plot(result, folder)
+        units = {found.unit for found in result.accuracy.values()}
+        titles = {found.title for found in result.accuracy.values()} - {""}
+        if len(units) > 1 or len(titles) > 1:
+            kinds = ", ".join(sorted(titles) or sorted(units))
+            progress.note(f"No Pareto plot: these accuracies do not compare ({kinds}).")
+        elif units:
+            _write_plot(result, folder, titles.pop() if titles else "Accuracy", units.pop())
         write_manifest(folder, to_dict(result), name=COMPARISON_JSON, indent=1)
 
 
-def _write_plot(result: DevicesComparison, folder: Path) -> None:
+def _write_plot(result: DevicesComparison, folder: Path, label: str, unit: str) -> None:
     from mnv4_deploy.reports.plots.pareto_plot import ParetoPanel, save_pareto
 
     names = pareto_names(result)
@@ -210,8 +225,8 @@ def _write_plot(result: DevicesComparison, folder: Path) -> None:
         )
         for device in result.devices
     ]
-    accuracy = {names[path]: found.top1_percent for path, found in result.accuracy.items()}
-    save_pareto(panels, accuracy, [folder / name for name in _PLOTS])
+    accuracy = {names[path]: found.value for path, found in result.accuracy.items()}
+    save_pareto(panels, accuracy, [folder / name for name in _PLOTS], label=label, unit=unit)
 
 
 def _write_csv(result: DevicesComparison, path: Path) -> None:
@@ -228,7 +243,7 @@ def _write_csv(result: DevicesComparison, path: Path) -> None:
 _COLUMNS = (
     *("device", "title", "file", "runtime", "threads", "latency_us", "runs"),
     *("macs", "bytes", "gmacs_per_s", "compute_share_percent", "memory_share_percent"),
-    *("overhead_share_percent", "top1_percent", "warnings", "error"),
+    *("overhead_share_percent", "accuracy", "accuracy_unit", "warnings", "error"),
 )
 Figure = str | float | int | None
 
@@ -250,7 +265,8 @@ def _figures(
 ) -> dict[str, Figure]:
     row: dict[str, Figure] = dict.fromkeys(_COLUMNS)
     row |= {"device": device.device, "title": device.title, "file": path}
-    row["top1_percent"] = accuracy.top1_percent if accuracy else None
+    if accuracy:
+        row |= {"accuracy": accuracy.value, "accuracy_unit": accuracy.unit}
     profile = device.profiles.get(path)
     if profile is None:
         return row | {"error": device.errors.get(path, "")}
@@ -272,15 +288,15 @@ def _figures(
 def bound_shares(profile: ModelProfile) -> dict[str, float | None]:
     """Percent of the layers' time in layers bound by compute, memory and overhead."""
     total_us = sum(layer.latency_us for layer in profile.layers)
-    if not profile.bounds or not total_us:
+    if not profile.bounded or not total_us:
         return dict.fromkeys(("compute", "memory", "overhead"))
     return {
         limit: 100
         / total_us
         * math.fsum(
             layer.latency_us
-            for layer, bound in zip(profile.layers, profile.bounds, strict=True)
-            if bound.limit == limit
+            for layer in profile.layers
+            if layer.bound and layer.bound.limit == limit
         )
         for limit in ("compute", "memory", "overhead")
     }

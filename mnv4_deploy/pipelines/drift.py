@@ -35,7 +35,7 @@ class _Bench:
 
 
 def drift(request: DriftRequest, progress: Progress) -> DriftResult:
-    """Compare two classifiers on images; with ``request.out`` also write every output there.
+    """Compare two networks on images; with ``request.out`` also write every output there.
 
     Raises InputError for subjects, images, options, a cluster or a device that cannot be used,
     ToolchainError for a runtime that fails and a device that is lost; then nothing is written. A
@@ -45,32 +45,37 @@ def drift(request: DriftRequest, progress: Progress) -> DriftResult:
     from mnv4_deploy.drift.model_ref import check_pair, open_model_ref
     from mnv4_deploy.drift.run import open_run
     from mnv4_deploy.drift.store import store_folder
-    from mnv4_deploy.tasks.classification.dataset import open_dataset
+    from mnv4_deploy.images.dataset import make_dataset
 
     _check(request)
-    limits.parse(request.fail_if)
+    task = request.task
+    limits.parse(request.fail_if, task)
     with progress.stage("Look at both models"):
         reference, candidate = (
-            open_model_ref(text, weights=request.weights, overrides=request.preprocessing)
-            for text in (request.reference, request.candidate)
+            open_model_ref(
+                what, task=task, weights=request.weights, overrides=request.preprocessing
+            )
+            for what in (request.reference, request.candidate)
         )
-        check_pair(reference, candidate, allow_preprocessing=request.allow_preprocessing)
+        check_pair(
+            reference, candidate, task=task, allow_preprocessing=request.allow_preprocessing
+        )
         if request.device and {reference.kind, candidate.kind} == {"torch"}:
             raise UnsupportedError(
                 f"{reference.name} and {candidate.name} are PyTorch models, which run here: leave "
                 "--device out, or give a .tflite or .onnx file."
             )
     with progress.stage("List the images"):
-        dataset = open_dataset(
-            request.data, reference, limit=request.images, labels_file=request.labels_file
-        )
-    limits.check_labels(
+        found = task.find_images(request.data, "evaluation", reference, request.labels_file)
+        dataset = make_dataset(found, limit=request.images)
+    limits.check_decidable(
         request.fail_if,
+        task,
+        reference,
         labelled=dataset.labelled,
         layers=request.layer_images > 0,
-        classes=reference.num_classes,
     )
-    job = ShardJob(reference, candidate)
+    job = ShardJob(task, reference, candidate)
     # Finished images stay on disk until the report is written: a run killed here loses none.
     with (
         _bench(request, job, progress) as bench,
@@ -119,9 +124,9 @@ def _result(
     progress: Progress,
 ) -> DriftResult:
     from mnv4_deploy.drift import limits
-    from mnv4_deploy.tasks.classification.statistics import summarise
 
-    output = summarise(run.results, dataset, job.reference.labels or job.candidate.labels)
+    task, labels = job.task, job.reference.labels or job.candidate.labels
+    output = task.summarise(run.rows, dataset.images, labels)
     layers = None
     parity: tuple[DeviceAgreement, ...] = ()
     notes: tuple[str, ...] = ()
@@ -134,14 +139,16 @@ def _result(
                 parity, notes = compare_files(job, bench.device, pixels)
                 bench.device.close()  # the rest, which may take minutes, is done here
         layers = _layers(job, pixels, progress)
+    values = limits.metrics(task, output, layers, len(run.skipped))
     return DriftResult(
+        task=task,
         reference=job.reference,
         candidate=job.candidate,
         data=dataset.name,
         output=output,
         layers=layers,
         skipped=run.skipped,
-        limits=limits.check(request.fail_if, limits.metrics(output, layers, len(run.skipped))),
+        limits=limits.check(request.fail_if, task, values),
         seconds=run.seconds,
         images_per_second=run.images_per_second,
         resumed_images=run.resumed_images,
@@ -205,4 +212,5 @@ def _pixels(
     usable = [image for i, image in enumerate(dataset.images) if i not in bad]
     places = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)
     spec = job.candidate.preprocessing
-    return np.stack([ImageRef(Path(usable[i].path)).pixels(spec) for i in places])
+    prepare = job.task.prepare
+    return np.stack([ImageRef(Path(usable[i].path)).pixels(spec, prepare) for i in places])

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.drift.records import DeviceAgreement, ShardJob
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.parity.records import DeviceParity
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.sessions.records import ModelRef
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from mnv4_deploy.device.device import Device
     from mnv4_deploy.parity.inputs import Inputs
-
-    Pixels = npt.NDArray[np.uint8]
+    from mnv4_deploy.sessions.feed import ImageFeed
 
 Role = Literal["reference", "candidate"]
 
@@ -49,33 +46,31 @@ def compare_files(
 
 
 def _parity(subject: ModelRef, here: Device, there: Device, pixels: Pixels) -> DeviceParity:
-    from mnv4_deploy.layers.feed import image_shape
     from mnv4_deploy.parity.layered_file import LayeredFile
     from mnv4_deploy.parity.run import compare_device
     from mnv4_deploy.profiles.graph.read import read_graph_of
     from mnv4_deploy.profiles.inspection.inspect import inspect_file
+    from mnv4_deploy.sessions.feed import ImageFeed
 
     path = Path(subject.path)
+    feed = ImageFeed(subject.inputs, subject.preprocessing)
     facts = inspect_file(path)
-    source = facts.inputs[0]
-    sides = tuple(side if isinstance(side, int) and side > 0 else -1 for side in source.shape)
-    graph = read_graph_of(path, {source.name: image_shape(sides, subject.preprocessing)})
+    graph = read_graph_of(path, feed.shapes())
     with scratch_folder() as folder:
         file = LayeredFile(path, graph, facts, folder)
         explain = file.explainer(here.facts, there.facts)
-        inputs = _inputs(subject, pixels)
+        inputs = _inputs(feed, pixels)
         parity, _ = compare_device(here, there, path, facts, inputs, file.plan, explain)
     return parity
 
 
-def _inputs(subject: ModelRef, pixels: Pixels) -> Inputs:
+def _inputs(feed: ImageFeed, pixels: Pixels) -> Inputs:
     """The tensors that a drift feeds, in batches of the file's own size."""
     from mnv4_deploy.parity.inputs import Inputs
-    from mnv4_deploy.sessions.image_runner import RUNNERS, chunks
+    from mnv4_deploy.sessions.feed import batches
 
-    runner = RUNNERS[subject.kind](Path(subject.path), subject.preprocessing)
-    batches = [chunk for chunk, _ in chunks(pixels, runner.batch)]
-    return Inputs("images", len(batches), lambda at: (runner.feed(batches[at]),))
+    chunks = [chunk for chunk, _ in batches(pixels, feed.batch)]
+    return Inputs("images", len(chunks), lambda at: feed.arrays(chunks[at]))
 
 
 def _agreement(role: Role, parity: DeviceParity, images: int) -> DeviceAgreement:

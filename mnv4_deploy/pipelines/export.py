@@ -25,23 +25,24 @@ from mnv4_deploy.exporters.records import (
     RewriteSummary,
     SearchResult,
 )
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.outputs import (
     MANIFEST,
     check_free,
     schema_of,
-    sha256,
     staged,
     write_manifest,
 )
-from mnv4_deploy.pipelines import manifest as manifests
+from mnv4_deploy.pipelines.manifest import build_manifest
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.versions import tool_versions
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import nn
 
+    from mnv4_deploy.exporters.evaluation import Evaluation
+    from mnv4_deploy.images.records import Pixels
     from mnv4_deploy.images.sets import SelectedImages
     from mnv4_deploy.models.weights import ReferenceModel
 
@@ -55,7 +56,7 @@ class _Inputs:
 
     reference: ReferenceModel
     calibration: SelectedImages | None
-    evaluation: SelectedImages
+    evaluation: Evaluation
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
@@ -67,12 +68,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     """
     from mnv4_deploy.exporters.ranges import check_method
     from mnv4_deploy.exporters.recipes import recipe
-    from mnv4_deploy.models import zoo
 
     progress = progress or Progress(show=False)
-    zoo.entry(request.model)
-    if request.size is not None:
-        zoo.check_size(request.model, request.size)
+    request.source.check()
     recipe(request.target)
     check_method(request.calibration_method)
     names = [request.file_name(f, p) for f in request.formats for p in request.precisions]
@@ -88,7 +86,6 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 def _gather(request: ExportRequest) -> _Inputs:
     from mnv4_deploy.images import sets as images
-    from mnv4_deploy.models.weights import load_reference
 
     for count in (request.evaluation_images, request.calibration_images if request.int8 else None):
         if count is not None and count < images.MIN_IMAGES:
@@ -99,9 +96,7 @@ def _gather(request: ExportRequest) -> _Inputs:
         for spec in (request.calibration, request.evaluation)
         if spec not in ("bundled", "random")
     }
-    reference = load_reference(
-        request.model, request.weights, size=request.size, num_classes=request.num_classes
-    )
+    reference = request.source.load()
     if request.crop_pct is not None:
         spec = replace(reference.preprocessing, crop_pct=request.crop_pct)
         reference = replace(reference, preprocessing=spec)
@@ -110,21 +105,15 @@ def _gather(request: ExportRequest) -> _Inputs:
         if request.calibration == "random":
             calibration = images.random_images(request.calibration_images)
         else:
-            found = (
-                images.bundled_calibration(reference)
-                if request.calibration == "bundled"
-                else folders[request.calibration]
+            found = folders.get(request.calibration) or request.task.find_images(
+                "bundled", "calibration", reference
             )
             calibration = images.select(found, request.calibration_images)
-    if request.evaluation == "bundled":
-        to_evaluate = images.bundled_evaluation(reference)
-    else:
-        to_evaluate = images.open_folder(Path(request.evaluation), reference.labels)
-    evaluation = images.select(to_evaluate, request.evaluation_images)
-    if request.max_drop is not None and not any(x is not None for x in evaluation.labels):
+    evaluation = _evaluation(request, reference)
+    if request.max_drop is not None and not evaluation.labelled:
         raise ImagesError(
-            f"--max-drop needs evaluation images with known classes, and those of "
-            f"'{evaluation.source.name}' are not: give --eval a folder with one subfolder a class."
+            f"--max-drop needs evaluation images with known answers, and those of "
+            f"'{evaluation.source.name}' are not: {request.task.truth_advice} as --eval."
         )
     if calibration is not None and (shared := calibration.source.overlap(evaluation.source)):
         raise ImagesError(
@@ -132,6 +121,28 @@ def _gather(request: ExportRequest) -> _Inputs:
             "apart, or the accuracy figures mean nothing."
         )
     return _Inputs(reference, calibration, evaluation)
+
+
+def _evaluation(request: ExportRequest, reference: ReferenceModel) -> Evaluation:
+    from mnv4_deploy.exporters.evaluation import Evaluation
+    from mnv4_deploy.images import sets as images
+
+    task = request.task
+    found = task.find_images(request.evaluation, "evaluation", reference)
+    selected = images.select(found, request.evaluation_images)
+    # What an untrained network answers is neither right nor wrong.
+    knows = reference.source.kind != "random"
+    return Evaluation(
+        task=task,
+        reference=reference,
+        source=selected.source,
+        images=tuple(
+            DatasetImage(str(ref.path), ref.path.name, ref.truth if knows else None)
+            for ref in selected.refs
+            if isinstance(ref, images.ImageRef)
+        ),
+        pixels=selected.pixels(reference.preprocessing, task.prepare),
+    )
 
 
 class _Export:
@@ -157,18 +168,17 @@ class _Export:
         self._modules: dict[Format, nn.Module] = {}
 
     def run(self) -> ExportResult:
-        from mnv4_deploy.exporters import audit as truth
-        from mnv4_deploy.exporters import verify
+        from mnv4_deploy.exporters import audit, verify
         from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
         from mnv4_deploy.models.macs import count_macs
-        from mnv4_deploy.sessions import image_runner as run_artifact
 
-        shown = run_artifact.pixels(self.evaluation, self.spec)
-        parity = shown[:_PARITY_IMAGES]
+        parity = self.evaluation.pixels[:_PARITY_IMAGES]
         with self.progress.stage("Run the PyTorch reference"):
-            expected = ExpectedOutputs(self.reference.module, parity, self.spec)
+            expected = ExpectedOutputs(
+                self.reference.module, parity, self.spec, self.reference.outputs
+            )
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
             with self.progress.stage(f"Convert to {format_}"):
@@ -186,19 +196,20 @@ class _Export:
                         continue  # is compared with fp32, by drift
                     path = self.job.path(format_, precision)
                     outputs = self.job.run(path, parity)
-                    tier = "half" if precision == "fp16" else "close"
+                    tier = "float16" if precision == "fp16" else "float32"
                     self.deviations.append(expected.compare(path.name, outputs, tier))
         verify.raise_if_failed(self.deviations)
-        int8 = self._int8(shown) if self.request.int8 else SearchResult((), (), ())
+        int8 = self._int8() if self.request.int8 else SearchResult((), (), ())
         self.deviations += int8.deviations
         with self.progress.stage("Check what the files really are"):
-            audits = in_parallel(truth.check, [a.path for a in self._artifacts()])
-        macs = count_macs(self.request.model, self.size, self.reference.num_classes)
+            audits = in_parallel(
+                lambda a: audit.check(a.path, self._float_reasons(a, int8)), self._artifacts()
+            )
+        macs = count_macs(self.reference.module, self.size)
         return self._result(int8, audits, macs)
 
-    def _int8(self, shown: npt.NDArray[np.uint8]) -> SearchResult:
+    def _int8(self) -> SearchResult:
         """Write the int8 files and, where there is a budget, search until they meet it."""
-        from mnv4_deploy.exporters import verify
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
 
@@ -213,24 +224,32 @@ class _Export:
             )
         with self.progress.stage("Compare int8 to fp32"):
             paths = [self.job.path(f, precision) for f in formats for precision in _COMPARED]
-            outputs = in_parallel(lambda path: self.job.run(path, shown), paths)
+            outputs = in_parallel(lambda path: self.job.run(path, self.evaluation.pixels), paths)
             by_path = dict(zip(paths, outputs, strict=True))
             fp32 = {f: by_path[self.job.path(f, "fp32")] for f in formats}
             drifts = tuple(
-                verify.measure_drift(
-                    path.name, by_path[path], fp32[format_], self.evaluation.labels
-                )
+                self.evaluation.drift(path.name, by_path[path], fp32[format_])
                 for format_ in formats
                 for path in (self.job.path(format_, "int8"),)
             )
         if self.request.max_drop is None:
             return SearchResult((), drifts, ())
-        from mnv4_deploy.budget.run import HeldOut, search_all
+        from mnv4_deploy.budget.run import search_all
+        from mnv4_deploy.budget.trials import HeldOut
 
-        held = HeldOut(self.evaluation.labels, shown, fp32)
+        held = HeldOut(self.evaluation, fp32)
         return search_all(self.job, self._modules, choice, held, drifts, self.progress)
 
-    def _rewritten(self, format_: Format, parity: npt.NDArray[np.uint8]) -> nn.Module:
+    def _float_reasons(self, artifact: Artifact, int8: SearchResult) -> dict[str, str]:
+        """Why nodes of the int8 .onnx file are float, as its quantizer says; of others nothing."""
+        from mnv4_deploy.exporters.to_onnx.write import float_reasons
+
+        if (artifact.format, artifact.precision) != ("onnx", "int8"):
+            return {}
+        chosen = {search.format: search.chosen.choice for search in int8.searches}
+        return float_reasons(self.job, chosen.get("onnx", Int8Choice()))
+
+    def _rewritten(self, format_: Format, parity: Pixels) -> nn.Module:
         """The module to convert, proved equal in float64 before it is used."""
         import copy
 
@@ -240,13 +259,13 @@ class _Export:
         with self.progress.stage("Rewrite"):
             double = copy.deepcopy(self.reference.module).double()
             rewritten = rewrite(double, format_, self.size)
-            sample = parity[:1]
-            expected = verify.run_module(double, sample, self.spec, double=True)
+            sample, outputs = parity[:1], self.reference.outputs
+            expected = verify.run_module(double, sample, self.spec, outputs, double=True)
 
             def proof(module: nn.Module) -> Deviation:
                 subject = f"the rewritten model for {format_}"
-                found = verify.run_module(module, sample, self.spec, double=True)
-                return verify.compare(subject, "PyTorch", found, expected, "exact")
+                found = verify.run_module(module, sample, self.spec, outputs, double=True)
+                return verify.compare(subject, "PyTorch", found, expected, "float64")
 
             deviation = proof(rewritten.module)
             if not deviation.ok:
@@ -274,7 +293,7 @@ class _Export:
             for precision in self.request.precisions
         ]
         return tuple(
-            Artifact(path, format_, names[precision], path.stat().st_size, sha256(path))
+            Artifact(path, format_, names[precision], path.stat().st_size, file_sha256(path))
             for format_, precision, path in paths
         )
 
@@ -285,7 +304,7 @@ class _Export:
             replace(artifact, path=self.request.out / artifact.path.name)
             for artifact in self._artifacts()
         )
-        manifest = manifests.build(
+        manifest = build_manifest(
             request=self.request,
             reference=self.reference,
             macs=macs,

@@ -20,11 +20,12 @@ from mnv4_deploy.versions import tool_versions
 if TYPE_CHECKING:
     from mnv4_deploy.images.sets import ImageSource
     from mnv4_deploy.models.weights import ReferenceModel
+    from mnv4_deploy.tasks.task import Task
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
-def build(
+def build_manifest(
     *,
     request: ExportRequest,
     reference: ReferenceModel,
@@ -45,7 +46,7 @@ def build(
     return {
         "schema_version": SCHEMA_VERSION,
         "model": {
-            "name": request.model,
+            "name": request.source.name,
             "parameters": reference.parameters,
             "macs": macs,
             "num_classes": reference.num_classes,
@@ -53,6 +54,8 @@ def build(
         "weights": dataclasses.asdict(reference.source),
         "preprocessing": dataclasses.asdict(reference.preprocessing),
         "labels": list(reference.labels),
+        "outputs": [dataclasses.asdict(output) for output in reference.outputs],
+        "task": _task(request.task),
         "options": _options(request),
         "files": [_file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts],
         "rewrites": [dataclasses.asdict(rewrite) for rewrite in rewrites],
@@ -70,14 +73,30 @@ def build(
 
 
 def _options(request: ExportRequest) -> dict[str, Any]:
-    """The request without what belongs to the machine it ran on."""
-    options = dataclasses.asdict(request)
-    for machine in ("out", "overwrite"):
-        del options[machine]
+    """What was asked for."""
+    options = {
+        field.name: getattr(request, field.name)
+        for field in dataclasses.fields(request)
+        if field.name not in ("out", "overwrite")  # the machine's that it ran on
+    }
+    options |= {"model": request.source.name, "task": request.task.name}
     for path in ("calibration", "evaluation", "weights"):
         options[path] = _name(options[path])
     options["io"] = request.effective_io
     return options
+
+
+def _task(task: Task) -> dict[str, Any]:
+    """What the figures are, for those who read them later."""
+    accuracy = task.metrics[task.accuracy]
+    reference = next((c.reference_metric for c in task.brief if c.metric == task.accuracy), "")
+    return {
+        "name": task.name,
+        "accuracy": task.accuracy,
+        "accuracy_reference": reference,
+        "unit": accuracy.unit,
+        "title": next((c.title for c in task.brief if c.metric == task.accuracy), task.accuracy),
+    }
 
 
 def _name(spec: str) -> str:
@@ -120,4 +139,8 @@ def _file(artifact: Artifact, truth: FileAudit | None) -> dict[str, Any]:
             "padding_outliers": list(truth.padding_outliers),
             "notes": list(facts.notes),
         }
+        if (artifact.format, artifact.precision) == ("onnx", "int8"):
+            entry["in_float"] = [
+                {"op": op.kind, "name": op.name, "why": op.float_reason} for op in facts.in_float
+            ]
     return entry

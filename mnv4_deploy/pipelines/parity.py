@@ -82,7 +82,7 @@ def _graph(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelGraph:
 
 def _check(request: ParityRequest) -> None:
     from mnv4_deploy.outputs import check_free
-    from mnv4_deploy.parity.tiers import VERDICTS
+    from mnv4_deploy.parity.differences import VERDICTS
 
     if not request.devices:
         raise UnsupportedError("Parity compares this machine with a device: give --device.")
@@ -97,6 +97,6 @@ def _check(request: ParityRequest) -> None:
 
 
 def _failed(device: DeviceParity, request: ParityRequest, *, quantized: bool) -> bool:
-    from mnv4_deploy.parity.tiers import within
+    from mnv4_deploy.parity.differences import within
 
     return not within(device.outputs.verdict, "exact" if quantized else request.tolerance)

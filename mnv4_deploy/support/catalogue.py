@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mnv4_deploy.support import facts as support_facts
+from mnv4_deploy.support import facts
 from mnv4_deploy.support.facts import FileSupport, ModelSupport
 
 SCHEMA_VERSION = 1
@@ -51,7 +51,7 @@ def find_model(name: str) -> CatalogueEntry:
 
 
 def count(model: str) -> tuple[int, int]:
-    """Parameters, and MACs at the native size, counted with torch. Slow: see ``support_facts``."""
+    """Parameters, and MACs at the native size, counted with torch. Slow: see ``facts``."""
     from mnv4_deploy.models import macs, meta, zoo
 
     module = meta.built(model, 1000)
@@ -60,15 +60,15 @@ def count(model: str) -> tuple[int, int]:
 
 
 def _entries(names: tuple[str, ...]) -> tuple[CatalogueEntry, ...]:
-    records = support_facts.read()
-    installed = support_facts.installed_tools()
+    records = facts.read()
+    installed = facts.installed_tools()
     return tuple(_entry(name, records.get(name), installed) for name in names)
 
 
 def _entry(name: str, record: ModelSupport | None, installed: Mapping[str, str]) -> CatalogueEntry:
     from mnv4_deploy.models import weights, zoo
 
-    if record is not None and record.depends_on == support_facts.digest(name):
+    if record is not None and record.depends_on == facts.digest(name):
         parameters, macs = record.parameters, record.macs
     else:
         parameters, macs = count(name)
@@ -80,6 +80,6 @@ def _entry(name: str, record: ModelSupport | None, installed: Mapping[str, str])
         macs=macs,
         native_size=entry.native_size,
         weights=weights.choices(name),
-        files=support_facts.current(name, record, installed),
+        files=facts.current(name, record, installed),
         recorded_with={} if record is None else record.tools,
     )

@@ -17,17 +17,17 @@ _SHOWN_LAYERS = 5
 
 def print_budget(search: BudgetSearch, console: Console) -> None:
     """What was tried, what was adopted or refused and why, and whether the budget was met."""
-    console.print(f"\n[bold]{search.format}, at most {search.max_drop:g} points below float32[/]")
+    budget = _with_unit(f"{search.max_drop:g}", search)
+    console.print(f"\n[bold]{search.format}: {search.metric} at most {budget}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", min_width=22)
-    for title in ("drop", "agree", "SQNR", "time", "size"):
+    for title in ("drop", "SQNR", "time", "size"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("")
     for trial in search.trials:
         table.add_row(
             escape(trial.name),
-            f"{trial.top1_drop:+.2f}",
-            f"{trial.agreement:.1f} %",
+            _drop(trial, search),
             f"{trial.median_sqnr_db:.1f} dB",
             f"x{trial.latency_ratio:.2f}",
             f"x{trial.size_ratio:.2f}",
@@ -53,25 +53,35 @@ def _sentences(search: BudgetSearch) -> Iterator[str]:
             "is judged by its accuracy.[/]"
         )
     if chosen.choice != first.choice:
-        yield _bought(first, chosen)
-    drop = f"{chosen.top1_drop:+.2f} points on {chosen.images} images ({100 / chosen.images:.2g} "
+        yield _bought(first, search)
+    drop = (
+        f"{_drop(chosen, search)} on {chosen.images} images (standard error {chosen.chance:.2g})"
+    )
     if search.met:
-        yield f"[green]Budget met[/] by {escape(chosen.name)}: {drop}each)."
+        yield f"[green]Budget met[/] by {escape(chosen.name)}: {drop}."
     else:
         yield (
-            f"[bold red]Budget not met[/]: the best file is {escape(chosen.name)}, {drop}each), "
+            f"[bold red]Budget not met[/]: the best file is {escape(chosen.name)}, {drop}, "
             "and it is the one that was written."
         )
+
+
+def _drop(trial: Trial, search: BudgetSearch) -> str:
+    return _with_unit(f"{trial.drop:+.2f}", search)
+
+
+def _with_unit(figure: str, search: BudgetSearch) -> str:
+    return f"{figure} {search.unit}".rstrip()
 
 
 def _refused(layer: Sensitivity) -> str:
     return f"{escape(layer.module)} in {layer.precision} ({escape(layer.reason)})"
 
 
-def _bought(first: Trial, chosen: Trial) -> str:
+def _bought(first: Trial, search: BudgetSearch) -> str:
+    chosen = search.chosen
+    recovered = _with_unit(f"{first.drop - chosen.drop:.2f}", search)
     added_ms = (chosen.latency_us - first.latency_us) / _US_PER_MS
     added_mb = (chosen.size_bytes - first.size_bytes) / _MEGA
-    return (
-        f"Recovered {first.top1_drop - chosen.top1_drop:.2f} points for {added_ms:+.2f} ms "
-        f"(x{chosen.latency_ratio:.2f}) and {added_mb:+.2f} MB."
-    )
+    time = f"{added_ms:+.2f} ms (x{chosen.latency_ratio:.2f})"
+    return f"Recovered {recovered} for {time} and {added_mb:+.2f} MB."

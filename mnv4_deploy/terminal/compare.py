@@ -18,7 +18,7 @@ from mnv4_deploy.profiles.roofline.comparison import (
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 from mnv4_deploy.terminal.profile import console_for, short
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MILLI = 1e3
 _MEGA = 1e6
 
@@ -47,7 +47,7 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
             f"{change.b_us / _MILLI:.3f}",
             f"{change.difference_us / _MILLI:+.3f}",
             _module_ratio(change),
-            escape(_kinds(change)),
+            escape(_op_types(change)),
             style=style,
         )
     rest = result.modules[len(rows) :]
@@ -86,8 +86,9 @@ def _module_ratio(change: ModuleChange) -> str:
     return f"{change.ratio.value:.2f} \\[{change.ratio.low:.2f}-{change.ratio.high:.2f}]"
 
 
-def _kinds(change: ModuleChange) -> str:
-    a, b = (", ".join(dict.fromkeys(kinds)) for kinds in (change.a_kinds, change.b_kinds))
+def _op_types(change: ModuleChange) -> str:
+    both = (change.a_op_types, change.b_op_types)
+    a, b = (", ".join(dict.fromkeys(op_types)) for op_types in both)
     return a if a == b else f"{a or '–'} → {b or '–'}"
 
 
@@ -136,7 +137,7 @@ def print_prediction(
     for layer in layers if top == 0 else layers[:top]:
         table.add_row(
             escape(short(layer.module or layer.name)),
-            escape(short(layer.kind, 18)),
+            escape(short(layer.op_type, 18)),
             f"{layer.share_percent:.1f}",
             f"{layer.macs / _MEGA:.1f}",
             f"{layer.bytes / _MEGA:.2f}",

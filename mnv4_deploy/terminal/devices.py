@@ -13,6 +13,7 @@ from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState
 from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.profiles.roofline.ranking import ModuleOnDevice, rank_correlation
 from mnv4_deploy.terminal.profile import console_for, short
+from mnv4_deploy.text import with_interval
 
 _MILLI = 1e3
 _MEBI, _GIBI = 1 << 20, 1 << 30
@@ -59,7 +60,8 @@ def print_devices(
     _print_devices(result, console)
     console.print(_latencies(result))
     for path, found in result.accuracy.items():
-        console.print(f"[dim]top-1 of {escape(path)}: {escape(found.source)}[/]", soft_wrap=True)
+        about = escape(f"{found.title or 'accuracy'} of {path}: {found.source}")
+        console.print(f"[dim]{about}[/]", soft_wrap=True)
     for path in result.files:
         if len(result.ranked_on[path]) > 1:
             _print_ranking(result, path, top, console)
@@ -95,7 +97,7 @@ def _letters(result: DevicesComparison) -> list[str]:
 def _latencies(result: DevicesComparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("file", overflow="ellipsis", no_wrap=True)
-    table.add_column("top-1", justify="right", no_wrap=True)
+    table.add_column("accuracy", justify="right", no_wrap=True)
     for letter in _letters(result):
         table.add_column(f"{letter} ms", justify="right", no_wrap=True)
         table.add_column("bound", no_wrap=True)
@@ -105,7 +107,7 @@ def _latencies(result: DevicesComparison) -> Table:
     for path in result.files:
         cells = [escape(short(names[path]))]
         found = result.accuracy.get(path)
-        cells.append(f"{found.top1_percent:.1f}" if found else "–")
+        cells.append(escape(with_interval(found.value, None, None, found.unit)) if found else "–")
         walls = []
         for device in result.devices:
             profile = device.profiles.get(path)
@@ -143,7 +145,7 @@ def _print_ranking(result: DevicesComparison, path: str, top: int, console: Cons
         table.add_column("bound", no_wrap=True)
     shown = modules if top == 0 else modules[:top]
     for module in shown:
-        cells = [escape(short(module.module)), escape(short(", ".join(module.kinds), 20))]
+        cells = [escape(short(module.module)), escape(short(", ".join(module.op_types), 20))]
         for place in module.places:
             cells += _ranking_cells(place)
         table.add_row(*cells)

@@ -10,31 +10,40 @@ from rich.table import Table
 
 from mnv4_deploy.drift.records import DriftResult
 from mnv4_deploy.layers.records import Agreement, LayerDrift, LayersDrift
-from mnv4_deploy.reports.drift.words import SIGNIFICANT, device_text, parity_sentences
+from mnv4_deploy.reports.drift.words import (
+    device_text,
+    drop_text,
+    measured_text,
+    parity_sentences,
+    subject_sentence,
+)
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.records import Accuracy, Flips, OutputDrift, Proportion
+from mnv4_deploy.tasks.report import Comparison, Measured
 from mnv4_deploy.terminal.profile import console_for, short
 from mnv4_deploy.text import clean, plural
 
 _SKIPPED = 5
 _CAUSES = 5
-_NAME_WIDTH = 34
-_MEGA = 1e6
+_NAME_WIDTH, _NARROW_NAME = 34, 16
+_FIGURES_WIDTH = 40  # of the four columns of figures, with the space between all columns
 
 
 def print_drift(result: DriftResult, *, top: int = 10, console: Console | None = None) -> None:
     """The headline, the ``top`` most damaged layers (0: all) and the causes found."""
     console = console or console_for()
+    report = result.task.report(result.output, (result.reference, result.candidate))
     console.print()
     for role, subject in (("reference", result.reference), ("candidate", result.candidate)):
-        console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}")
+        console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}", soft_wrap=True)
     if result.device is not None:
         about = _text(device_text(result.device, result.device_runtimes))
         console.print(f"device     [bold]{_text(result.device.title)}[/]  {about}", soft_wrap=True)
     console.print(f"images     {_images(result)}\n", soft_wrap=True)
-    console.print(_accuracy_table(result.output))
-    for line in _outputs(result.output):
-        console.print(line, soft_wrap=True)
+    if report.comparisons:
+        console.print(_comparison_table(report.comparisons))
+    sentences = (report.headline, *report.sentences, report.missing)
+    for line in filter(None, sentences):
+        console.print(_text(line), soft_wrap=True)
     if result.parity:
         console.print()
     for line in parity_sentences(result):
@@ -51,12 +60,9 @@ def _text(name: str) -> str:
 
 
 def _about(subject: ModelRef) -> str:
-    spec = subject.preprocessing
-    weights = f", weights {_text(subject.weights)}" if subject.weights else ""
-    return (
-        f"{subject.size_bytes / _MEGA:.1f} MB, {spec.height}x{spec.width}, "
-        f"{plural(subject.num_classes, 'output')}, preprocessing from "
-        f"{_text(subject.preprocessing_from)}{weights}"
+    weights = f", weights {subject.source.weights}" if subject.source else ""
+    return _text(
+        f"{subject_sentence(subject)}, preprocessing from {subject.preprocessing_from}{weights}"
     )
 
 
@@ -69,52 +75,25 @@ def _images(result: DriftResult) -> str:
     return f"{output.images:,} ({_text(result.data)}, {labels}), {where}{rate}{resumed}"
 
 
-def _accuracy_table(output: OutputDrift) -> Table:
+def _comparison_table(comparisons: Iterable[Comparison]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("reference", "candidate", "drop"):
         table.add_column(column, justify="right")
     table.add_column("")
-    if output.reference is not None and output.candidate is not None:
+    for row in comparisons:
         table.add_row(
-            "top-1",
-            _percent(output.reference.top1),
-            _percent(output.candidate.top1),
-            f"{output.top1_drop:.2f}",
-            f"points, 95 % interval {output.top1_drop_low:.2f} to {output.top1_drop_high:.2f}",
+            _text(row.name),
+            _measured(row.reference, row.unit),
+            _measured(row.candidate, row.unit),
+            drop_text(row),
+            _text(row.note),
         )
-        _add_top5(table, output.reference, output.candidate, output.top5_drop)
-    table.add_row("agreement", "", _percent(output.agreement), "", "the same class as reference")
     return table
 
 
-def _add_top5(table: Table, reference: Accuracy, candidate: Accuracy, drop: float | None) -> None:
-    if reference.top5 is not None and candidate.top5 is not None and drop is not None:
-        table.add_row(
-            "top-5", _percent(reference.top5), _percent(candidate.top5), f"{drop:.2f}", "points"
-        )
-
-
-def _percent(share: Proportion) -> str:
-    return f"{share.percent:.1f} % ({share.low_percent:.1f}-{share.high_percent:.1f})"
-
-
-def _outputs(output: OutputDrift) -> Iterable[str]:
-    if output.flips is not None:
-        yield _flips(output.flips)
-    yield (
-        f"Outputs: SQNR {output.median_sqnr_db:.1f} dB (median image; {output.sqnr_db:.1f} dB "
-        f"over all), cosine {output.cosine:.4f}, KL {output.kl:.4f} nats."
-    )
-
-
-def _flips(flips: Flips) -> str:
-    sure = flips.p_value < SIGNIFICANT
-    verdict = "more than chance" if sure else "could be chance"
-    return (
-        f"{flips.lost} answers became wrong, {flips.gained} became right: {verdict} (McNemar's "
-        f"exact test, p = {flips.p_value:.2g})."
-    )
+def _measured(measured: Measured | None, unit: str) -> str:
+    return "" if measured is None else _text(measured_text(measured, unit))
 
 
 def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
@@ -125,25 +104,37 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("layer", "kind", "type"):
-        table.add_column(column, no_wrap=True)
-    for column in ("alone", "so far", "range", "clipped"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("cause", no_wrap=True)
-    for layer in rows:
-        table.add_row(
-            _text(short(layer.module or layer.tensor, _NAME_WIDTH)),
+    texts = [
+        (
             _text(short(layer.kind, 18)),
             _text(short(layer.compute, 8)),
+            "" if layer.cause is None else layer.cause.kind,
+        )
+        for layer in rows
+    ]
+    # Where it is narrow names give way, then the other texts, and no figure.
+    others = _FIGURES_WIDTH + sum(max(map(len, column)) for column in zip(*texts, strict=True))
+    name_width = max(_NARROW_NAME, min(_NAME_WIDTH, console.width - others))
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind", overflow="ellipsis")
+    table.add_column("type", no_wrap=True)
+    for column in ("isolated", "accum.", "range", "clipped"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("cause")
+    for layer, (kind, compute, cause) in zip(rows, texts, strict=True):
+        table.add_row(
+            _text(short(layer.module or layer.tensor, name_width)),
+            kind,
+            compute,
             _decibels(layer.isolated),
             _decibels(layer.accumulated),
             *_range(layer),
-            "" if layer.cause is None else layer.cause.kind,
+            cause,
         )
     console.print(table)
     console.print(
-        "[dim]alone: SQNR in dB of this layer on the reference's inputs; so far: through the "
-        "network; range: how much of the int8 range is used.[/]",
+        "[dim]isolated: SQNR in dB of this layer on the reference's inputs; accum.: accumulated "
+        "through the network; range: how much of the int8 range is used.[/]",
         soft_wrap=True,
     )
     if layers.ranking:

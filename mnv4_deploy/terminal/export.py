@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
 from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.tasks.task import Task
 from mnv4_deploy.terminal.budget import print_budget
 
 _MEGA = 1e6
@@ -23,7 +25,8 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     # A file's name is what the reader copies: the others wrap before it does.
     table.add_column("file", no_wrap=True)
-    for title in ("MB", "int8 ops", "XNNPACK", "top-1", "agree", "SQNR"):
+    task = result.request.task
+    for title in ("MB", "int8 ops", "XNNPACK", *(column.title for column in task.brief)):
         table.add_column(title, justify="right")
     audits = {truth.subject: truth for truth in result.audits}
     drifts = {drift.subject: drift for drift in result.drifts}
@@ -34,7 +37,7 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
             f"{artifact.size_bytes / _MEGA:.1f}",
             _int8_share(audits[name].facts),
             _partitions(audits[name].facts),
-            *_accuracy(name, artifact.precision, drifts),
+            *_accuracy(task, name, artifact.precision, drifts),
         )
     console.print(table)
     for sentence in _export_sentences(result):
@@ -61,21 +64,25 @@ def _partitions(facts: FileFacts) -> str:
     return f"{facts.partitions} part." + (f" +{outside} ops" if outside else "")
 
 
-def _accuracy(name: str, precision: str, drifts: dict[str, Drift]) -> tuple[str, str, str]:
+def _accuracy(task: Task, name: str, precision: str, drifts: dict[str, Drift]) -> tuple[str, ...]:
+    """The task's figures of a file; of a float32 file those that the comparison with it tells."""
     drift = drifts.get(name)
     if drift is not None:
-        top1 = "" if drift.top1 is None else f"{drift.top1:.1f} %"
-        return top1, f"{drift.agreement:.1f} %", f"{drift.median_sqnr_db:.1f} dB"
-    if precision == "float32":
-        own = [d for d in drifts.values() if Path(d.subject).suffix == Path(name).suffix]
-        if own and own[0].top1_fp32 is not None:
-            return f"{own[0].top1_fp32:.1f} %", "", ""
-    return "", "", ""
+        return tuple(_figure(task, drift, column.metric) for column in task.brief)
+    own = [d for d in drifts.values() if Path(d.subject).suffix == Path(name).suffix]
+    if precision != "float32" or not own:
+        return ("",) * len(task.brief)
+    return tuple(_figure(task, own[0], column.reference_metric) for column in task.brief)
+
+
+def _figure(task: Task, drift: Drift, metric: str) -> str:
+    value = drift.figures.get(metric)
+    return "" if value is None else f"{value:.1f} {task.metrics[metric].unit}".rstrip()
 
 
 def _export_sentences(result: ExportResult) -> Iterable[str]:
     worst = max(
-        (d for d in result.deviations if d.tier != "exact"),
+        (d for d in result.deviations if d.tier != "float64"),
         key=lambda d: d.max_relative_error / d.tolerance,
     )
     yield (
@@ -97,8 +104,8 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         if calibration["kind"] == "random":
             what = "[bold red]random data[/]: the int8 ranges are arbitrary, use real images"
         yield (
-            f"int8 ranges: {what}, method {escape(_methods(result))}. Top-1, "
-            "agreement and the median SQNR of the logits are on "
+            f"int8 ranges: {what}, method {escape(_methods(result))}. "
+            f"{', '.join(column.title for column in result.request.task.brief)} are on "
             f"{evaluation['count']} other images ({escape(evaluation['name'])})."
         )
     for source in (calibration, evaluation):
@@ -128,6 +135,14 @@ def _defects(truth: FileAudit) -> Iterable[str]:
         yield f"[red]{escape(truth.subject)}: {escape(text)}, which ruins the int8 range[/]"
     for op in truth.facts.not_delegated[:5]:
         yield f"{escape(truth.subject)}: {op.kind} is outside XNNPACK: {escape(op.refusal or '')}"
+    for what, reason in _in_float(truth.facts)[:5]:
+        yield f"{escape(truth.subject)}: {escape(what)} in float: {escape(reason)}"
+
+
+def _in_float(facts: FileFacts) -> list[tuple[str, str]]:
+    """How many operators of a kind are float in a quantized .onnx file, and why; most first."""
+    counts = Counter((op.kind, op.float_reason or "") for op in facts.in_float)
+    return [(f"{count} x {kind}", reason) for (kind, reason), count in counts.most_common()]
 
 
 def print_facts(facts: FileFacts, console: Console | None = None) -> None:
@@ -161,6 +176,8 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     console.print(table)
     if facts.executed_histogram is not None:
         console.print(f"onnxruntime really runs: {escape(_counts(facts.executed_histogram))}")
+        for what, reason in _in_float(facts):
+            console.print(f"  float {escape(what)}: {escape(reason)}", soft_wrap=True)
     if facts.partitions is not None:
         console.print(
             f"XNNPACK takes {len(facts.operators) - len(facts.not_delegated)} of "

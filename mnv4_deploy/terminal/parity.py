@@ -43,11 +43,11 @@ def _text(name: str) -> str:
 
 
 def _verdict(device: DeviceParity) -> Iterator[str]:
-    colour = "green" if device.outputs.verdict == "exact" else "yellow"
-    if device.outputs.verdict == "different":
-        colour = "red"
+    verdict = device.outputs.verdict
+    colour = {"exact": "green", "different": "red"}.get(verdict, "yellow")
+    within = "" if verdict in ("exact", "different") else "within "
     yield (
-        f"[bold]{_text(device.device)}[/]  [{colour}]{device.outputs.verdict}[/]: "
+        f"[bold]{_text(device.device)}[/]  [{colour}]{within}{verdict}[/]: "
         f"{_figures(device.outputs)}  [dim]{_text(device.runtime)}, "
         f"{_text(device.facts.architecture)}[/]"
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 from mnv4_deploy.reports.profile.device_text import device_title
-from mnv4_deploy.reports.profile.rows import bound_at, gmacs_per_s
+from mnv4_deploy.reports.profile.rows import gmacs_per_s
 from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
@@ -90,15 +90,15 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
 def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
     table = _table(("layer", "kind", "type"), ("ms", "%", "MMAC", "OI", "GMAC/s", "roof", "bound"))
     rows = [layer for layer in profile.layers if layer.samples_us]
-    rows.sort(key=_layer_keys(profile)[sort])
+    rows.sort(key=_LAYER_KEYS[sort])
     shown = rows if top == 0 else rows[:top]
     for layer in shown:
         table.add_row(
             escape(short(layer.module or layer.name)),
-            escape(short(layer.kind, 18)),
+            escape(short(layer.op_type, 18)),
             escape(short(_short_type(layer), 12)),
             *_numbers(profile, layer),
-            *_bound_cells(bound_at(profile, layer)),
+            *_bound_cells(layer.bound),
         )
     rest = rows[len(shown) :]
     if rest:
@@ -110,7 +110,7 @@ def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
 def _numbers(profile: ModelProfile, layer: Layer) -> tuple[str, ...]:
     cost = layer.cost
     time = (f"{layer.latency_us / _MILLI:.3f}", _share(profile, layer.latency_us))
-    if cost is None and layer.file_kinds:
+    if cost is None and layer.file_op_types:
         return (*time, "?", "?", "?")
     if cost is None or not cost.macs:
         return (*time, "", "", "")
@@ -155,7 +155,7 @@ def _group_table(
             f"{group.cost.operational_intensity:.1f}" if group.cost.macs else "",
             f"{rate:.1f}" if group.cost.macs else "",
             "" if percent is None else f"{percent:.0f} %",
-            f"{group.recoverable_us / _MILLI:.3f} ms" if profile.bounds else "",
+            f"{group.recoverable_us / _MILLI:.3f} ms" if profile.bounded else "",
         )
     rest = rows[len(shown) :]
     if rest:
@@ -181,15 +181,14 @@ def _add_sum(
     table.add_row(*cells, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
 
 
-def _layer_keys(profile: ModelProfile) -> Mapping[Sort, Callable[[Layer], float]]:
-    return {
-        "time": lambda x: -x.latency_us,
-        "order": lambda x: x.index,
-        "recoverable": lambda x: -(b.recoverable_us if (b := bound_at(profile, x)) else 0.0),
-        "macs": lambda x: -(x.cost.macs if x.cost else 0),
-        "intensity": lambda x: -(x.cost.operational_intensity if x.cost else 0.0),
-        "roof": lambda x: (b.percent_of_roof or 1000.0) if (b := bound_at(profile, x)) else 0.0,
-    }
+_LAYER_KEYS: Mapping[Sort, Callable[[Layer], float]] = {
+    "time": lambda x: -x.latency_us,
+    "order": lambda x: x.index,
+    "recoverable": lambda x: -(x.bound.recoverable_us if x.bound else 0.0),
+    "macs": lambda x: -(x.cost.macs if x.cost else 0),
+    "intensity": lambda x: -(x.cost.operational_intensity if x.cost else 0.0),
+    "roof": lambda x: (x.bound.percent_of_roof or 1000.0) if x.bound else 0.0,
+}
 
 
 def _share(profile: ModelProfile, latency_us: float) -> str:
@@ -207,7 +206,7 @@ def short(text: str, width: int = _NAME_WIDTH) -> str:
 
 def _short_type(layer: Layer) -> str:
     """The arithmetic; marked where XNNPACK did not take the operator."""
-    return f"{layer.compute} !" if layer.where == "builtin" else layer.compute
+    return f"{layer.compute} !" if layer.backend == "builtin" else layer.compute
 
 
 def _sentences(profile: ModelProfile) -> Iterable[str]:
@@ -233,8 +232,8 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
             f" (measured {escape(profile.machine.measured_on[:_DATE])})."
             f"{'' if profile.whole else ' ! = outside XNNPACK.'}[/]"
         )
-    if profile.unknown_kinds:
-        yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_kinds))}"
+    if profile.unknown_op_types:
+        yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_op_types))}"
     device = profile.measurement.device
     for warning in (*(device.warnings if device else ()), *trust.warnings):
         yield f"[yellow]warning:[/] {escape(clean(warning))}"

@@ -15,7 +15,7 @@ from mnv4_deploy.profiles.agent.sessions import TensorChild
 from mnv4_deploy.profiles.agent.state import read_state
 from mnv4_deploy.profiles.agent.store import Store
 from mnv4_deploy.profiles.isolated import run_isolated
-from mnv4_deploy.profiles.machine.with_kit import measure_from_bytes
+from mnv4_deploy.profiles.machine.ceilings import measure_machine
 from mnv4_deploy.profiles.measure.measure import time_here
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.plain import from_plain, to_plain
@@ -98,7 +98,7 @@ class Operations:
     def _machine(self, message: Message) -> Message:
         self._needs_runtime()
         kit, threads = str(message.body["kit"]), int(message.body["threads"])
-        machine = run_isolated(measure_from_bytes, kit, threads, timeout_s=_MACHINE_TIMEOUT_S)
+        machine = run_isolated(measure_machine, [threads], kit, timeout_s=_MACHINE_TIMEOUT_S)
         return _done(machine=to_plain(machine))
 
     def _open(self, message: Message) -> Message:

@@ -17,16 +17,6 @@ def unknown_kinds(graph: ModelGraph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(op.kind for op in graph.ops if _work(graph, op) is None))
 
 
-def op_cost(graph: ModelGraph, op: Operator) -> OpCost | None:
-    """The cost of ``op`` on its own; None where its kind is not in the table."""
-    return group_cost(graph, (op.index,))
-
-
-def group_cost(graph: ModelGraph, op_indices: Sequence[int]) -> OpCost | None:
-    """As :func:`group_costs`, for one group."""
-    return group_costs(graph, (op_indices,))[0]
-
-
 def group_costs(graph: ModelGraph, groups: Iterable[Sequence[int]]) -> tuple[OpCost | None, ...]:
     """The cost of each group of operators, None where it has a kind that is not in the table.
 

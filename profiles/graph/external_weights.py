@@ -72,23 +72,33 @@ def load_weights(path: Path, model: Any) -> None:
     """
     check_weights(path, model)
     for tensor in list(_external(model)):
-        facts = _facts(tensor)
-        location = facts.get("location", "")
-        with open_weights(path, location) as file:
-            size = os.fstat(file.fileno()).st_size
-            try:
-                offset = int(facts.get("offset", 0))
-                length = int(facts.get("length", size - offset))
-                if not 0 <= offset <= offset + length <= size:
-                    raise ValueError("not within the file")
-                file.seek(offset)
-                tensor.raw_data = file.read(length)
-            except (OSError, ValueError) as error:
-                raise ModelFileError(
-                    f"{path} asks for weights that {location[:_SHOWN]!r} does not hold: {_ADVICE}"
-                ) from error
-        tensor.data_location = tensor.DEFAULT
-        del tensor.external_data[:]
+        load_tensor(path, tensor)
+
+
+def load_tensor(path: Path, tensor: Any) -> None:
+    """Put its data into ``tensor`` (an ``onnx.TensorProto``), where ``path`` keeps it elsewhere.
+
+    Raises ModelFileError for a file that cannot be opened or is too short.
+    """
+    if tensor.data_location != tensor.EXTERNAL:
+        return
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    location = facts.get("location", "")
+    with open_weights(path, location) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            offset = int(facts.get("offset", 0))
+            length = int(facts.get("length", size - offset))
+            if not 0 <= offset <= offset + length <= size:
+                raise ValueError("not within the file")
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
+        except (OSError, ValueError) as error:
+            raise ModelFileError(
+                f"{path} asks for weights that {location[:_SHOWN]!r} does not hold: {_ADVICE}"
+            ) from error
+    tensor.data_location = tensor.DEFAULT
+    del tensor.external_data[:]
 
 
 def _refused(path: Path, location: str, error: OSError) -> ModelFileError:
@@ -97,10 +107,6 @@ def _refused(path: Path, location: str, error: OSError) -> ModelFileError:
         f"{path} keeps weights in another file, and {location[:_SHOWN]!r} cannot be read"
         f" ({error.strerror or error}): {advice}"
     )
-
-
-def _facts(tensor: Any) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
 
 
 def _external(model: Any) -> Iterator[Any]:

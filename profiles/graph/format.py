@@ -6,10 +6,16 @@ from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.regular import open_regular
-from mnv4_deploy.profiles.graph.tflite_graph import looks_like_tflite
 from mnv4_deploy.profiles.records.graph import ModelFormat
 
+_TFLITE_MAGIC = b"TFL3"
+_MAGIC_OFFSET = 4
 _HEAD_BYTES = 8
+
+
+def looks_like_tflite(head: bytes) -> bool:
+    """Whether the first 8 bytes of a file carry TFLite's file identifier."""
+    return head[_MAGIC_OFFSET : _MAGIC_OFFSET + len(_TFLITE_MAGIC)] == _TFLITE_MAGIC
 
 
 def format_of(path: str | Path) -> ModelFormat:

@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import DeployError, ModelFileError
+from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.shapes import Shapes
+from mnv4_deploy.profiles.runtimes.errors import translated
+from mnv4_deploy.profiles.runtimes.open_onnx import numpy_name, open_session, runtime_name
 from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
-from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, import_onnxruntime
+from mnv4_deploy.profiles.runtimes.run_ort import example_inputs
 
 _NAME_PREFIX = "mnv4-deploy node "
 _KERNEL_SUFFIX = "_kernel_time"
-_LOG_FATAL = 4
-_TYPE_NAMES = {"float": "float32", "double": "float64"}
 
 Typed = tuple[tuple[int, ...], str]  # shape and element type
 _Event = tuple[list[Typed], list[Typed]]
@@ -46,7 +46,8 @@ def run_once(
         outputs = len(model.graph.output)
         for name in unseen:
             model.graph.output.add(name=name)
-        with suppress(ModelFileError):  # not every value can be an output
+        # Not every value can be an output, nor all of them at once.
+        with suppress(ModelFileError, MemoryError):
             found = _run(path, model, shapes)[1] | found
         del model.graph.output[outputs:]
     return found
@@ -54,30 +55,18 @@ def run_once(
 
 def _run(path: Path, model: Any, shapes: Shapes) -> tuple[dict[int, _Event], dict[str, Typed]]:
     """Inputs and outputs of each node that ran, and the model's own by name."""
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _LOG_FATAL
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
-    )
-    options.enable_profiling = True
     with scratch_folder() as folder:
-        options.profile_file_prefix = str(folder / "ort")
-        try:
-            session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        with translated(runtime_name(), "run", path):
+            session = open_session(
+                model.SerializeToString(),
+                threads=0,
+                optimize=False,
+                profile_prefix=folder / "ort",
+                weights_folder=path.absolute().parent,
             )
             feeds = example_inputs(session, shapes)
             outputs = session.run(None, feeds)
             profile = Path(session.end_profiling())
-        except (DeployError, MemoryError):
-            raise
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelFileError(
-                f"onnxruntime {ort.__version__} cannot run {path}: {reason}"
-            ) from error
         events = read_profile(profile)
     names = [spec.name for spec in session.get_outputs()]
     arrays = feeds | dict(zip(names, outputs, strict=True))
@@ -103,9 +92,7 @@ def _node_events(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, _Ev
 
 def _typed(listed: Sequence[Mapping[str, Sequence[int]]]) -> list[Typed]:
     return [
-        (tuple(shape), _TYPE_NAMES.get(dtype, dtype))
-        for entry in listed
-        for dtype, shape in entry.items()
+        (tuple(shape), numpy_name(dtype)) for entry in listed for dtype, shape in entry.items()
     ]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.graph.tflite_graph import looks_like_tflite
+from mnv4_deploy.profiles.graph.resize_tflite import resized
+from mnv4_deploy.profiles.graph.shapes import Shapes
 from mnv4_deploy.profiles.records.graph import ModelGraph
 
 
-def read_graph_of(
-    path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> ModelGraph:
+def read_graph_of(path: str | Path, shapes: Shapes | None = None) -> ModelGraph:
     """The main graph of a .tflite or .onnx file, told apart by content.
 
     ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`. Raises
@@ -22,9 +20,6 @@ def read_graph_of(
     An .onnx file is run once, so a hostile one belongs in a child process.
     """
     file = Path(path)
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(8)
-    except OSError as error:
-        raise ModelFileError(f"{file} cannot be read: {error.strerror or error}.") from error
-    return read_tflite(file, shapes) if looks_like_tflite(head) else read_onnx(file, shapes or {})
+    if format_of(file) == "tflite":
+        return resized(file, read_tflite(file), shapes or {})
+    return read_onnx(file, shapes or {})

@@ -6,7 +6,7 @@ file runs once, unoptimised, and onnxruntime's own profile tells every shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,13 @@ from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.graph.external_weights import check_weights
 from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.graph.onnx_run import run_once
+from mnv4_deploy.profiles.graph.onnx_scales import with_scales
 from mnv4_deploy.profiles.graph.shapes import Shapes
 from mnv4_deploy.profiles.records.graph import Attribute, ModelGraph, Operator, Tensor
 
 _TYPE_NAMES = {"float": "float32", "double": "float64"}
 _UNKNOWN_TYPE = "unknown"
-
-
-@dataclass(frozen=True)
-class _Value:
-    shape: tuple[int, ...]
-    dtype: str
-    constant: bool = False
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 
 
 def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
@@ -42,24 +37,24 @@ def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
     check_weights(path, model)  # in the folder that run_once names to onnxruntime
     graph = model.graph
     values = _constants(onnx, graph)
+    weight_bytes: Counter[str] = Counter()
+    for tensor in values.values():
+        weight_bytes[tensor.dtype] += tensor.size_bytes
     inputs = [v.name for v in graph.input if v.name not in values]
-    declared = _declared_types(onnx, model)
+    types, open_shapes = _declared_types(onnx, model), _declared_shapes(graph)
     nodes = list(graph.node)
     original_names = [node.name for node in nodes]
     for name, (shape, dtype) in run_once(path, model, shapes or {}, values).items():
-        values.setdefault(name, _Value(shape, declared.get(name, dtype)))
+        own = Tensor(name, shape, types.get(name, dtype), declared=open_shapes.get(name, ()))
+        values.setdefault(name, own)
     reads = [[*node.input, *_captured(node)] for node in nodes]
-    names = dict.fromkeys(values)
     for node, read in zip(nodes, reads, strict=True):
-        names |= dict.fromkeys(name for name in [*read, *node.output] if name)
-    positions = {name: i for i, name in enumerate(names)} | {"": -1}
-    missing = _Value((0,), _UNKNOWN_TYPE)
+        for name in filter(None, [*read, *node.output]):
+            values.setdefault(name, Tensor(name, (0,), _UNKNOWN_TYPE))
+    positions = {name: i for i, name in enumerate(values)} | {"": -1}
     return ModelGraph(
         "onnx",
-        tuple(
-            Tensor(name, value.shape, value.dtype, value.constant)
-            for name, value in ((name, values.get(name, missing)) for name in names)
-        ),
+        tuple(with_scales(path, model, values).values()),
         tuple(
             Operator(
                 index=index,
@@ -68,11 +63,14 @@ def read_onnx(path: Path, shapes: Shapes | None = None) -> ModelGraph:
                 inputs=tuple(positions[name] for name in reads[index]),
                 outputs=tuple(positions[name] for name in node.output),
                 attributes=_attributes(node),
+                custom=node.domain not in _DOMAINS,
             )
             for index, node in enumerate(nodes)
         ),
         tuple(positions[name] for name in inputs),
         tuple(positions[v.name] for v in graph.output if v.name in positions),
+        weight_bytes=dict(weight_bytes),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 
@@ -91,36 +89,47 @@ def _dtype_name(onnx: Any, element_type: int) -> str:
     return _TYPE_NAMES.get(name, name)
 
 
-def _constants(onnx: Any, graph: Any) -> dict[str, _Value]:
+def _constants(onnx: Any, graph: Any) -> dict[str, Tensor]:
     """Initializers and the outputs of Constant nodes."""
-    found = {}
+
+    def constant(name: str, shape: tuple[int, ...], dtype: str) -> None:
+        found[name] = Tensor(name, shape, dtype, constant=True, declared=shape)
+
+    found: dict[str, Tensor] = {}
     for tensor in graph.initializer:
-        dtype = _dtype_name(onnx, tensor.data_type)
-        found[tensor.name] = _Value(tuple(tensor.dims), dtype, constant=True)
+        constant(tensor.name, tuple(tensor.dims), _dtype_name(onnx, tensor.data_type))
     for sparse in graph.sparse_initializer:
-        dtype = _dtype_name(onnx, sparse.values.data_type)
-        found[sparse.values.name] = _Value(tuple(sparse.dims), dtype, constant=True)
+        values = sparse.values
+        constant(values.name, tuple(sparse.dims), _dtype_name(onnx, values.data_type))
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
             for attribute in node.attribute:
-                found[node.output[0]] = _constant(onnx, attribute)
+                constant(node.output[0], *_typed(onnx, attribute))
     return found
 
 
-def _constant(onnx: Any, attribute: Any) -> _Value:
+def _typed(onnx: Any, attribute: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and element type of what ``attribute`` of a Constant node holds."""
     if attribute.name == "value":
-        dtype = _dtype_name(onnx, attribute.t.data_type)
-        return _Value(tuple(attribute.t.dims), dtype, constant=True)
+        return tuple(attribute.t.dims), _dtype_name(onnx, attribute.t.data_type)
     if attribute.name == "sparse_value":
         sparse = attribute.sparse_tensor
-        dtype = _dtype_name(onnx, sparse.values.data_type)
-        return _Value(tuple(sparse.dims), dtype, constant=True)
+        return tuple(sparse.dims), _dtype_name(onnx, sparse.values.data_type)
     scalar = {"value_float": "float32", "value_int": "int64", "value_string": "string"}
     if attribute.name in scalar:
-        return _Value((), scalar[attribute.name], constant=True)
+        return (), scalar[attribute.name]
     many = max(len(attribute.floats), len(attribute.ints), len(attribute.strings))
-    dtype = scalar.get(attribute.name.removesuffix("s"), _UNKNOWN_TYPE)
-    return _Value((many,), dtype, constant=True)
+    return (many,), scalar.get(attribute.name.removesuffix("s"), _UNKNOWN_TYPE)
+
+
+def _declared_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes in the file, by tensor, with -1 for a side that is a symbol."""
+    return {
+        v.name: tuple(
+            d.dim_value if d.HasField("dim_value") else -1 for d in v.type.tensor_type.shape.dim
+        )
+        for v in (*graph.value_info, *graph.input, *graph.output)
+    }
 
 
 def _declared_types(onnx: Any, model: Any) -> dict[str, str]:

@@ -1,84 +1,200 @@
-"""The graph of a .tflite file with every dimension resolved."""
+"""The main graph of a .tflite file, read from its FlatBuffer without running anything.
+
+Every offset in the file is untrusted: reading one that is out of bounds raises here, and
+:func:`read_tflite` turns that into ModelFileError. Needs only ai-edge-litert, which carries the
+generated schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import struct
+import zipfile
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.profiles.graph.shapes import Shapes, check_names, resolve_shape
-from mnv4_deploy.profiles.graph.tflite_graph import GraphTensor, TfliteGraph, read_graph
+from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.graph.format import looks_like_tflite
+from mnv4_deploy.profiles.graph.tflite_options import read_options
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
 
+_MAX_METADATA_BYTES = 1 << 20
+_HOSTILE = (
+    struct.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+)
 
-def read_tflite(path: Path, shapes: Shapes | None = None) -> ModelGraph:
-    """The main graph of ``path``.
 
-    Shapes are the file's own. Where an input gets another shape than the file allocates, those
-    of the tensors behind it are the interpreter's; a tensor whose size depends on the data
-    keeps the file's, with 1 for what is unknown. Raises ModelFileError for a damaged file or
-    one that cannot take the shape, UnsupportedError for a shape that does not fit.
+def read_tflite(path: Path) -> ModelGraph:
+    """The main graph of ``path`` with the shapes that the file itself has.
+
+    A dimension that the file allocates with a negative size is 1.
+    Raises ModelFileError for a damaged file, ToolchainError without ai-edge-litert.
     """
-    graph = read_graph(path)
-    inputs = _input_shapes(graph, shapes or {})
-    resized = {i: shape for i, shape in inputs.items() if shape != graph.tensors[i].static_shape}
-    found = _propagated(path, graph, resized) if resized else {}
-    tensors = tuple(
-        _tensor(tensor, found.get(i, inputs.get(i, tensor.static_shape)))
-        for i, tensor in enumerate(graph.tensors)
-    )
-    ops = tuple(
-        Operator(
-            index=op.index,
-            kind=op.kind,
-            name=graph.tensors[op.outputs[0]].name if op.outputs else op.kind,
-            inputs=op.inputs,
-            outputs=op.outputs,
-            attributes=op.attributes,
-        )
-        for op in graph.ops
-    )
-    return ModelGraph("tflite", tensors, ops, graph.inputs, graph.outputs)
-
-
-def _input_shapes(graph: TfliteGraph, shapes: Shapes) -> dict[int, tuple[int, ...]]:
-    check_names(shapes, [graph.tensors[i].name for i in graph.inputs])
-    only = len(graph.inputs) == 1
-    return {
-        i: resolve_shape(graph.tensors[i].name, graph.tensors[i].shape, shapes, only=only)
-        for i in graph.inputs
-    }
-
-
-def _tensor(tensor: GraphTensor, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(
-        tensor.name, tuple(1 if n < 0 else n for n in shape), tensor.dtype, tensor.constant
-    )
-
-
-def _propagated(
-    path: Path, graph: TfliteGraph, resized: Mapping[int, tuple[int, ...]]
-) -> dict[int, tuple[int, ...]]:
-    """The shape of every tensor, by index, once the inputs have been resized."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
     try:
-        interpreter = Interpreter(
-            model_path=str(path),
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError as error:
+        raise ToolchainError(
+            "Reading a .tflite file needs ai-edge-litert: run pip install 'mnv4-deploy[tflite]'."
+        ) from error
+    data = path.read_bytes()
+    if not looks_like_tflite(data):
+        raise ModelFileError(f"{path} is not a TFLite model: give a .tflite file.")
+    try:
+        return _read(data, schema)
+    except _HOSTILE as error:
+        raise ModelFileError(
+            f"{path} is a damaged or truncated TFLite model: copy or export it again."
+        ) from error
+
+
+def _read(data: bytes, schema: Any) -> ModelGraph:
+    model = schema.Model.GetRootAs(data, 0)
+    buffers = [_buffer_size(model.Buffers(i), data) for i in range(model.BuffersLength())]
+    if model.SubgraphsLength() < 1:
+        raise ValueError("no graph")
+    graph = model.Subgraphs(0)
+    dtypes = _enum_names(schema.TensorType)
+    tensors = tuple(
+        _tensor(graph.Tensors(i), buffers, dtypes) for i in range(graph.TensorsLength())
+    )
+    kinds = _operator_kinds(model, schema)
+    ops = tuple(
+        _op(graph.Operators(i), i, kinds, tensors, schema) for i in range(graph.OperatorsLength())
+    )
+    inputs = tuple(int(graph.Inputs(i)) for i in range(graph.InputsLength()))
+    outputs = tuple(int(graph.Outputs(i)) for i in range(graph.OutputsLength()))
+    used = [t for op in ops for t in op.inputs if t >= 0]
+    used += [t for op in ops for t in op.outputs] + [*inputs, *outputs]
+    if any(not 0 <= t < len(tensors) for t in used):
+        raise IndexError("tensor index out of range")
+    return ModelGraph(
+        "tflite",
+        tensors,
+        ops,
+        inputs,
+        outputs,
+        subgraphs=model.SubgraphsLength(),
+        weight_bytes=_weight_bytes(graph, tensors, buffers),
+        metadata=_metadata(model, data),
+    )
+
+
+def _buffer_size(buffer: Any, data: bytes) -> int:
+    """Bytes of a buffer; ValueError where they lie beyond the end of the file."""
+    length = int(buffer.DataLength())
+    if length:
+        start = buffer._tab.Vector(buffer._tab.Offset(4))
+        if start + length > len(data):
+            raise ValueError("buffer beyond the end of the file")
+        return length
+    if buffer.Offset() > 1:  # data outside the FlatBuffer, for files over 2 GB
+        if buffer.Offset() + buffer.Size() > len(data):
+            raise ValueError("buffer beyond the end of the file")
+        return int(buffer.Size())
+    return 0
+
+
+def _enum_names(enum: type) -> dict[int, str]:
+    return {v: k.lower() for k, v in vars(enum).items() if isinstance(v, int)}
+
+
+def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> Tensor:
+    quantization = tensor.Quantization()
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis = 0
+    if quantization is not None:
+        scale = tuple(float(quantization.Scale(i)) for i in range(quantization.ScaleLength()))
+        zero_point = tuple(
+            int(quantization.ZeroPoint(i)) for i in range(quantization.ZeroPointLength())
         )
-        for i, shape in resized.items():
-            interpreter.resize_tensor_input(i, shape)
-        interpreter.allocate_tensors()
-        details = interpreter.get_tensor_details()
-    except (RuntimeError, ValueError) as error:
-        named = ", ".join(
-            f"{graph.tensors[i].name}={'x'.join(map(str, shape))}" for i, shape in resized.items()
-        )
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelFileError(f"{path} cannot take {named}: {reason}") from error
-    return {
-        d["index"]: tuple(map(int, d["shape"]))
-        for d in details
-        if d["index"] < len(graph.tensors) and not graph.tensors[d["index"]].constant
-    }
+        axis = int(quantization.QuantizedDimension())
+    signature = [int(tensor.ShapeSignature(i)) for i in range(tensor.ShapeSignatureLength())]
+    allocated = [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
+    return Tensor(
+        name=(tensor.Name() or b"").decode("utf-8", "replace"),
+        shape=tuple(1 if n < 0 else n for n in allocated),
+        dtype=dtypes[tensor.Type()],
+        constant=buffers[tensor.Buffer()] > 0,
+        declared=tuple(signature or allocated),
+        scale=scale,
+        zero_point=zero_point,
+        axis=axis,
+    )
+
+
+def _weight_bytes(graph: Any, tensors: tuple[Tensor, ...], buffers: list[int]) -> dict[str, int]:
+    dtypes = {graph.Tensors(i).Buffer(): t.dtype for i, t in enumerate(tensors) if t.constant}
+    found: defaultdict[str, int] = defaultdict(int)
+    for buffer, dtype in dtypes.items():
+        found[dtype] += buffers[buffer]
+    return dict(found)
+
+
+def _operator_kinds(model: Any, schema: Any) -> list[tuple[str, bool]]:
+    """The name of each operator code, and whether it is a custom one."""
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
+    kinds = []
+    for i in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(i)
+        # Old files keep the operator in the byte-sized field; new ones in both.
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        custom = (code.CustomCode() or b"").decode("utf-8", "replace")
+        kinds.append((custom or names[number], bool(custom)))
+    return kinds
+
+
+def _op(
+    op: Any,
+    index: int,
+    kinds: list[tuple[str, bool]],
+    tensors: tuple[Tensor, ...],
+    schema: Any,
+) -> Operator:
+    kind, custom = kinds[op.OpcodeIndex()]
+    outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
+    return Operator(
+        index=index,
+        kind=kind,
+        name=tensors[outputs[0]].name if outputs else kind,
+        inputs=tuple(int(op.Inputs(i)) for i in range(op.InputsLength())),
+        outputs=outputs,
+        attributes=read_options(op, schema),
+        custom=custom,
+    )
+
+
+def _metadata(model: Any, data: bytes) -> dict[str, str]:
+    """Description, metadata buffers and the files packed behind the model (labels)."""
+    found: dict[str, str] = {}
+    if model.Description():
+        found["description"] = model.Description().decode("utf-8", "replace")
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        buffer = model.Buffers(entry.Buffer())
+        raw = bytes(buffer.DataAsNumpy()[:_MAX_METADATA_BYTES]) if buffer.DataLength() else b""
+        found[(entry.Name() or b"").decode("utf-8", "replace")] = _text(raw)
+    # TFLite Metadata appends label files as a ZIP archive to the FlatBuffer.
+    if b"PK\x05\x06" in data[-(1 << 16) :]:
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for info in archive.infolist():
+                    if info.file_size <= _MAX_METADATA_BYTES:
+                        found[info.filename] = _text(archive.read(info))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+            found["associated files"] = "unreadable"
+    return found
+
+
+def _text(raw: bytes) -> str:
+    text = raw.rstrip(b"\0").decode("utf-8", "replace")
+    if "\ufffd" in text or any(ord(c) < 32 and c not in "\t\r\n" for c in text):
+        return f"{len(raw)} bytes of binary data"
+    return text

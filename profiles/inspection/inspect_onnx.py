@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
 from mnv4_deploy.profiles.graph.external_weights import load_weights
 from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.ort.float_reasons import float_reasons
+from mnv4_deploy.profiles.ort.rules import CONVERSIONS, INTEGER_KERNELS
 from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts, TensorFacts
 from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
 
-_INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQ")
+_FLOATS = ("float32", "float16", "float64", "bfloat16")
 _FIXED_OUTPUT_TYPES = {
     **dict.fromkeys(
         ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"), "bool"
@@ -69,7 +72,7 @@ def inspect_here(path: str) -> FileFacts:
             _tensor_facts(onnx, v, quantization) for v in graph.input if v.name not in constants
         ),
         outputs=tuple(_tensor_facts(onnx, v, quantization) for v in graph.output),
-        operators=_operators(onnx, graph, traced),
+        operators=_operators(onnx, graph, traced, executed),
         weight_bytes_by_dtype=_weight_bytes(onnx, graph),
         metadata={p.key: p.value for p in model.metadata_props},
         notes=notes,
@@ -110,7 +113,7 @@ def _boundary_quantization(
     constants = {i.name: i for i in graph.initializer}
     found = {}
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in CONVERSIONS:
             continue
         tensor = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
         if tensor in constants or node.input[1] not in constants:
@@ -139,10 +142,12 @@ def _histogram(graph: Any) -> dict[str, int]:
 
 
 def _integer_kernels(graph: Any) -> Counter[str]:
-    return Counter(n.op_type for n in graph.node if n.op_type.startswith(_INTEGER_PREFIXES))
+    return Counter(n.op_type for n in graph.node if n.op_type.startswith(INTEGER_KERNELS))
 
 
-def _operators(onnx: Any, graph: Any, optimized: Any | None) -> tuple[OperatorFacts, ...]:
+def _operators(
+    onnx: Any, graph: Any, optimized: Any | None, executed: Any | None
+) -> tuple[OperatorFacts, ...]:
     types = value_types(onnx, optimized if optimized is not None else graph)
     runs_as = _absorbed_by(graph, optimized) if optimized is not None else {}
     facts = []
@@ -159,7 +164,29 @@ def _operators(onnx: Any, graph: Any, optimized: Any | None) -> tuple[OperatorFa
                 runs_as=runs_kind if runs_kind != node.op_type else None,
             )
         )
-    return tuple(facts)
+    if optimized is None or executed is None:
+        return tuple(facts)
+    if _integer_kernels(executed) != _integer_kernels(optimized):
+        left = _left_in_float(onnx, executed)
+        keys = [(node.name, node.op_type) for node in graph.node]
+        facts = [
+            replace(op, compute=left[key], runs_as=None) if key in left else op
+            for op, key in zip(facts, keys, strict=True)
+        ]
+    reasons = float_reasons(graph, (op.index for op in facts if op.compute in _FLOATS))
+    return tuple(replace(op, float_reason=reasons.get(op.index)) for op in facts)
+
+
+def _left_in_float(onnx: Any, executed: Any) -> dict[tuple[str, str], str]:
+    """``(name, kind)`` of the nodes that run in float, with what they compute in."""
+    types = value_types(onnx, executed)
+    names = Counter(node.name for node in executed.node)
+    computes = {
+        (node.name, node.op_type): compute_of_node(node, types)
+        for node in executed.node
+        if node.name and names[node.name] == 1
+    }
+    return {key: compute for key, compute in computes.items() if compute in _FLOATS}
 
 
 def _absorbed_by(graph: Any, optimized: Any) -> dict[int, Any]:
@@ -233,13 +260,13 @@ def _output_type(onnx: Any, node: Any, types: dict[str, str]) -> str:
 
 def compute_of_node(node: Any, types: dict[str, str]) -> str:
     source = next(_known(types, node.input), "unknown")
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
+    if node.op_type in (*CONVERSIONS, "Cast"):
         return f"{source}->{next(_known(types, node.output), 'unknown')}"
     # Integer products that write float serve static quantization too; only their own inputs tell.
     is_static = node.op_type == "MatMulIntegerToFloat"
     if node.op_type.startswith(("MatMulInteger", "ConvInteger", "DynamicQ")) and not is_static:
         return "int8 dynamic"
-    if node.op_type.startswith(_INTEGER_PREFIXES):
+    if node.op_type.startswith(INTEGER_KERNELS):
         return next((t for t in _known(types, node.input) if t in ("int8", "uint8")), source)
     return source
 

@@ -6,51 +6,20 @@ Runs in a child process: see :func:`mnv4_deploy.profiles.inspection.inspect.insp
 from __future__ import annotations
 
 import importlib.util
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.files.hashes import sha256_of
-from mnv4_deploy.profiles.graph.tflite_graph import GraphTensor, TfliteGraph, read_graph
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts, TensorFacts
-from mnv4_deploy.profiles.xnnpack.refusals import explain_refusal
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
-
-
-class TensorLike(Protocol):
-    """What :func:`compute_of` reads of a tensor."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def constant(self) -> bool: ...
-
-
-class OpLike(Protocol):
-    """What the rules below read of an operator."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def inputs(self) -> tuple[int, ...]: ...
-    @property
-    def outputs(self) -> tuple[int, ...]: ...
-
-
-class GraphLike(Protocol):
-    """The graph of a file as parsed here, or as the profiler has it."""
-
-    @property
-    def tensors(self) -> Sequence[TensorLike]: ...
-    @property
-    def ops(self) -> Sequence[OpLike]: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +38,7 @@ def inspect_here(path: str) -> FileFacts:
     file = Path(path)
     if importlib.util.find_spec("ai_edge_litert") is None:
         return _inspect_with_interpreter(file)
-    graph = read_graph(file)
+    graph = read_tflite(file)
     notes: tuple[str, ...] = ()
     delegation = None
     try:
@@ -105,7 +74,7 @@ def ask_runtime(path: Path) -> Delegation:
 
 
 def _facts(
-    path: Path, graph: TfliteGraph, delegation: Delegation | None, notes: tuple[str, ...]
+    path: Path, graph: ModelGraph, delegation: Delegation | None, notes: tuple[str, ...]
 ) -> FileFacts:
     operators = tuple(
         OperatorFacts(
@@ -119,20 +88,12 @@ def _facts(
     if delegation is not None:
         delegated = [op.index not in delegation.builtin for op in graph.ops]
         partition = assign_partitions(graph, delegated, delegation.partitions)
+        left = (op.index for op, taken in zip(graph.ops, delegated, strict=True) if not taken)
+        refusals = explain_refusals(graph, left)
         operators = tuple(
-            replace(
-                facts,
-                delegated=taken,
-                partition=number,
-                refusal=None if taken else explain_refusal(graph, op),
-            )
-            for facts, op, taken, number in zip(
-                operators, graph.ops, delegated, partition, strict=True
-            )
+            replace(facts, delegated=taken, partition=number, refusal=refusals.get(facts.index))
+            for facts, taken, number in zip(operators, delegated, partition, strict=True)
         )
-    weight_bytes: defaultdict[str, int] = defaultdict(int)
-    for tensor in {t.buffer: t for t in graph.tensors if t.constant}.values():
-        weight_bytes[tensor.dtype] += tensor.size_bytes
     taken_count = sum(op.delegated is True for op in operators)
     return FileFacts(
         path=str(path),
@@ -142,19 +103,19 @@ def _facts(
         inputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.inputs),
         outputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.outputs),
         operators=operators,
-        weight_bytes_by_dtype=dict(weight_bytes),
-        metadata=graph.metadata,
+        weight_bytes_by_dtype=dict(graph.weight_bytes),
+        metadata=dict(graph.metadata),
         partitions=delegation.partitions if delegation else None,
         delegated_share=taken_count / len(operators) if delegation and operators else None,
         notes=notes,
     )
 
 
-def _tensor_facts(tensor: GraphTensor) -> TensorFacts:
-    return TensorFacts(tensor.name, tensor.shape, tensor.dtype, tensor.scale, tensor.zero_point)
+def _tensor_facts(tensor: Tensor) -> TensorFacts:
+    return TensorFacts(tensor.name, tensor.declared, tensor.dtype, tensor.scale, tensor.zero_point)
 
 
-def compute_of(graph: GraphLike, op: OpLike) -> str:
+def compute_of(graph: ModelGraph, op: Operator) -> str:
     """The arithmetic of ``op``, from the types of its operands.
 
     A float operator with 8-bit constant weights quantizes its input at run time, so it computes
@@ -179,7 +140,7 @@ def compute_of(graph: GraphLike, op: OpLike) -> str:
 
 
 def assign_partitions(
-    graph: GraphLike, delegated: Sequence[bool], partitions: int
+    graph: ModelGraph, delegated: Sequence[bool], partitions: int
 ) -> list[int | None]:
     """The partition of each operator, counted in order of execution; None outside.
 

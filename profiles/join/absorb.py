@@ -35,7 +35,7 @@ _KNOWN_BEFOREHAND = frozenset({"Constant", "Shape", "Size"})
 class Node:
     """A node of an ONNX graph: inputs and outputs are tensor names, without the empty ones."""
 
-    kind: str
+    op_type: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -71,7 +71,7 @@ def constant_nodes(graph: Nodes) -> frozenset[int]:
     known = set(graph.constants)
     found = set()
     for i, node in enumerate(graph.nodes):
-        if node.kind in _KNOWN_BEFOREHAND or (node.inputs and known.issuperset(node.inputs)):
+        if node.op_type in _KNOWN_BEFOREHAND or (node.inputs and known.issuperset(node.inputs)):
             found.add(i)
             known.update(node.outputs)
     return frozenset(found)
@@ -109,7 +109,7 @@ class _Absorption:
                 if chosen is not None:
                     self.found[i] = chosen
         for i in reversed(range(count)):  # readers come later: they are resolved
-            if i in self.constant and self.before.nodes[i].kind == "DequantizeLinear":
+            if i in self.constant and self.before.nodes[i].op_type == "DequantizeLinear":
                 reading = self._reading(i)
                 if i not in self.found and reading and reading[0] in self.found:
                     self.found[i] = self.found[reading[0]]
@@ -117,17 +117,17 @@ class _Absorption:
 
     def _anchors(self) -> dict[int, int]:
         """The nodes whose name or output is still there."""
-        exact = _unique((node.name, node.kind) for node in self.after.nodes)
+        exact = _unique((node.name, node.op_type) for node in self.after.nodes)
         loose = _unique((base_name(node.name),) for node in self.after.nodes)
         found = {}
         for i, node in enumerate(self.before.nodes):
             places = [
-                exact.get((node.name, node.kind)) if node.name else None,
+                exact.get((node.name, node.op_type)) if node.name else None,
                 loose.get((base_name(node.name),)) if node.name else None,
                 # The NCHWc form of a node is named after what it wrote; what it wrote may now
                 # come out of a change of layout behind it.
                 *(loose.get((name,)) for name in node.outputs),
-                *(self._writer(name, node.kind) for name in node.outputs),
+                *(self._writer(name, node.op_type) for name in node.outputs),
             ]
             place = next((p for p in places if p is not None), None)
             if place is not None:
@@ -139,7 +139,7 @@ class _Absorption:
         place = self.written.get(tensor)
         if place is None or kind == "Transpose":
             return place
-        return None if self.after.nodes[place].kind in _LAYOUT else place
+        return None if self.after.nodes[place].op_type in _LAYOUT else place
 
     def _move_quantization(self) -> None:
         """Find the QuantizeLinear nodes that onnxruntime moved to before a reshape or the like.
@@ -149,16 +149,16 @@ class _Absorption:
         taken = set(self.found.values())
         readers = self.after.readers()
         for place, node in enumerate(self.after.nodes):
-            if node.kind != "QuantizeLinear" or place in taken:
+            if node.op_type != "QuantizeLinear" or place in taken:
                 continue
             tensors = list(node.outputs)
             for name in tensors:  # grows while values are only moved
                 origin = self.producers.get(name)
-                if origin is not None and self.before.nodes[origin].kind == "QuantizeLinear":
+                if origin is not None and self.before.nodes[origin].op_type == "QuantizeLinear":
                     self.found[origin] = place
                     break
                 movers = (self.after.nodes[r] for r in readers.get(name, []))
-                tensors += [t for m in movers if m.kind in _MOVERS for t in m.outputs]
+                tensors += [t for m in movers if m.op_type in _MOVERS for t in m.outputs]
 
     def _edges(self) -> set[tuple[int, int]]:
         """(from, to) in ``after``, through nodes that stand for none of ``before``."""
@@ -200,16 +200,16 @@ class _Absorption:
         orphans: defaultdict[str, list[int]] = defaultdict(list)
         for place, node in enumerate(self.after.nodes):
             if place not in taken:
-                orphans[node.kind].append(place)
+                orphans[node.op_type].append(place)
         for i, node in enumerate(self.before.nodes):
             if i in self.found or i in self.constant:
                 continue
-            kinds = _REPLACED_BY.get(node.kind, (node.kind,))
+            kinds = _REPLACED_BY.get(node.op_type, (node.op_type,))
             for place in [p for kind in kinds for p in orphans[kind]]:
                 fed = all((k, place) in self.edges for k in above[i])
                 if fed and (above[i] or below[i]) and self._feeds(place, below[i]):
                     self.found[i] = place
-                    orphans[self.after.nodes[place].kind].remove(place)
+                    orphans[self.after.nodes[place].op_type].remove(place)
                     break
 
     def _feeds(self, place: int, below: Iterable[int]) -> bool:
@@ -222,7 +222,7 @@ class _Absorption:
         gone = [self.found[k] for k in direct if not self._kept(i, k)]
         first = [place for place in gone if self._fits(i, place)]
         then = [place for place in below if self._fits(i, place)]
-        order = [*first, *then] if node.kind in _FOLLOWERS else [*then, *first]
+        order = [*first, *then] if node.op_type in _FOLLOWERS else [*then, *first]
         return next(iter([*order, *below, *gone, *above]), None)
 
     def _kept(self, i: int, source: int) -> bool:

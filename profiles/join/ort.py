@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mnv4_deploy.profiles.inspection.inspect_onnx import compute_of_node, value_
 from mnv4_deploy.profiles.join.absorb import Node, Nodes, absorbed, base_name, constant_nodes
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
 
@@ -37,7 +37,7 @@ class ExecutedNode:
     """
 
     name: str
-    kind: str
+    op_type: str
     compute: str
     ops: tuple[int, ...]
     neighbour: int | None = None
@@ -82,7 +82,7 @@ def trace_ort(path: str | Path, *, arm: bool = False) -> OrtTrace:
         tuple(
             ExecutedNode(
                 name=node.name,
-                kind=node.op_type,
+                op_type=node.op_type,
                 compute=compute_of_node(node, types),
                 ops=tuple(sorted(members[place])),
                 neighbour=neighbours.get(place),
@@ -108,7 +108,7 @@ def _share_unpacking(
     """Put a DequantizeLinear that did not stay itself with everything that reads it."""
     readers, constant = file.readers(), constant_nodes(file)
     for i, node in enumerate(file.nodes):
-        if node.kind != "DequantizeLinear":
+        if node.op_type != "DequantizeLinear":
             continue
         reading = {
             places[r]
@@ -133,16 +133,14 @@ def _neighbours(ran: Nodes, members: Mapping[int, set[int]]) -> dict[int, int]:
             continue
         after = [r for name in node.outputs for r in readers.get(name, [])]
         ahead = [producers[name] for name in node.inputs if name in producers]
-        order = [*ahead, *after] if node.kind == "ReorderOutput" else [*after, *ahead]
+        order = [*ahead, *after] if node.op_type == "ReorderOutput" else [*after, *ahead]
         known = next((p for p in order if members.get(p)), None)
         if known is not None:
             found[place] = known
     return found
 
 
-def join_ort(
-    graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace
-) -> tuple[JoinedLayer, ...]:
+def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) -> tuple[Layer, ...]:
     """The layers of ``graph`` as they ran, in order of execution.
 
     One layer for each executed node, with the file's nodes that it absorbed; nodes that
@@ -163,20 +161,20 @@ def join_ort(
     for place, node in enumerate(trace.nodes):
         if node.ops and place not in used:
             layers.append(_layer(graph, modules, trace, mains, place, ()))
-    return tuple(layers)
+    return tuple(replace(layer, index=at) for at, layer in enumerate(layers))
 
 
 def _by_name(trace: OrtTrace) -> dict[tuple[str, ...], int]:
-    """Positions by (name, kind), and by what :func:`_loosely` makes of them where unique."""
-    keys = [_loosely(node.name, node.kind) for node in trace.nodes]
+    """Positions by (name, operator), and by what :func:`_loosely` makes of them where unique."""
+    keys = [_loosely(node.name, node.op_type) for node in trace.nodes]
     counts = Counter(keys)
     found: dict[tuple[str, ...], int] = {k: i for i, k in enumerate(keys) if counts[k] == 1}
-    return found | {(node.name, node.kind): i for i, node in enumerate(trace.nodes)}
+    return found | {(node.name, node.op_type): i for i, node in enumerate(trace.nodes)}
 
 
-def _loosely(name: str, kind: str) -> tuple[str, ...]:
+def _loosely(name: str, op_type: str) -> tuple[str, ...]:
     """Without what onnxruntime appends to names, and whichever layout the kernel takes."""
-    return "", base_name(name), kind.removeprefix(_CHANNELS_LAST)
+    return "", base_name(name), op_type.removeprefix(_CHANNELS_LAST)
 
 
 def _find(by_name: Mapping[tuple[str, ...], int], timing: OpTiming) -> int | None:
@@ -185,8 +183,8 @@ def _find(by_name: Mapping[tuple[str, ...], int], timing: OpTiming) -> int | Non
     return by_name.get((timing.name, timing.tag), loose)
 
 
-def _unknown(timing: OpTiming, at: int) -> JoinedLayer:
-    return JoinedLayer(timing.tag, timing.name, "", "unknown", "onnxruntime", None, (), (at,))
+def _unknown(timing: OpTiming, at: int) -> Layer:
+    return Layer(timing.tag, timing.name, "", "unknown", "onnxruntime", None, (), (at,))
 
 
 def _layer(
@@ -196,30 +194,30 @@ def _layer(
     mains: Sequence[int | None],
     place: int,
     timings: tuple[int, ...],
-) -> JoinedLayer:
+) -> Layer:
     node, main = trace.nodes[place], mains[place]
     near = mains[node.neighbour] if main is None and node.neighbour is not None else main
-    return JoinedLayer(
-        kind=_kind(graph, node, main),
+    return Layer(
+        op_type=_op_type(graph, node, main),
         name=node.name if main is None else graph.ops[main].name,
         module=modules[near] if near is not None else "",
         compute=node.compute,
-        where="onnxruntime",
+        backend="onnxruntime",
         partition=None,
         op_indices=node.ops,
         timing_indices=timings,
     )
 
 
-def _kind(graph: ModelGraph, node: ExecutedNode, main: int | None) -> str:
+def _op_type(graph: ModelGraph, node: ExecutedNode, main: int | None) -> str:
     """The file's word where one operator is at work, the runtime's for a pattern that it fused
     (LayerNormalization, QuickGelu)."""
     if main is None:
-        return node.kind
+        return node.op_type
     kind = graph.ops[main].kind
     working = [i for i in node.ops if graph.ops[i].kind not in _ACCESSORIES]
-    known = kind in _WORK or kind in node.kind or len(working) <= 1
-    return kind if known else node.kind
+    known = kind in _WORK or kind in node.op_type or len(working) <= 1
+    return kind if known else node.op_type
 
 
 def _main_op(graph: ModelGraph, node: ExecutedNode) -> int | None:
@@ -228,7 +226,7 @@ def _main_op(graph: ModelGraph, node: ExecutedNode) -> int | None:
     A node that is still itself is its own main one, whatever was fused into it.
     """
     kinds = [(i, graph.ops[i].kind) for i in node.ops]
-    same = [i for i, kind in kinds if kind == node.kind]
+    same = [i for i, kind in kinds if kind == node.op_type]
     work = [i for i, kind in kinds if kind in _WORK]
     others = [i for i, kind in kinds if kind not in _ACCESSORIES]
     choices = [*work, *same, *others, *(i for i, _ in kinds)]

@@ -10,11 +10,9 @@ from mnv4_deploy.profiles.inspection.inspect_tflite import assign_partitions, co
 from mnv4_deploy.profiles.join.align import align
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
-from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.xnnpack.kernels import fused_into
-
-_UNPACKED_ONCE = ("DEQUANTIZE", "DENSIFY")
+from mnv4_deploy.profiles.xnnpack.kernels import UNPACKED, fused_into
 
 
 @dataclass
@@ -28,7 +26,7 @@ class _Row:
     fused: list[Operator] = field(default_factory=list)
 
 
-def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[JoinedLayer, ...]:
+def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[Layer, ...]:
     """The layers of ``graph`` as they ran, in order of execution.
 
     ``timings`` are those of :class:`~mnv4_deploy.profiles.runtimes.run_xnnpack.XnnpackRunner`.
@@ -40,7 +38,7 @@ def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[Joined
     builtin = {
         t.op_index: i
         for i, t in enumerate(timings)
-        if t.kind == "builtin" and t.op_index is not None and t.op_index < len(graph.ops)
+        if t.backend == "builtin" and t.op_index is not None and t.op_index < len(graph.ops)
     }
     modules = module_of_ops(graph)
     rows = [_Row((at, 0), [graph.ops[index]], (at,), None) for index, at in builtin.items()]
@@ -50,12 +48,12 @@ def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[Joined
     layers = [
         (
             row.position,
-            JoinedLayer(
-                kind=row.ops[0].kind,
+            Layer(
+                op_type=row.ops[0].kind,
                 name=_name(graph, row.ops[0]),
                 module=modules[row.ops[0].index],
                 compute=_compute(graph, row),
-                where="builtin" if row.ops[0].index in builtin else "xnnpack",
+                backend="builtin" if row.ops[0].index in builtin else "xnnpack",
                 partition=row.partition,
                 op_indices=tuple(sorted(op.index for op in (*row.ops, *row.fused))),
                 timing_indices=row.timings,
@@ -66,7 +64,8 @@ def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[Joined
     layers += [
         ((at, 0), _without_operator(t, at)) for at, t in enumerate(timings) if at not in claimed
     ]
-    return tuple(layer for _, layer in sorted(layers, key=lambda pair: pair[0]))
+    layers.sort(key=lambda pair: pair[0])
+    return tuple(replace(layer, index=at) for at, (_, layer) in enumerate(layers))
 
 
 def _compute(graph: ModelGraph, row: _Row) -> str:
@@ -77,14 +76,14 @@ def _compute(graph: ModelGraph, row: _Row) -> str:
     return compute_of(graph, row.ops[0])
 
 
-def _without_operator(timing: OpTiming, at: int) -> JoinedLayer:
-    runtime = timing.kind == "runtime"
-    return JoinedLayer(
-        kind="runtime" if runtime else timing.tag,
+def _without_operator(timing: OpTiming, at: int) -> Layer:
+    runtime = timing.backend == "runtime"
+    return Layer(
+        op_type="runtime" if runtime else timing.tag,
         name=timing.tag,
         module="",
         compute="none" if runtime else "unknown",
-        where=timing.kind,
+        backend=timing.backend,
         partition=timing.partition,
         op_indices=(),
         timing_indices=(at,),
@@ -98,7 +97,7 @@ def _delegated_rows(
     numbers = _partitions(graph, timings, builtin)
     events: defaultdict[int | None, list[int]] = defaultdict(list)
     for at, timing in enumerate(timings):
-        if timing.kind == "xnnpack":
+        if timing.backend == "xnnpack":
             events[timing.partition if numbers is not None else None].append(at)
     members: defaultdict[int | None, list[Operator]] = defaultdict(list)
     constant = _constant_ops(graph)
@@ -167,13 +166,9 @@ def _partitions(
 
 def _constant_ops(graph: ModelGraph) -> frozenset[int]:
     """Operators that unpack weights: XNNPACK does that once, when the model is loaded."""
-    constant = {i for i, t in enumerate(graph.tensors) if t.constant}
-    found = set()
-    for op in graph.ops:
-        if op.kind in _UNPACKED_ONCE and all(t in constant for t in op.inputs if t >= 0):
-            found.add(op.index)
-            constant.update(op.outputs)
-    return frozenset(found)
+    constant = graph.constants(UNPACKED)
+    unpacking = (op for op in graph.ops if op.kind in UNPACKED)
+    return frozenset(op.index for op in unpacking if constant.issuperset(op.inputs))
 
 
 def _name(graph: ModelGraph, op: Operator) -> str:

@@ -92,7 +92,6 @@ def machine_for(
     threads: int | Sequence[int],
     *,
     measure: Literal[True, "if-missing"] = "if-missing",
-    progress: Say | None = None,
     note: Say | None = None,
 ) -> Machine: ...
 @overload
@@ -100,23 +99,21 @@ def machine_for(
     threads: int | Sequence[int],
     *,
     measure: bool | Literal["if-missing"],
-    progress: Say | None = None,
     note: Say | None = None,
 ) -> Machine | None: ...
 def machine_for(
     threads: int | Sequence[int],
     *,
     measure: bool | Literal["if-missing"] = "if-missing",
-    progress: Say | None = None,
     note: Say | None = None,
 ) -> Machine | None:
     """This machine with ceilings for ``threads``, and for whatever else was measured before.
 
-    ``measure`` and ``note`` as in :func:`kept_or_measured`. Raises as ``measure_ceilings`` does.
+    ``measure`` and ``note`` as in :func:`kept_or_measured`. Raises as ``measure_machine`` does.
     """
 
     def measured(wanted: Sequence[int]) -> Machine:
-        return measuring.measure_machine(wanted, progress)
+        return measuring.measure_machine(wanted)
 
     return kept_or_measured(None, threads, measured, measure=measure, note=note)
 

@@ -26,7 +26,6 @@ from mnv4_deploy.profiles.records.machine import Ceilings, Machine, MemoryLevel
 if TYPE_CHECKING:
     from mnv4_deploy.profiles.machine.kit import PeakKit
 
-Progress = Callable[[str], None]
 Measure = Callable[[int, "str | None"], "Part"]
 
 # With a kit: boards are slower, and never quiet where cores are narrower than limits assume.
@@ -77,28 +76,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def measure_ceilings(threads: int, progress: Progress | None = None) -> Ceilings:
-    """Peaks, bandwidths and overheads with ``threads`` threads; about ten seconds.
+def measure_machine(threads: Sequence[int], kit: str | None = None) -> Machine:
+    """This machine with ceilings for each of ``threads``; about ten seconds for each.
 
-    ``progress`` is told what is measured next. What cannot be measured here is absent. Raises
-    UnsupportedError for a number of threads that this machine has not, ToolchainError where
-    nothing at all can be measured.
-    """
-    return _measure(threads, progress, _Notes())
-
-
-def measure_machine(
-    threads: Sequence[int], progress: Progress | None = None, kit: str | None = None
-) -> Machine:
-    """This machine with ceilings for each of ``threads``; raises as :func:`measure_ceilings`.
-
-    ``kit`` is the file of a kit to measure with, in place of llvmlite and onnx; raises
-    ToolchainError where it is damaged, UnsupportedError where nothing can be measured with it.
+    What cannot be measured here is absent. Raises UnsupportedError for a number of threads that
+    this machine has not, ToolchainError where nothing at all can be measured. ``kit`` is the file
+    of a kit to measure with, in place of llvmlite and onnx; raises ToolchainError where it is
+    damaged, UnsupportedError where nothing can be measured with it.
     """
     cpu = read_cpu()
     made_by = _read(kit).versions if kit else {}
     notes = _Notes()
-    ceilings = tuple(_measure(count, progress, notes, kit) for count in sorted(set(threads)))
+    ceilings = tuple(_measure(count, notes, kit) for count in sorted(set(threads)))
     clock = max((c.clock_ghz for c in ceilings if c.clock_ghz), default=None)
     return Machine(
         cpu=cpu.model,
@@ -114,9 +103,7 @@ def measure_machine(
     )
 
 
-def _measure(
-    threads: int, progress: Progress | None, notes: _Notes, kit: str | None = None
-) -> Ceilings:
+def _measure(threads: int, notes: _Notes, kit: str | None) -> Ceilings:
     cpus = os.cpu_count() or 1
     if not 1 <= threads <= cpus:
         raise UnsupportedError(
@@ -126,8 +113,6 @@ def _measure(
     parts: dict[str, Part] = {}
 
     def run(source: str, title: str, function: Measure) -> None:
-        if progress:
-            progress(f"{title}, {threads} thread{'s' if threads > 1 else ''}")
         try:
             parts[source] = run_isolated(
                 function,
@@ -172,22 +157,22 @@ def _nothing(notes: _Notes, kit: str | None) -> DeployError:
     )
 
 
-def measure_independent(threads: int, kit: str | None = None) -> Part:
+def measure_independent(threads: int, kit: str | None) -> Part:
     """Child process: everything that needs no runtime."""
-    from mnv4_deploy.profiles.machine import kernels
+    from mnv4_deploy.profiles.machine import independent
 
     cpu = read_cpu()
-    compiled = _read(kit).kernels_for(cpu) if kit else kernels.compiled_here(cpu)
-    peaks = kernels.measure_peaks(cpu, threads, compiled)
+    compiled = _read(kit).kernels_for(cpu) if kit else independent.compiled_here(cpu)
+    peaks = independent.measure_peaks(cpu, threads, compiled)
     return Part(
         peaks=peaks.by_compute(),
-        memory=kernels.measure_memory(cpu, threads, compiled),
+        memory=independent.measure_memory(cpu, threads, compiled),
         clock_ghz=peaks.clock_ghz,
         spin_us=_undisturbed_spin_us(),
     )
 
 
-def measure_numpy(threads: int, kit: str | None = None) -> Part:
+def measure_numpy(threads: int, kit: str | None) -> Part:
     """Child process: what is left without kernels."""
     from mnv4_deploy.profiles.machine.memory import numpy_memory
 
@@ -195,7 +180,7 @@ def measure_numpy(threads: int, kit: str | None = None) -> Part:
     return Part(peaks={}, memory=numpy_memory(read_cpu(), threads), spin_us=_undisturbed_spin_us())
 
 
-def measure_xnnpack(threads: int, kit: str | None = None) -> Part:
+def measure_xnnpack(threads: int, kit: str | None) -> Part:
     """Child process: XNNPACK through LiteRT, which brings what its files are written with."""
     from mnv4_deploy.profiles.machine import peaks
 
@@ -204,17 +189,18 @@ def measure_xnnpack(threads: int, kit: str | None = None) -> Part:
     return _runtime_part(threads, peaks.xnnpack_peaks, peaks.xnnpack_op_overhead_us)
 
 
-def measure_onnxruntime(threads: int, kit: str | None = None) -> Part:
+def measure_onnxruntime(threads: int, kit: str | None) -> Part:
     """Child process: onnxruntime."""
     from mnv4_deploy.profiles.machine import peaks
-    from mnv4_deploy.profiles.runtimes.run_ort import import_onnxruntime
+    from mnv4_deploy.profiles.machine.kit import unpacked
+    from mnv4_deploy.profiles.runtimes.open_onnx import import_onnxruntime
 
     import_onnxruntime()
     if kit is None:
         _needs_onnx()
         files = peaks.ONNX
     elif models := _read(kit).models:
-        files = peaks.sent_models(models)
+        files = peaks.sent_models(unpacked(models))
     else:
         raise UnsupportedError("The models for it could not be written where onnx is missing.")
     return _runtime_part(

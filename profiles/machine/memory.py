@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv4_deploy.profiles.machine.cpu import Cpu
-from mnv4_deploy.profiles.machine.kernel_ir import Kernel
-from mnv4_deploy.profiles.machine.rates import Job, aligned, best_rates
+from mnv4_deploy.profiles.machine.kernels.loop_ir import Kernel
+from mnv4_deploy.profiles.machine.kernels.rates import Job, aligned, best_rates
 from mnv4_deploy.profiles.records.machine import MemoryLevel
 
 _DRAM = "DRAM"

@@ -53,13 +53,13 @@ def sent_models(models: Mapping[str, bytes]) -> ModelFiles:
     )
 
 
-def models_to_send(products: Sequence[Product] = PRODUCTS) -> dict[str, bytes]:
+def models_to_send() -> dict[str, bytes]:
     """All .onnx files that onnxruntime's ceilings are measured with, by name; a few MB."""
     with scratch_folder() as folder:
         path = folder / "model.onnx"
         found = {
             _product_name(product, compute): ONNX.product(path, product, compute).read_bytes()
-            for product in products
+            for product in PRODUCTS
             for compute in get_args(Compute)
         }
         for length in _CHAIN_LENGTHS:
@@ -75,11 +75,11 @@ def _chain_name(length: int) -> str:
     return f"chain {length}"
 
 
-def xnnpack_peaks(threads: int, products: Sequence[Product] = PRODUCTS) -> dict[str, float]:
+def xnnpack_peaks(threads: int) -> dict[str, float]:
     """Best MAC/s of XNNPACK by compute type. Raises ToolchainError without LiteRT."""
     with scratch_folder() as folder:
         write = partial(TFLITE.product, folder / "product.tflite")
-        return {c: _best_rate(write, c, threads, products) for c in get_args(Compute)}
+        return {c: _best_rate(write, c, threads, PRODUCTS) for c in get_args(Compute)}
 
 
 def onnxruntime_peaks(
@@ -129,11 +129,14 @@ def longest_op_us(path: Path, threads: int, runs: int) -> float:
 
 def _runs_int8_as_uint8(path: Path) -> bool:
     """By the types of the tensors in onnxruntime's own profile of the file."""
+    from mnv4_deploy.profiles.runtimes.errors import translated
+    from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
     from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
-    from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, open_session
+    from mnv4_deploy.profiles.runtimes.run_ort import example_inputs
 
-    session = open_session(path, profile_prefix=path.with_suffix(""))
-    session.run(None, example_inputs(session))
+    with translated(runtime_name(), "run", path):
+        session = open_session(path, profile_prefix=path.with_suffix(""))
+        session.run(None, example_inputs(session))
     return any(
         str(event["args"].get("op_name")).startswith("QLinear")
         and "uint8" in event["args"]["input_type_shape"][0]

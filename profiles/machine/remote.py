@@ -1,7 +1,7 @@
 """Ceilings of a device that has nothing but NumPy and a runtime.
 
 This machine compiles the kernels for the device's processor and writes the models
-(:func:`pack_bytes`); the device measures with them (``with_kit.py``).
+(:func:`pack_bytes`); the device measures with them (``ceilings.measure_machine``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.profiles.machine.cpu import INSTRUCTION_SETS
-from mnv4_deploy.profiles.machine.kit import PeakKit, kit_bytes
-from mnv4_deploy.profiles.machine.loaded import normal_architecture
+from mnv4_deploy.profiles.machine.kernels.loaded import normal_architecture
+from mnv4_deploy.profiles.machine.kit import PeakKit, kit_bytes, packed
 
 if TYPE_CHECKING:
     from mnv4_deploy.profiles.records.device import DeviceFacts
@@ -47,8 +47,8 @@ def pack(architecture: str, isa: Sequence[str], *, onnx: bool = True) -> PeakKit
 
 
 def _with_kernels(kit: PeakKit) -> PeakKit:
-    from mnv4_deploy.profiles.machine.compiled import machine_code
-    from mnv4_deploy.profiles.machine.kernel_plan import plan_for
+    from mnv4_deploy.profiles.machine.kernels.compiled import machine_code
+    from mnv4_deploy.profiles.machine.kernels.plan import plan_for
 
     plan = plan_for(kit.isa)
     code = {k.name: machine_code(k, kit.architecture, kit.isa) for k in plan.kernels}
@@ -60,7 +60,7 @@ def _with_kernels(kit: PeakKit) -> PeakKit:
         add=replace(plan.add, ir=""),
         integers=tuple(replace(kernel, ir="") for kernel in plan.integers),
     )
-    return replace(kit, plan=sent, code=code, versions=_with_version(kit, "llvmlite"))
+    return replace(kit, plan=sent, code=packed(code), versions=_with_version(kit, "llvmlite"))
 
 
 def _with_models(kit: PeakKit) -> PeakKit:
@@ -70,7 +70,7 @@ def _with_models(kit: PeakKit) -> PeakKit:
         return kit
     from mnv4_deploy.profiles.machine.peaks import models_to_send
 
-    return replace(kit, models=models_to_send(), versions=_with_version(kit, "onnx"))
+    return replace(kit, models=packed(models_to_send()), versions=_with_version(kit, "onnx"))
 
 
 def _with_version(kit: PeakKit, package: str) -> dict[str, str]:

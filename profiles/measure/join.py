@@ -14,7 +14,7 @@ from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.profile import (
-    JoinedLayer,
+    Layer,
     Measurement,
     MeasureRequest,
     TimedFile,
@@ -71,15 +71,15 @@ def join_timed(
         rounds_us=timed.rounds_us,
         profiled_rounds_us=timed.profiled_rounds_us,
         conditions=timed.conditions,
-        refusals=_refusals(file, timings),
+        refusals=_refusals(graph, timings),
         notes=timed.notes,
     )
 
 
 def _check(timed: TimedFile, graph: ModelGraph, file: Path) -> None:
     """Raise ToolchainError for times that cannot be ``graph``'s: they may come from elsewhere."""
-    plain_us = tuple(us for burst in timed.rounds_us for us in burst)
-    profiled_us = tuple(us for burst in timed.profiled_rounds_us for us in burst)
+    plain_us = list(chain.from_iterable(timed.rounds_us))
+    profiled_us = list(chain.from_iterable(timed.profiled_rounds_us))
     samples = [timing.samples_us for timing in timed.profile.ops]
     indices = [t.op_index for t in timed.profile.ops if t.op_index is not None]
     figures = chain(plain_us, profiled_us, *samples)
@@ -87,8 +87,6 @@ def _check(timed: TimedFile, graph: ModelGraph, file: Path) -> None:
         not plain_us
         or any(not burst for burst in (*timed.rounds_us, *timed.profiled_rounds_us))
         or (samples and not profiled_us)
-        or timed.profile.wall_us != plain_us
-        or timed.profile.profiled_wall_us != profiled_us
         or any(len(each) != len(profiled_us) for each in samples)
         or any(not 0 <= index < len(graph.ops) for index in indices)
         or any(not 0 <= us < math.inf for us in figures)
@@ -101,7 +99,7 @@ def _check(timed: TimedFile, graph: ModelGraph, file: Path) -> None:
 
 def _join(
     measured: Path, graph: ModelGraph, timings: Sequence[OpTiming], architecture: str
-) -> tuple[JoinedLayer, ...]:
+) -> tuple[Layer, ...]:
     if graph.format == "tflite":
         from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 
@@ -112,13 +110,11 @@ def _join(
     return join_ort(graph, timings, trace)
 
 
-def _refusals(path: Path, timings: Sequence[OpTiming]) -> dict[int, str]:
+def _refusals(graph: ModelGraph, timings: Sequence[OpTiming]) -> dict[int, str]:
     """Why XNNPACK did not take the operators that ran in built-in kernels, by index."""
-    builtin = [t.op_index for t in timings if t.kind == "builtin" and t.op_index is not None]
+    builtin = [t.op_index for t in timings if t.backend == "builtin" and t.op_index is not None]
     if not builtin:
         return {}
-    from mnv4_deploy.profiles.graph.tflite_graph import read_graph
-    from mnv4_deploy.profiles.xnnpack.refusals import explain_refusal
+    from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals
 
-    graph = read_graph(path)
-    return {index: explain_refusal(graph, graph.ops[index]) for index in builtin}
+    return explain_refusals(graph, builtin)

@@ -127,12 +127,9 @@ def profile_file(
 
 
 def _profile(request: MeasureRequest, runner: Runner, times: Samples) -> OpProfile:
-    wall_us = tuple(us for burst in times.plain for us in burst)
     return OpProfile(
         path=request.path,
         runtime=runner.runtime,
         threads=request.threads,
-        ops=runner.timings(wall_us),
-        wall_us=wall_us,
-        profiled_wall_us=tuple(us for burst in times.profiled for us in burst),
+        ops=runner.timings([us for burst in times.plain for us in burst]),
     )

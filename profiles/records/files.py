@@ -17,6 +17,11 @@ class TensorFacts:
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
 
+    @property
+    def described(self) -> str:
+        """ "'logits' float32 [1, 1000]", for messages."""
+        return f"{self.name!r} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
 
 @dataclass(frozen=True)
 class OperatorFacts:
@@ -27,6 +32,8 @@ class OperatorFacts:
     ...), as far as it is known; a conversion reads "float32->int8", an operator that the runtime
     folded away reads "none". ``runs_as`` is the kind of the operator that does its work in the
     optimised graph, where that is another one (onnxruntime: "QLinearConv" for "Conv").
+    ``refusal`` says why XNNPACK did not take it, ``float_reason`` why onnxruntime computes it in
+    float although the file is quantized; None for all others.
     """
 
     index: int
@@ -37,6 +44,7 @@ class OperatorFacts:
     partition: int | None = None
     refusal: str | None = None
     runs_as: str | None = None
+    float_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,3 +83,8 @@ class FileFacts:
     @property
     def not_delegated(self) -> tuple[OperatorFacts, ...]:
         return tuple(op for op in self.operators if op.delegated is False)
+
+    @property
+    def in_float(self) -> tuple[OperatorFacts, ...]:
+        """Operators that onnxruntime computes in float although the file is quantized."""
+        return tuple(op for op in self.operators if op.float_reason is not None)

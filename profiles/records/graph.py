@@ -6,7 +6,7 @@ No heavy imports: a device can load this. MACs are stored, never FLOPs (twice as
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,13 +37,21 @@ class Tensor:
     """A tensor of a model file with every dimension resolved.
 
     ``shape`` is the file's own layout (NHWC in TFLite, NCHW in ONNX). ``constant``: the file
-    holds its data, which makes it a weight.
+    holds its data, which makes it a weight. ``declared`` is the shape in the file, with -1 for a
+    dimension that it leaves open; () where it declares none.
+
+    ``scale`` of a quantized tensor is one number for all of it or one for each index of ``axis``,
+    () for one that is not quantized; ``zero_point`` likewise, and () can also stand for 0.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     constant: bool = False
+    declared: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int = 0
 
     @property
     def elements(self) -> int:
@@ -61,7 +69,7 @@ class Operator:
 
     ``inputs`` and ``outputs`` index ``ModelGraph.tensors``; -1 is an optional input left out.
     ``attributes`` are the operator's options under the format's own names ("stride_h",
-    "adj_y"; "strides", "group").
+    "adj_y"; "strides", "group"). ``custom``: the format itself does not define its kind.
     """
 
     index: int
@@ -70,17 +78,27 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    custom: bool = False
 
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The main graph of a .tflite or .onnx file, the same for both formats."""
+    """The main graph of a .tflite or .onnx file, the same for both formats.
+
+    ``subgraphs``: how many graphs the file has, of which this is the first; an .onnx file has one,
+    for its branches are inside operators. ``weight_bytes``: what constants take in the file, by
+    element type; data that several tensors share counts once. ``metadata``: what the file says of
+    itself, by key.
+    """
 
     format: ModelFormat
     tensors: tuple[Tensor, ...]
     ops: tuple[Operator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    subgraphs: int = 1
+    weight_bytes: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def sources(self, op: Operator) -> tuple[Tensor, ...]:
         """The input tensors of ``op`` that are there."""
@@ -88,6 +106,16 @@ class ModelGraph:
 
     def targets(self, op: Operator) -> tuple[Tensor, ...]:
         return tuple(self.tensors[i] for i in op.outputs if i >= 0)
+
+    def constants(self, kinds: Collection[str] | None = None) -> frozenset[int]:
+        """Stored tensors and what operators, of these ``kinds`` or all, make of those alone."""
+        found = {index for index, tensor in enumerate(self.tensors) if tensor.constant}
+        for op in self.ops:
+            if kinds is not None and op.kind not in kinds:
+                continue
+            if all(t < 0 or t in found for t in op.inputs):
+                found.update(op.outputs)
+        return frozenset(found)
 
 
 @dataclass(frozen=True)

@@ -14,28 +14,7 @@ from typing import Literal
 from mnv4_deploy.profiles.records.device import DeviceRun
 from mnv4_deploy.profiles.records.graph import ModelFormat, ModelGraph, OpCost
 from mnv4_deploy.profiles.records.machine import Ceilings, Machine
-from mnv4_deploy.profiles.records.timing import OpKind, OpProfile
-
-
-@dataclass(frozen=True)
-class JoinedLayer:
-    """Operators of the file and the runtime operators that did their work.
-
-    Every timing belongs to exactly one layer. ``op_indices`` is empty for work that no operator
-    of the file asked for (layout changes, buffer registration), ``timing_indices`` is empty for
-    operators that the runtime dropped. ``kind`` and ``name`` are the main operator's: of
-    "DequantizeLinear, Conv, Relu, QuantizeLinear" it is Conv. ``compute`` as in OperatorFacts.
-    """
-
-    kind: str
-    name: str
-    module: str
-    compute: str
-    where: OpKind
-    partition: int | None
-    op_indices: tuple[int, ...]
-    timing_indices: tuple[int, ...]
-
+from mnv4_deploy.profiles.records.timing import Backend, OpProfile
 
 Statistic = Literal["min", "p10", "p50", "mean"]
 STATISTICS: tuple[Statistic, ...] = ("min", "p10", "p50", "mean")
@@ -50,35 +29,6 @@ def statistic_us(samples_us: Sequence[float], statistic: Statistic) -> float:
     if not samples_us:
         return 0.0
     return float(getattr(Spread.of(samples_us), statistic))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One row of a profile: a joined layer with its samples and its cost.
-
-    ``samples_us`` has one entry a run, ``latency_us`` is their ``statistic``. ``cost`` is None
-    where the kind is not in the cost table.
-    ``kernels`` are the runtime's own names of what ran, empty where it dropped the operator.
-    """
-
-    index: int
-    kind: str
-    name: str
-    module: str
-    compute: str
-    where: OpKind
-    partition: int | None
-    file_kinds: tuple[str, ...]
-    kernels: tuple[str, ...]
-    output_shape: tuple[int, ...]
-    samples_us: tuple[float, ...]
-    cost: OpCost | None
-    refusal: str | None = None
-    statistic: Statistic = "min"
-
-    @cached_property
-    def latency_us(self) -> float:
-        return statistic_us(self.samples_us, self.statistic)
 
 
 @dataclass(frozen=True)
@@ -159,35 +109,7 @@ class TimedFile:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What the measuring process sends back about one file.
-
-    ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
-    those with it; ``ops`` of ``profile`` have a sample for each profiled run, in that order.
-    ``refusals`` say for operator indices why the delegate did not take them. ``device`` is where
-    it ran, None for this machine.
-    """
-
-    path: str
-    format: ModelFormat
-    runtime: str
-    size_bytes: int
-    sha256: str
-    threads: int
-    cpus: tuple[int, ...]
-    graph: ModelGraph
-    profile: OpProfile
-    layers: tuple[JoinedLayer, ...]
-    rounds_us: tuple[tuple[float, ...], ...]
-    profiled_rounds_us: tuple[tuple[float, ...], ...]
-    conditions: Conditions
-    refusals: Mapping[int, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    device: DeviceRun | None = None
-
-
-Limit = Literal["compute", "memory", "overhead", "unknown"]
+LimitedBy = Literal["compute", "memory", "overhead", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +122,7 @@ class Bound:
     is what remains of the latency above all three.
     """
 
-    limit: Limit
+    limit: LimitedBy
     level: str
     compute_us: float | None
     memory_us: float | None
@@ -208,6 +130,77 @@ class Bound:
     roof_us: float | None
     percent_of_roof: float | None
     recoverable_us: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a profile: operators of the file and the runtime operators that did their work.
+
+    Each stage adds what it finds out (``dataclasses.replace``).
+
+    The join (``profiles/join``): ``op_type`` and ``name`` are the main operator's (of
+    "DequantizeLinear, Conv, Relu, QuantizeLinear" it is Conv), ``backend`` is what runs it,
+    ``compute`` as in OperatorFacts. ``op_indices`` are operators of the file, none for work that
+    it did not ask for (layout changes, buffer registration); ``timing_indices`` are those of
+    ``OpProfile.ops``, none for operators that the runtime dropped. Every timing belongs to exactly
+    one layer.
+
+    Costs and times (``profiles/roofline/layers.py``): ``kernels`` are the runtime's own names of
+    what ran. ``samples_us`` has one entry a run, ``latency_us`` is their ``statistic``. ``cost``
+    is None where an operator's type is not in the cost table.
+
+    The roofline (``profiles/roofline/bounds.py``): ``bound`` is None where no ceilings are known.
+    """
+
+    op_type: str
+    name: str
+    module: str
+    compute: str
+    backend: Backend
+    partition: int | None
+    op_indices: tuple[int, ...]
+    timing_indices: tuple[int, ...]
+    index: int = 0
+    file_op_types: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    output_shape: tuple[int, ...] = ()
+    samples_us: tuple[float, ...] = ()
+    cost: OpCost | None = None
+    refusal: str | None = None
+    statistic: Statistic = "min"
+    bound: Bound | None = None
+
+    @cached_property
+    def latency_us(self) -> float:
+        return statistic_us(self.samples_us, self.statistic)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the measuring process sends back about one file.
+
+    ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
+    those with it; ``ops`` of ``profile`` have a sample for each profiled run, in that order.
+    ``layers`` are as the join found them. ``refusals`` say for operator indices why the delegate
+    did not take them. ``device`` is where it ran, None for this machine.
+    """
+
+    path: str
+    format: ModelFormat
+    runtime: str
+    size_bytes: int
+    sha256: str
+    threads: int
+    cpus: tuple[int, ...]
+    graph: ModelGraph
+    profile: OpProfile
+    layers: tuple[Layer, ...]
+    rounds_us: tuple[tuple[float, ...], ...]
+    profiled_rounds_us: tuple[tuple[float, ...], ...]
+    conditions: Conditions
+    refusals: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    device: DeviceRun | None = None
 
 
 @dataclass(frozen=True)
@@ -249,28 +242,32 @@ class Trust:
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """Everything that ``mnv4-deploy profile`` found. ``bounds`` are parallel to ``layers``.
+    """Everything that ``mnv4-deploy profile`` found.
 
     ``statistic`` is that of all latencies. ``machine`` is None where no ceilings are known:
-    bounds are then empty. ``whole`` is the model as one layer where the runtime gave no times of
-    operators, and there are no layers; its cost is the sum over the operators of the file, each
+    layers then have no bounds. ``whole`` is the model as one layer where the runtime gave no times
+    of operators, and there are no layers; its cost is the sum over the operators of the file, each
     on its own.
     """
 
     measurement: Measurement
     layers: tuple[Layer, ...]
-    bounds: tuple[Bound, ...]
     findings: tuple[Finding, ...]
     trust: Trust
     statistic: Statistic
     machine: Machine | None
-    unknown_kinds: tuple[str, ...]
+    unknown_op_types: tuple[str, ...]
     whole: Layer | None = None
 
     @property
     def rows(self) -> tuple[Layer, ...]:
         """What has a time: the layers, or the model as a whole."""
         return (self.whole,) if self.whole else self.layers
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there are layers, and ceilings that bound them."""
+        return any(layer.bound for layer in self.layers)
 
     @property
     def total_cost(self) -> OpCost:

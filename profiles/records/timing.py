@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-OpKind = Literal["xnnpack", "builtin", "onnxruntime", "runtime"]
+Backend = Literal["xnnpack", "builtin", "onnxruntime", "runtime"]
 
 
 @dataclass(frozen=True)
 class OpTiming:
     """One operator of the graph that really ran, with a sample for each run.
 
-    ``kind``: "xnnpack" an XNNPACK operator inside a delegated partition, "builtin" a TFLite
+    ``backend``: "xnnpack" an XNNPACK operator inside a delegated partition, "builtin" a TFLite
     operator that XNNPACK did not take, "onnxruntime" a node of onnxruntime's optimised graph,
     "runtime" work around the operators (buffer registration, synchronisation).
     ``tag`` is the runtime's own name for the kernel or operator. ``op_index`` is the operator's
@@ -22,7 +22,7 @@ class OpTiming:
     """
 
     tag: str
-    kind: OpKind
+    backend: Backend
     samples_us: tuple[float, ...]
     name: str = ""
     partition: int | None = None
@@ -35,17 +35,12 @@ class OpTiming:
 
 @dataclass(frozen=True)
 class OpProfile:
-    """Where the time of one model goes. Every sample of every run is kept.
-
-    ``wall_us`` is the end-to-end time with the profiler off, ``profiled_wall_us`` with it on.
-    """
+    """Where the time of one model goes: its operators, with every sample of every run."""
 
     path: str
     runtime: str
     threads: int
     ops: tuple[OpTiming, ...]
-    wall_us: tuple[float, ...]
-    profiled_wall_us: tuple[float, ...]
 
     @property
     def partitions(self) -> int:
@@ -55,16 +50,12 @@ class OpProfile:
     @property
     def outside_delegate(self) -> tuple[OpTiming, ...]:
         """The operators that fell back to the built-in kernels."""
-        return tuple(op for op in self.ops if op.kind == "builtin")
-
-    @property
-    def median_us(self) -> float:
-        return median(self.wall_us)
+        return tuple(op for op in self.ops if op.backend == "builtin")
 
     @property
     def operators_us(self) -> float:
         """Sum of the operators' medians, without the work around them."""
-        return sum(op.median_us for op in self.ops if op.kind != "runtime")
+        return sum(op.median_us for op in self.ops if op.backend != "runtime")
 
     @property
     def by_tag_us(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mnv4_deploy.profiles.costs.group import unknown_kinds
 from mnv4_deploy.profiles.records.machine import Machine
 from mnv4_deploy.profiles.records.profile import Measurement, ModelProfile, Statistic
-from mnv4_deploy.profiles.roofline.bounds import bounds_of
+from mnv4_deploy.profiles.roofline.bounds import with_bounds
 from mnv4_deploy.profiles.roofline.findings import findings_of
 from mnv4_deploy.profiles.roofline.layers import layers_of, whole_of
 from mnv4_deploy.profiles.roofline.trust import trust_in
@@ -22,18 +22,18 @@ def analyse(
     whole = None if measurement.profiled_rounds_us else whole_of(measurement, statistic)
     ceilings = machine.with_threads(measurement.threads) if machine else None
     trust = trust_in(measurement, layers, ceilings, statistic)
-    bounds = bounds_of(layers, ceilings) if ceilings else ()
-    unknown = {layer.kind for layer in layers if layer.cost is None and layer.file_kinds}
+    if ceilings:
+        layers = with_bounds(layers, ceilings)
+    unknown = {layer.op_type for layer in layers if layer.cost is None and layer.file_op_types}
     if whole:
         unknown.update(unknown_kinds(measurement.graph))
     return ModelProfile(
         measurement=measurement,
         layers=layers,
-        bounds=bounds,
-        findings=findings_of(layers, bounds, trust) if bounds else (),
+        findings=findings_of(layers, trust) if ceilings and layers else (),
         trust=trust,
         statistic=statistic,
         machine=machine if ceilings else None,
-        unknown_kinds=tuple(sorted(unknown)),
+        unknown_op_types=tuple(sorted(unknown)),
         whole=whole,
     )

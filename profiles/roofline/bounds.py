@@ -8,10 +8,11 @@ are lower bounds, so that no correct measurement lies above its roof.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from mnv4_deploy.profiles.machine.tile_ir import NAME as TILE
+from mnv4_deploy.profiles.machine.kernels.tile_ir import NAME as TILE
 from mnv4_deploy.profiles.records.machine import Ceilings, MemoryLevel
-from mnv4_deploy.profiles.records.profile import Bound, Layer, Limit
+from mnv4_deploy.profiles.records.profile import Bound, Layer, LimitedBy
 
 _MICROSECONDS = 1e6
 # Runtimes report whole microseconds; below a few of them a share of the roof is rounding.
@@ -21,10 +22,13 @@ _SAME_LIMIT = 1.1
 _SOURCES = {"xnnpack": "xnnpack", "builtin": "xnnpack", "onnxruntime": "onnxruntime"}
 
 
-def bounds_of(layers: Sequence[Layer], ceilings: Ceilings) -> tuple[Bound, ...]:
-    """The bound of each layer of one model, whose weights share the caches."""
+def with_bounds(layers: Sequence[Layer], ceilings: Ceilings) -> tuple[Layer, ...]:
+    """The layers of one model, whose weights share the caches, each with its bound."""
     weights = sum(layer.cost.weight_bytes for layer in layers if layer.cost)
-    return tuple(bound_of(layer, ceilings, model_weight_bytes=weights) for layer in layers)
+    return tuple(
+        replace(layer, bound=bound_of(layer, ceilings, model_weight_bytes=weights))
+        for layer in layers
+    )
 
 
 def bound_of(layer: Layer, ceilings: Ceilings, *, model_weight_bytes: int) -> Bound:
@@ -33,7 +37,7 @@ def bound_of(layer: Layer, ceilings: Ceilings, *, model_weight_bytes: int) -> Bo
     Weights come round once an inference, so the caches can hold at most their share of all the
     model's weights; activations were written by the layer before.
     """
-    source = _SOURCES.get(layer.where)
+    source = _SOURCES.get(layer.backend)
     operators = max(1, len(layer.kernels))
     overhead_us = ceilings.op_overhead_us.get(source or "", 0.0) * operators
     if layer.cost is None or source is None or not layer.kernels:
@@ -116,7 +120,7 @@ def _peak(ceilings: Ceilings, source: str, compute: str) -> float | None:
     return max([own, *(o for o in others if o and o < _SAME_LIMIT * own)])
 
 
-def _limit(compute_us: float | None, memory_us: float | None, overhead_us: float) -> Limit:
+def _limit(compute_us: float | None, memory_us: float | None, overhead_us: float) -> LimitedBy:
     if compute_us is None or memory_us is None:
         return "unknown"
     if overhead_us > max(compute_us, memory_us):

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mnv4_deploy.profiles.records.profile import ModelProfile
+from mnv4_deploy.profiles.records.profile import Layer, ModelProfile
 from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 CONFIDENCE_PERCENT = 95
@@ -45,8 +45,8 @@ class ModuleChange:
     module: str
     a_us: float
     b_us: float
-    a_kinds: tuple[str, ...]
-    b_kinds: tuple[str, ...]
+    a_op_types: tuple[str, ...]
+    b_op_types: tuple[str, ...]
     ratio: Ratio | None
     changed: bool
 
@@ -96,26 +96,24 @@ def compare_profiles(a: ModelProfile, b: ModelProfile, *, seed: int = 0) -> Comp
     )
 
 
-def _by_module(profile: ModelProfile) -> dict[str, tuple[int, ...]]:
-    """Indices of the layers that ran, by module; work of no module together."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
+def _by_module(profile: ModelProfile) -> dict[str, list[Layer]]:
+    """The layers that ran, by module; work of no module together."""
+    found: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in profile.layers:
         if layer.samples_us:
-            found[layer.module or NO_MODULE].append(layer.index)
-    return {module: tuple(indices) for module, indices in found.items()}
+            found[layer.module or NO_MODULE].append(layer)
+    return found
 
 
 def _change(
     module: str,
     a: ModelProfile,
     b: ModelProfile,
-    rows_a: Sequence[int],
-    rows_b: Sequence[int],
+    rows_a: Sequence[Layer],
+    rows_b: Sequence[Layer],
     picks: NDArray[np.intp],
 ) -> ModuleChange:
-    a_us, b_us = (
-        sum(p.layers[i].latency_us for i in rows) for p, rows in ((a, rows_a), (b, rows_b))
-    )
+    a_us, b_us = (sum(layer.latency_us for layer in rows) for rows in (rows_a, rows_b))
     ratio = None
     if rows_a and rows_b:
         ratio = _ratio(_rounds(a, rows_a), _rounds(b, rows_b), picks)
@@ -125,16 +123,16 @@ def _change(
         module=module,
         a_us=a_us,
         b_us=b_us,
-        a_kinds=tuple(a.layers[i].kind for i in rows_a),
-        b_kinds=tuple(b.layers[i].kind for i in rows_b),
+        a_op_types=tuple(layer.op_type for layer in rows_a),
+        b_op_types=tuple(layer.op_type for layer in rows_b),
         ratio=ratio,
         changed=differs and sure,
     )
 
 
-def _rounds(profile: ModelProfile, rows: Sequence[int]) -> list[list[float]]:
+def _rounds(profile: ModelProfile, rows: Sequence[Layer]) -> list[list[float]]:
     """The layers' time together, run by run, grouped by round."""
-    runs = [sum(run) for run in zip(*(profile.layers[i].samples_us for i in rows), strict=True)]
+    runs = [sum(run) for run in zip(*(layer.samples_us for layer in rows), strict=True)]
     ends = accumulate(len(samples) for samples in profile.measurement.profiled_rounds_us)
     return [runs[start:end] for start, end in pairwise([0, *ends])]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.profiles.records.profile import Bound, Finding, Layer, Trust
+from mnv4_deploy.profiles.records.profile import Finding, Layer, Trust
 
 FINDINGS = 3
 _MIN_SHARE = 0.005  # of the wall time: anything less is not worth reading about
@@ -27,21 +27,15 @@ _LAYOUT = ("TRANSPOSE", "Transpose", "ReorderInput", "ReorderOutput")
 @dataclass(frozen=True)
 class _Profile:
     layers: Sequence[Layer]
-    bounds: Sequence[Bound]
     trust: Trust
 
-    def recoverable_us(self, indices: Iterable[int]) -> float:
-        return sum(self.bounds[i].recoverable_us for i in indices)
 
-    def latency_us(self, indices: Iterable[int]) -> float:
-        return sum(self.layers[i].latency_us for i in indices)
+def findings_of(layers: Sequence[Layer], trust: Trust) -> tuple[Finding, ...]:
+    """The three findings that could win most time, no layer counted for two of them.
 
-
-def findings_of(
-    layers: Sequence[Layer], bounds: Sequence[Bound], trust: Trust
-) -> tuple[Finding, ...]:
-    """The three findings that could win most time, no layer counted for two of them."""
-    profile = _Profile(layers, bounds, trust)
+    ``layers`` have their bounds.
+    """
+    profile = _Profile(layers, trust)
     candidates = sorted(
         (finding for detect in _DETECTORS for finding in detect(profile)),
         key=lambda finding: -finding.recoverable_us,
@@ -58,69 +52,63 @@ def findings_of(
 
 def _outside_delegate(profile: _Profile) -> Iterator[Finding]:
     """Operators that XNNPACK left to the built-in kernels, which also split its partition."""
-    if not any(layer.where == "xnnpack" for layer in profile.layers):
+    if not any(layer.backend == "xnnpack" for layer in profile.layers):
         return
-    by_kind: defaultdict[str, list[int]] = defaultdict(list)
+    by_op_type: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in profile.layers:
-        if layer.where == "builtin":
-            by_kind[layer.kind].append(layer.index)
+        if layer.backend == "builtin":
+            by_op_type[layer.op_type].append(layer)
     partitions = len({x.partition for x in profile.layers if x.partition is not None})
-    for kind, indices in by_kind.items():
-        reason = next(
-            (profile.layers[i].refusal for i in indices if profile.layers[i].refusal), ""
-        )
+    for op_type, layers in by_op_type.items():
+        reason = next((layer.refusal for layer in layers if layer.refusal), "")
         split = f" They leave {partitions} partitions." if partitions > 1 else ""
         yield Finding(
             "fragmenting op",
-            f"{_count(len(indices), kind)} outside XNNPACK "
-            f"({_ms(profile.latency_us(indices))} of {_ms(profile.trust.wall_us)})",
+            f"{_count(len(layers), op_type)} outside XNNPACK "
+            f"({_ms(_latency_us(layers))} of {_ms(profile.trust.wall_us)})",
             (
                 f"XNNPACK does not take it: {reason.rstrip('.')}."
                 if reason
                 else "No XNNPACK kernel."
             )
             + split,
-            profile.recoverable_us(indices) or profile.latency_us(indices),
-            tuple(indices),
+            _recoverable_us(layers) or _latency_us(layers),
+            _indices(layers),
         )
 
 
 def _below_roof(profile: _Profile) -> Iterator[Finding]:
-    """Kinds of layers that stay far below their roof; the one layer, where one dominates."""
-    by_kind: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for layer, bound in zip(profile.layers, profile.bounds, strict=True):
-        percent = bound.percent_of_roof
-        if percent is not None and percent < _FAR_BELOW_PERCENT and layer.where != "builtin":
-            by_kind[layer.kind, layer.compute].append(layer.index)
-    for (kind, compute), indices in by_kind.items():
-        worst = max(indices, key=lambda i: profile.bounds[i].recoverable_us)
-        total = profile.recoverable_us(indices)
-        alone = profile.bounds[worst].recoverable_us >= _DOMINATES * total
-        chosen = [worst] if alone else indices
-        roof = sum(profile.bounds[i].roof_us or 0.0 for i in chosen)
-        latency = profile.latency_us(chosen)
+    """Operators that stay far below their roof; the one layer, where one dominates."""
+    by_op_type: defaultdict[tuple[str, str], list[Layer]] = defaultdict(list)
+    for layer in profile.layers:
+        percent = layer.bound.percent_of_roof if layer.bound else None
+        if percent is not None and percent < _FAR_BELOW_PERCENT and layer.backend != "builtin":
+            by_op_type[layer.op_type, layer.compute].append(layer)
+    for (op_type, compute), layers in by_op_type.items():
+        worst = max(layers, key=lambda layer: _recoverable_us([layer]))
+        alone = _recoverable_us([worst]) >= _DOMINATES * _recoverable_us(layers)
+        chosen = [worst] if alone else layers
+        roof = sum(layer.bound.roof_us or 0.0 for layer in chosen if layer.bound)
+        latency = _latency_us(chosen)
         what = (
-            f"{profile.layers[worst].module or profile.layers[worst].name} ({kind})"
-            if alone
-            else _count(len(indices), kind)
+            f"{worst.module or worst.name} ({op_type})" if alone else _count(len(layers), op_type)
         )
         yield Finding(
             "below its roof",
             f"{what} at {100 * roof / latency:.0f} % of the roof ({compute}, {_ms(latency)})",
-            _advice_below_roof(profile, worst, alone),
-            profile.recoverable_us(chosen),
-            tuple(chosen),
+            _advice_below_roof(worst, alone),
+            _recoverable_us(chosen),
+            _indices(chosen),
         )
 
 
-def _advice_below_roof(profile: _Profile, worst: int, alone: bool) -> str:
-    layer, bound = profile.layers[worst], profile.bounds[worst]
-    name = layer.module or layer.name
+def _advice_below_roof(layer: Layer, alone: bool) -> str:
+    bound, name = layer.bound, layer.module or layer.name
     prefix = "" if alone else f"Worst: {name}. "
     shape = "x".join(map(str, layer.output_shape))
     if layer.cost is not None and layer.cost.macs == 0:
         return f"{prefix}It multiplies nothing: fuse it into a neighbour, or do without it."
-    if bound.limit == "memory":
+    if bound and bound.limit == "memory":
         return (
             f"{prefix}Its bytes from {bound.level} need {_ms(bound.memory_us or 0)}; the kernel"
             f" does not keep that up for an output of {shape}."
@@ -152,77 +140,77 @@ def _float_islands(profile: _Profile) -> Iterator[Finding]:
     int8_us = sum(x.latency_us for x in products if x.compute.startswith(_INT8))
     if not products or int8_us < _DOMINATES * sum(x.latency_us for x in products):
         return
-    conversions = [x.index for x in profile.layers if x.kind in _CONVERSIONS]
+    conversions = [x for x in profile.layers if x.op_type in _CONVERSIONS]
     islands = [
-        x.index
+        x
         for x in profile.layers
-        if x.compute.startswith("float") and x.index not in conversions and x.samples_us
+        if x.compute.startswith("float") and x.op_type not in _CONVERSIONS and x.samples_us
     ]
     if not islands:
         return
-    kinds = sorted({profile.layers[i].kind for i in islands})
+    op_types = sorted({layer.op_type for layer in islands})
     yield Finding(
         "float island",
-        f"{_count(len(islands), 'operator')} in float ({', '.join(kinds)}) and "
+        f"{_count(len(islands), 'operator')} in float ({', '.join(op_types)}) and "
         f"{_count(len(conversions), 'conversion')} around them in an int8 network: "
-        f"{_ms(profile.latency_us([*islands, *conversions]))}",
+        f"{_ms(_latency_us([*islands, *conversions]))}",
         "Quantize them where the runtime has an 8-bit kernel and accuracy allows it; otherwise"
         " this is the price of float there.",
-        profile.latency_us(conversions) + profile.recoverable_us(islands),
-        tuple([*islands, *conversions]),
+        _latency_us(conversions) + _recoverable_us(islands),
+        _indices([*islands, *conversions]),
     )
 
 
 def _layout_changes(profile: _Profile) -> Iterator[Finding]:
-    indices = [x.index for x in profile.layers if x.kind in _LAYOUT and x.samples_us]
-    if not indices:
+    layers = [x for x in profile.layers if x.op_type in _LAYOUT and x.samples_us]
+    if not layers:
         return
-    inserted = sum(not profile.layers[i].file_kinds for i in indices)
+    inserted = sum(not layer.file_op_types for layer in layers)
     by_whom = f", {inserted} of them inserted by the runtime" if inserted else ""
     yield Finding(
         "layout changes",
-        f"{_count(len(indices), 'transpose')}{by_whom}: {_ms(profile.latency_us(indices))}",
+        f"{_count(len(layers), 'transpose')}{by_whom}: {_ms(_latency_us(layers))}",
         "They compute nothing. The runtime puts them around operators that do not know its own"
         " layout: fuse those or move them together."
-        if inserted == len(indices)
+        if inserted == len(layers)
         else "They compute nothing: keep one layout through the network (mnv4-deploy export"
         " rewrites attention so that it needs none).",
-        profile.latency_us(indices),
-        tuple(indices),
+        _latency_us(layers),
+        _indices(layers),
     )
 
 
 def _overhead(profile: _Profile) -> Iterator[Finding]:
     """Operators too small to be worth a dispatch."""
-    indices = [
-        layer.index
-        for layer, bound in zip(profile.layers, profile.bounds, strict=True)
-        if bound.limit == "overhead" and layer.where != "builtin"
+    layers = [
+        x
+        for x in profile.layers
+        if x.bound and x.bound.limit == "overhead" and x.backend != "builtin"
     ]
-    if len(indices) < 2:
+    if len(layers) < 2:
         return
-    cost = min(profile.latency_us(indices), sum(profile.bounds[i].overhead_us for i in indices))
+    dispatch_us = sum(layer.bound.overhead_us for layer in layers if layer.bound)
     yield Finding(
         "overhead",
-        f"{_count(len(indices), 'operator')} too small for their dispatch: "
-        f"{_ms(profile.latency_us(indices))}",
+        f"{_count(len(layers), 'operator')} too small for their dispatch: "
+        f"{_ms(_latency_us(layers))}",
         "Fewer, larger operators: fuse elementwise chains and reshapes, or drop them from the"
         " model.",
-        cost,
-        tuple(indices),
+        min(_latency_us(layers), dispatch_us),
+        _indices(layers),
     )
 
 
 def _around_operators(profile: _Profile) -> Iterator[Finding]:
     gap_us = profile.trust.wall_us * (1 - profile.trust.sum_percent / 100)
-    indices = [x.index for x in profile.layers if x.where == "runtime"]
-    total = max(0.0, gap_us) + profile.latency_us(indices)
+    layers = [x for x in profile.layers if x.backend == "runtime"]
+    total = max(0.0, gap_us) + _latency_us(layers)
     yield Finding(
         "around the operators",
         f"{_ms(total)} outside the operators, in the runtime itself",
         "Fewer operators and partitions, or a larger batch, spread it.",
         total,
-        tuple(indices),
+        _indices(layers),
     )
 
 
@@ -234,6 +222,18 @@ _DETECTORS: tuple[Callable[[_Profile], Iterator[Finding]], ...] = (
     _overhead,
     _around_operators,
 )
+
+
+def _recoverable_us(layers: Sequence[Layer]) -> float:
+    return sum(layer.bound.recoverable_us for layer in layers if layer.bound)
+
+
+def _latency_us(layers: Sequence[Layer]) -> float:
+    return sum(layer.latency_us for layer in layers)
+
+
+def _indices(layers: Sequence[Layer]) -> tuple[int, ...]:
+    return tuple(layer.index for layer in layers)
 
 
 def _ms(microseconds: float) -> str:

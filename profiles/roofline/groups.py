@@ -1,9 +1,9 @@
-"""Layers added up: by module, by block of modules, by kind of operator."""
+"""Layers added up: by module, by block of modules, by operator."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ _NAMES: Mapping[GroupBy, Callable[[Layer], str]] = {
     "layer": lambda layer: str(layer.index),
     "module": lambda layer: layer.module or NO_MODULE,
     "block": lambda layer: block_of(layer.module) or NO_MODULE,
-    "op": lambda layer: f"{layer.kind} {layer.compute}",
+    "op": lambda layer: f"{layer.op_type} {layer.compute}",
 }
 
 
@@ -46,26 +46,25 @@ def group_layers(profile: ModelProfile, by: GroupBy) -> tuple[Group, ...]:
 
     Layers without a known roof count as being at it, so that a group is never blamed for them.
     """
-    members: defaultdict[str, list[int]] = defaultdict(list)
+    members: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in profile.layers:
-        members[_NAMES[by](layer)].append(layer.index)
-    return tuple(_group(profile, name, tuple(indices)) for name, indices in members.items())
+        members[_NAMES[by](layer)].append(layer)
+    return tuple(_group(name, layers) for name, layers in members.items())
 
 
-def _group(profile: ModelProfile, name: str, indices: tuple[int, ...]) -> Group:
-    layers = [profile.layers[i] for i in indices]
-    bounds = [profile.bounds[i] for i in indices] if profile.bounds else []
+def _group(name: str, layers: Sequence[Layer]) -> Group:
+    roofs_us = [layer.bound.roof_us if layer.bound else None for layer in layers]
     roof_us = None
-    if any(bound.roof_us is not None for bound in bounds):
+    if any(roof is not None for roof in roofs_us):
         roof_us = sum(
-            layer.latency_us if bound.roof_us is None else bound.roof_us
-            for layer, bound in zip(layers, bounds, strict=True)
+            layer.latency_us if roof is None else roof
+            for layer, roof in zip(layers, roofs_us, strict=True)
         )
     return Group(
         name=name,
-        layers=indices,
+        layers=tuple(layer.index for layer in layers),
         latency_us=sum(layer.latency_us for layer in layers),
         cost=sum((layer.cost for layer in layers if layer.cost), OpCost()),
         roof_us=roof_us,
-        recoverable_us=sum(bound.recoverable_us for bound in bounds),
+        recoverable_us=sum(layer.bound.recoverable_us for layer in layers if layer.bound),
     )

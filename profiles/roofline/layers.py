@@ -1,4 +1,4 @@
-"""From a measurement to the rows of a profile: samples summed, costs attached."""
+"""Costs and times of the layers that the join found: samples summed, one cost for each."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import PurePath
 from mnv4_deploy.profiles.costs.group import group_costs
 from mnv4_deploy.profiles.inspection.inspect_tflite import compute_of
 from mnv4_deploy.profiles.records.graph import OpCost
-from mnv4_deploy.profiles.records.profile import JoinedLayer, Layer, Measurement, Statistic
+from mnv4_deploy.profiles.records.profile import Layer, Measurement, Statistic
 from mnv4_deploy.profiles.records.timing import OpTiming
 
 
 def layers_of(measurement: Measurement, statistic: Statistic = "min") -> tuple[Layer, ...]:
-    """One layer for each joined layer, in the order of the file."""
-    costs = group_costs(measurement.graph, [joined.op_indices for joined in measurement.layers])
+    """The layers of ``measurement`` with their costs and times, in the same order."""
+    costs = group_costs(measurement.graph, [layer.op_indices for layer in measurement.layers])
     return tuple(
-        replace(_layer(measurement, index, joined, cost), statistic=statistic)
-        for index, (joined, cost) in enumerate(zip(measurement.layers, costs, strict=True))
+        _layer(measurement, layer, cost, statistic)
+        for layer, cost in zip(measurement.layers, costs, strict=True)
     )
 
 
@@ -34,15 +34,15 @@ def whole_of(measurement: Measurement, statistic: Statistic = "min") -> Layer:
     _, main = max(known, key=lambda pair: pair[0].macs, default=(None, None))
     targets = [graph.tensors[i] for i in graph.outputs[:1]]
     return Layer(
-        index=0,
-        kind="model",
+        op_type="model",
         name=PurePath(measurement.path).name,
         module="",
         compute=compute_of(graph, main) if main else "unknown",
-        where="runtime",
+        backend="runtime",
         partition=None,
-        file_kinds=tuple(op.kind for op in graph.ops),
-        kernels=(),
+        op_indices=tuple(op.index for op in graph.ops),
+        timing_indices=(),
+        file_op_types=tuple(op.kind for op in graph.ops),
         output_shape=targets[0].shape if targets else (),
         samples_us=tuple(us for burst in measurement.rounds_us for us in burst),
         cost=sum((cost for cost, _ in known), OpCost()),
@@ -51,27 +51,22 @@ def whole_of(measurement: Measurement, statistic: Statistic = "min") -> Layer:
 
 
 def _layer(
-    measurement: Measurement, index: int, joined: JoinedLayer, cost: OpCost | None
+    measurement: Measurement, layer: Layer, cost: OpCost | None, statistic: Statistic
 ) -> Layer:
     graph = measurement.graph
-    timings = [measurement.profile.ops[i] for i in joined.timing_indices]
-    ops = [graph.ops[i] for i in joined.op_indices]
+    timings = [measurement.profile.ops[i] for i in layer.timing_indices]
+    ops = [graph.ops[i] for i in layer.op_indices]
     targets = graph.targets(ops[-1]) if ops else ()
-    refusals = (measurement.refusals.get(i) for i in joined.op_indices)
-    return Layer(
-        index=index,
-        kind=joined.kind,
-        name=joined.name,
-        module=joined.module,
-        compute=joined.compute,
-        where=joined.where,
-        partition=joined.partition,
-        file_kinds=tuple(op.kind for op in ops),
+    refusals = (measurement.refusals.get(i) for i in layer.op_indices)
+    return replace(
+        layer,
+        file_op_types=tuple(op.kind for op in ops),
         kernels=tuple(timing.tag for timing in timings),
         output_shape=targets[0].shape if targets else (),
         samples_us=_summed(timings),
         cost=cost if ops else None,
         refusal=next((reason for reason in refusals if reason), None),
+        statistic=statistic,
     )
 
 

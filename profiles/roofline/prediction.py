@@ -20,7 +20,7 @@ class PredictedLayer:
 
     name: str
     module: str
-    kind: str
+    op_type: str
     compute: str
     macs: int
     bytes: int
@@ -74,7 +74,7 @@ def _layer(
     return PredictedLayer(
         name=layer.name,
         module=layer.module,
-        kind=layer.kind,
+        op_type=layer.op_type,
         compute=layer.compute,
         macs=cost.macs,
         bytes=cost.bytes,
@@ -96,7 +96,7 @@ def _notes(layers: Sequence[Layer], machine: PublishedMachine) -> tuple[str, ...
             f"The file multiplies in {', '.join(other)}, but the ridge point is published for"
             f" {machine.dtype}: read it as the bytes it moves, not as its speed."
         )
-    unknown = sorted({x.kind for x in layers if x.cost is None and x.file_kinds})
+    unknown = sorted({x.op_type for x in layers if x.cost is None and x.file_op_types})
     if unknown:
         notes.append(f"Left out, for their cost is unknown: {', '.join(unknown)}.")
     return tuple(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mnv4_deploy.profiles.records.profile import ModelProfile
+from mnv4_deploy.profiles.records.profile import Layer, ModelProfile
 from mnv4_deploy.profiles.roofline.groups import NO_MODULE
 
 
@@ -28,7 +28,7 @@ class RankedModule:
     """One module on every device, in their order; None where it did not run there."""
 
     module: str
-    kinds: tuple[str, ...]
+    op_types: tuple[str, ...]
     places: tuple[ModuleOnDevice | None, ...]
 
     @property
@@ -47,7 +47,7 @@ def rank_modules(profiles: Sequence[ModelProfile]) -> tuple[RankedModule, ...]:
     ranked = (
         RankedModule(
             module=name,
-            kinds=tuple(dict.fromkeys(k for table in tables for k in _kinds(table, name))),
+            op_types=tuple(dict.fromkeys(k for table in tables for k in _op_types(table, name))),
             places=tuple(table[name][0] if name in table else None for table in tables),
         )
         for name in names
@@ -58,17 +58,17 @@ def rank_modules(profiles: Sequence[ModelProfile]) -> tuple[RankedModule, ...]:
 _Table = Mapping[str, tuple[ModuleOnDevice, tuple[str, ...]]]
 
 
-def _kinds(table: _Table, name: str) -> tuple[str, ...]:
+def _op_types(table: _Table, name: str) -> tuple[str, ...]:
     return table[name][1] if name in table else ()
 
 
 def _modules(profile: ModelProfile) -> _Table:
     layers = [layer for layer in profile.layers if layer.samples_us]
     total_us = sum(layer.latency_us for layer in layers)
-    members: dict[str, list[int]] = {}
+    members: dict[str, list[Layer]] = {}
     for layer in layers:
-        members.setdefault(layer.module or NO_MODULE, []).append(layer.index)
-    times_us = {m: sum(profile.layers[i].latency_us for i in own) for m, own in members.items()}
+        members.setdefault(layer.module or NO_MODULE, []).append(layer)
+    times_us = {m: sum(layer.latency_us for layer in own) for m, own in members.items()}
     order = sorted(times_us, key=lambda module: -times_us[module])
     return {
         module: (
@@ -76,20 +76,17 @@ def _modules(profile: ModelProfile) -> _Table:
                 latency_us=times_us[module],
                 share_percent=100 * times_us[module] / total_us if total_us else 0.0,
                 rank=rank,
-                bound=_bound(profile, members[module]),
+                bound=_bound(members[module]),
             ),
-            tuple(dict.fromkeys(profile.layers[i].kind for i in members[module])),
+            tuple(dict.fromkeys(layer.op_type for layer in members[module])),
         )
         for rank, module in enumerate(order, 1)
     }
 
 
-def _bound(profile: ModelProfile, members: Sequence[int]) -> str:
-    slowest = max((profile.layers[i] for i in members), key=lambda layer: layer.latency_us)
-    if not profile.bounds:
-        return ""
-    bound = profile.bounds[slowest.index]
-    if bound.limit == "unknown":
+def _bound(layers: Sequence[Layer]) -> str:
+    bound = max(layers, key=lambda layer: layer.latency_us).bound
+    if bound is None or bound.limit == "unknown":
         return ""
     return bound.level if bound.limit == "memory" else bound.limit
 

@@ -98,7 +98,7 @@ def merge(runs: Sequence[tuple[NodeEvent, ...]], path: str | Path) -> tuple[OpTi
     return tuple(
         OpTiming(
             tag=kind,
-            kind="onnxruntime",
+            backend="onnxruntime",
             samples_us=tuple(run[position].elapsed_us for run in runs),
             name=name,
         )

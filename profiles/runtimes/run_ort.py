@@ -8,85 +8,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.errors import translated
+from mnv4_deploy.profiles.runtimes.open_onnx import element_type, open_session, runtime_name
 from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, units_of, without_profiler
 from mnv4_deploy.profiles.runtimes.ort_profile import merge, read_profile, runs_of
 from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
-
-_ELEMENT_TYPES = {"float": "float32", "double": "float64"}
-_LOG_FATAL = 4
-_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "bad allocation")
-
-
-def import_onnxruntime() -> Any:
-    """The onnxruntime module; ToolchainError where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ToolchainError(
-            "Running an .onnx file needs onnxruntime: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
-    return onnxruntime
-
-
-def runtime_name() -> str:
-    return f"onnxruntime {import_onnxruntime().__version__}"
-
-
-def open_session(
-    path: str | Path,
-    *,
-    threads: int = 1,
-    profile_prefix: Path | None = None,
-    optimized_path: Path | None = None,
-    traceable: bool = False,
-    arm: bool = False,
-    subject: str | Path | None = None,
-) -> Any:
-    """A CPU session with all graph optimisations, as an application gets it by default.
-
-    ``traceable`` leaves out the changes that rename tensors without deciding what is fused:
-    memory layout, and int8 to uint8 on processors that multiply uint8 faster. ``arm``: with the
-    changes that onnxruntime makes on Arm, which has neither blocked channels nor that preference.
-    Raises ModelFileError, with the name ``subject`` where that is given, where onnxruntime does
-    not accept the file, MemoryError where it does not fit in memory.
-    """
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _LOG_FATAL
-    if traceable:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    if traceable or arm:
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    if profile_prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile_prefix)
-    if optimized_path is not None:
-        options.optimized_model_filepath = str(optimized_path)
-    try:
-        return ort.InferenceSession(
-            str(path),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["NchwcTransformer"] if arm else None,
-        )
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise _refused("load", subject or path, error) from error
-
-
-def _refused(what: str, path: str | Path, error: Exception) -> Exception:
-    first_line = str(error).strip().partition("\n")[0]
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
-        return MemoryError(f"{path}: {first_line}")
-    return ModelFileError(f"{runtime_name()} cannot {what} {path}: {first_line}")
 
 
 def example_inputs(
@@ -101,15 +35,23 @@ def example_inputs(
     check_names(shapes or {}, [spec.name for spec in specs])
     feeds = {}
     for spec in specs:
-        element = spec.type.removeprefix("tensor(").removesuffix(")")
-        if element in (spec.type, "string"):
+        dtype = element_type(spec)
+        if not _is_numeric(dtype):
             raise UnsupportedError(
                 f"Input {spec.name} is a {spec.type}, which cannot be made up: give a model"
                 " with numeric tensors as inputs."
             )
         shape = resolve_shape(spec.name, spec.shape, shapes or {}, only=len(specs) == 1)
-        feeds[spec.name] = example_input(shape, _ELEMENT_TYPES.get(element, element))
+        feeds[spec.name] = example_input(shape, dtype)
     return feeds
+
+
+def _is_numeric(dtype: str) -> bool:
+    """Whether NumPy has these numbers; bfloat16 and sequences it has not."""
+    try:
+        return np.dtype(dtype).kind in "biuf"
+    except TypeError:
+        return False
 
 
 class OrtRunner:
@@ -140,11 +82,12 @@ class OrtRunner:
         # The profile knows nodes by their names, which a file may use twice or leave out.
         copies = self._folder / "model"
         self.measured = self._path if named else renamed_copy(path, copies)
-        self._plain = open_session(self.measured, threads=threads, subject=path)
+        self.runtime = runtime_name()
+        with translated(self.runtime, "load", path):
+            self._plain = open_session(self.measured, threads=threads)
         self._feeds = example_inputs(self._plain, shapes)
         self._profiled: Any = None
         self._recorded: list[bool] = []
-        self.runtime = runtime_name()
         self.times_operators = True
         self.notes: tuple[str, ...] = ()
 
@@ -153,12 +96,10 @@ class OrtRunner:
 
     def run_profiled(self, *, record: bool) -> float:
         if self._profiled is None:
-            self._profiled = open_session(
-                self.measured,
-                threads=self._threads,
-                profile_prefix=self._folder / "ort",
-                subject=self._path,
-            )
+            with translated(self.runtime, "load", self._path):
+                self._profiled = open_session(
+                    self.measured, threads=self._threads, profile_prefix=self._folder / "ort"
+                )
         self._recorded.append(record)
         return time_run_us(lambda: self._call(self._profiled))
 
@@ -189,10 +130,11 @@ class OrtRunner:
         self._stack.close()
 
     def _call(self, session: Any) -> None:
-        try:
+        try:  # which takes no time, unlike a context: this is measured
             session.run(None, self._feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise _refused("run", self._path, error) from error
+        except Exception:
+            with translated(self.runtime, "run", self._path):
+                raise
 
 
 def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = False) -> Any:
@@ -206,5 +148,6 @@ def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = Fa
 
     with scratch_folder() as folder:
         target = folder / "optimized.onnx"
-        open_session(path, optimized_path=target, traceable=traceable, arm=arm)
+        with translated(runtime_name(), "load", path):
+            open_session(path, optimized_path=target, traceable=traceable, arm=arm)
         return onnx.load(target, load_external_data=False)

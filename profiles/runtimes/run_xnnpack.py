@@ -11,9 +11,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
-from mnv4_deploy.profiles.graph.tflite_graph import TfliteGraph, read_graph
-from mnv4_deploy.profiles.records.timing import OpKind, OpTiming
+from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.timing import Backend, OpTiming
+from mnv4_deploy.profiles.runtimes.errors import memory_for
 from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
@@ -22,12 +24,11 @@ from mnv4_deploy.profiles.runtimes.litert_capi import (
     ProfilerEvent,
 )
 from mnv4_deploy.profiles.runtimes.litert_library import litert_version
-from mnv4_deploy.profiles.runtimes.memory import memory_for
 from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
 
 Inputs = Sequence[NDArray[Any]]
 
-_KINDS: dict[int, OpKind] = {
+_BACKENDS: dict[int, Backend] = {
     EVENT_XNNPACK_OP: "xnnpack",
     EVENT_BUILTIN_OP: "builtin",
     EVENT_RUNTIME: "runtime",
@@ -65,7 +66,7 @@ class XnnpackRunner:
     ) -> None:
         self._path = Path(path)
         self._threads = threads
-        graph = read_graph(self._path)
+        graph = read_tflite(self._path)
         self._shapes = _input_shapes(graph, shapes or {})
         self._least_bytes = _least_bytes(graph, self._shapes)
         self._profiled: CompiledModel | None = None
@@ -123,22 +124,22 @@ class XnnpackRunner:
 
 
 def _input_shapes(
-    graph: TfliteGraph, shapes: Mapping[str, tuple[int, ...]]
+    graph: ModelGraph, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """The resolved shape of every input, by tensor name."""
     inputs = [graph.tensors[i] for i in graph.inputs]
     check_names(shapes, [tensor.name for tensor in inputs])
     only = len(inputs) == 1
-    return {t.name: resolve_shape(t.name, t.shape, shapes, only=only) for t in inputs}
+    return {t.name: resolve_shape(t.name, t.declared, shapes, only=only) for t in inputs}
 
 
-def _least_bytes(graph: TfliteGraph, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _least_bytes(graph: ModelGraph, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Memory that running ``graph`` takes at least: its inputs, and what its largest operator
     reads and writes."""
 
     def size(index: int) -> int:
         tensor = graph.tensors[index]
-        shape = shapes.get(tensor.name, tensor.static_shape)
+        shape = shapes.get(tensor.name, tensor.shape)
         item = int(_ITEM_BYTES.get(tensor.dtype, 1))
         return 0 if tensor.constant else math.prod(max(1, n) for n in shape) * item
 
@@ -181,7 +182,7 @@ def feed(model: CompiledModel, inputs: Inputs | None = None) -> None:
 
 def operator_events(events: Sequence[ProfilerEvent]) -> tuple[ProfilerEvent, ...]:
     """The events that are operators or separate runtime work, in order of execution."""
-    return tuple(e for e in events if e.type in _KINDS and e.tag != _ENCLOSING_TAG)
+    return tuple(e for e in events if e.type in _BACKENDS and e.tag != _ENCLOSING_TAG)
 
 
 def partition_numbers(events: Sequence[ProfilerEvent]) -> list[int | None]:
@@ -220,15 +221,15 @@ def merge(recorded: Sequence[tuple[ProfilerEvent, ...]], path: str | Path) -> tu
     for position, (event, partition) in enumerate(
         zip(first, partition_numbers(first), strict=True)
     ):
-        kind = _KINDS[event.type]
-        rest_us = _XNNPACK_TRUNCATION_US if kind == "xnnpack" else 0.0
+        backend = _BACKENDS[event.type]
+        rest_us = _XNNPACK_TRUNCATION_US if backend == "xnnpack" else 0.0
         timings.append(
             OpTiming(
                 tag=event.tag,
-                kind=kind,
+                backend=backend,
                 samples_us=tuple(run[position].elapsed_us + rest_us for run in recorded),
                 partition=partition,
-                op_index=event.index if kind == "builtin" and event.subgraph == 0 else None,
+                op_index=event.index if backend == "builtin" and event.subgraph == 0 else None,
             )
         )
     return tuple(timings)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.records.timing import OpTiming
 
@@ -95,17 +93,13 @@ def open_device_runner(
     of an .onnx file must have names of their own: onnx, which could rename them, is not there.
     """
     if format_of(path) == "onnx":
-        if find_spec("onnxruntime") is None:
-            raise ToolchainError(
-                "Running an .onnx file needs onnxruntime, which is not installed: give --setup, or"
-                " install onnxruntime on the device."
-            )
         from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
 
         return OrtRunner(path, threads=threads, shapes=shapes or {}, named=True)
-    from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner, installed_runtime
+    from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
 
-    runtime = installed_runtime()
-    if runtime.times_operators:
+    if installed_runtime().times_operators:
         return open_runner(path, threads=threads, shapes=shapes)
-    return InterpreterRunner(path, runtime, threads=threads, shapes=shapes or {})
+    from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
+
+    return InterpreterRunner(path, threads=threads, shapes=shapes or {})

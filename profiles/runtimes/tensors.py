@@ -6,33 +6,26 @@ runtimes crash on hostile files.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.runtimes.errors import translated
+from mnv4_deploy.profiles.runtimes.open_onnx import element_type, open_session, runtime_name
+from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TFLITE_MAGIC = b"TFL3"
-# Modules with an Interpreter, and the distributions they come from; the newest first.
-_INTERPRETERS = (
-    ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    ("tflite_runtime.interpreter", "tflite-runtime"),
-)
-_ORT_ERROR_LEVEL = 4
-_ORT_TYPES = {"float": "float32", "double": "float64"}
-_MEMORY_SIGNS = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 
 
 class _Backend(Protocol):
     runtime: str
     inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]: ...
 
@@ -45,11 +38,12 @@ class TensorRunner:
     the file's outputs, computed exactly as an application computes them. An .onnx file gives its
     outputs, with onnxruntime's default optimisations.
 
-    ``runtime`` is its name and version ("tflite-runtime 2.14.0"), ``inputs`` are those of the
-    file with -1, a name or "?" for open sides.
+    ``runtime`` is its name and version ("tflite-runtime 2.14.0"), ``inputs`` and ``outputs`` are
+    those of the file, in its order, with -1, a name or "?" for open sides.
 
     Raises ModelFileError for a file that the runtime does not accept, UnsupportedError for
-    tensors that it does not have, ToolchainError where no runtime is installed.
+    tensors that it does not have, MemoryError where memory runs out, ToolchainError where no
+    runtime is installed.
     """
 
     def __init__(self, path: str, tensors: Sequence[int] | None = None, threads: int = 1) -> None:
@@ -63,6 +57,7 @@ class TensorRunner:
         self._path = path
         self.runtime = self._backend.runtime
         self.inputs = self._backend.inputs
+        self.outputs = self._backend.outputs
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """The tensors asked for: codes of quantized ones, arrays of their own.
@@ -70,7 +65,7 @@ class TensorRunner:
         A tensor that the runtime never had in memory comes back with shape ``(0,)``. Open sides
         of the inputs take the arrays' shapes.
         Raises UnsupportedError for arrays of a wrong number, shape or type, ModelFileError where
-        the runtime fails.
+        the runtime fails, MemoryError where memory runs out.
         """
         if self._backend is None:
             raise UnsupportedError(f"{self._path} was closed: open it again to run it.")
@@ -103,91 +98,69 @@ def check_inputs(path: str, facts: Sequence[TensorFacts], inputs: Sequence[NDArr
 
 class _Tflite:
     def __init__(self, path: str, tensors: Sequence[int] | None, threads: int) -> None:
-        interpreter, self.runtime = _interpreter()
+        self.runtime = installed_runtime().name
         self._path = path
-        keep = {"experimental_preserve_all_tensors": True} if tensors is not None else {}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # preserving tensors costs memory: known
-                self._own = interpreter(model_path=path, num_threads=threads, **keep)
-                self._own.allocate_tensors()
-            details = self._own.get_input_details()
-        except (RuntimeError, ValueError) as error:
-            raise self._refused("load", error) from error
-        self.inputs = tuple(map(_tflite_facts, details))
-        self._sources = [int(detail["index"]) for detail in details]
-        self._shapes = [tuple(map(int, detail["shape"])) for detail in details]
-        outputs = [int(detail["index"]) for detail in self._own.get_output_details()]
-        known = {int(detail["index"]) for detail in self._own.get_tensor_details()}
-        self._targets = outputs if tensors is None else [int(tensor) for tensor in tensors]
+        with translated(self.runtime, "load", path):
+            self._own = open_interpreter(path, threads=threads, keep_tensors=tensors is not None)
+            inputs, outputs = self._own.get_input_details(), self._own.get_output_details()
+            known = {int(detail["index"]) for detail in self._own.get_tensor_details()}
+            self.inputs = tuple(map(_tflite_facts, inputs))
+            self.outputs = tuple(map(_tflite_facts, outputs))
+            self._shapes: list[tuple[int, ...]] = []
+            # With open sides the file's own sizes may be too small for its operators.
+            if not any(-1 in fact.shape for fact in self.inputs):
+                allocate(self._own)
+                self._shapes = [tuple(map(int, detail["shape"])) for detail in inputs]
+        self._sources = [int(detail["index"]) for detail in inputs]
+        self._results = [int(detail["index"]) for detail in outputs]
+        self._targets = self._results if tensors is None else [int(tensor) for tensor in tensors]
         unknown = [tensor for tensor in self._targets if tensor not in known]
         if unknown and tensors is not None:
             raise UnsupportedError(f"{path} has no tensor {unknown[0]}.")
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-        try:
+        with translated(self.runtime, "run", self._path):
             self._resize([tuple(array.shape) for array in inputs])
             for source, array in zip(self._sources, inputs, strict=True):
                 self._own.set_tensor(source, array)
             self._own.invoke()
-        except (RuntimeError, ValueError) as error:
-            raise self._refused("run", error) from error
-        return tuple(map(self._value, self._targets))
+            return tuple(map(self._value, self._targets))
 
     def _resize(self, shapes: list[tuple[int, ...]]) -> None:
         if shapes == self._shapes:
             return
         self._shapes = []  # unknown until the interpreter has taken all of them
-        for source, shape in zip(self._sources, shapes, strict=True):
-            self._own.resize_tensor_input(source, shape)
-        self._own.allocate_tensors()
+        allocate(self._own, dict(zip(self._sources, shapes, strict=True)))
         self._shapes = shapes
 
     def _value(self, tensor: int) -> NDArray[Any]:
         import numpy as np
 
         try:
-            value = np.asarray(self._own.get_tensor(tensor))
+            return np.asarray(self._own.get_tensor(tensor))
         except (RuntimeError, ValueError):
-            if tensor in {int(detail["index"]) for detail in self._own.get_output_details()}:
+            if tensor in self._results:
                 raise
             return np.zeros(0, np.uint8)  # fused away: the runtime has no memory for it
-        return value
-
-    def _refused(self, what: str, error: Exception) -> Exception:
-        return _refused(self.runtime, what, self._path, error)
 
 
 class _Onnx:
     def __init__(self, path: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise _missing("an .onnx file", "onnxruntime") from error
-        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        self.runtime = runtime_name()
         self._path = path
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ORT_ERROR_LEVEL
-        try:
-            self._own = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
+        with translated(self.runtime, "load", path):
+            self._own = open_session(path, threads=threads)
             metadata = self._own.get_modelmeta().custom_metadata_map
-            self.inputs = tuple(_onnx_facts(spec, metadata) for spec in self._own.get_inputs())
-        except Exception as error:  # onnxruntime's exceptions share no base
-            raise _refused(self.runtime, "load", path, error) from error
+            inputs, outputs = self._own.get_inputs(), self._own.get_outputs()
+            self.inputs = tuple(_onnx_facts(spec, metadata) for spec in inputs)
+            self.outputs = tuple(_onnx_facts(spec, metadata) for spec in outputs)
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         import numpy as np
 
         feeds = {fact.name: array for fact, array in zip(self.inputs, inputs, strict=True)}
-        try:
-            found = self._own.run(None, feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base
-            raise _refused(self.runtime, "run", self._path, error) from error
-        return tuple(map(np.asarray, found))
+        with translated(self.runtime, "run", self._path):
+            return tuple(map(np.asarray, self._own.run(None, feeds)))
 
 
 def _is_tflite(path: str) -> bool:
@@ -196,35 +169,6 @@ def _is_tflite(path: str) -> bool:
             return _TFLITE_MAGIC in stream.read(8)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _interpreter() -> tuple[Any, str]:
-    """The class Interpreter, and the runtime's name and version."""
-    for module, distribution in _INTERPRETERS:
-        try:
-            found = importlib.import_module(module)
-        except ImportError:
-            continue
-        return found.Interpreter, f"{distribution} {_version(distribution)}"
-    raise _missing("a .tflite file", "ai-edge-litert (or tflite-runtime)")
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
-
-
-def _missing(what: str, runtime: str) -> ToolchainError:
-    return ToolchainError(f"Running {what} needs {runtime}: install it with pip, or set it up.")
-
-
-def _refused(runtime: str, what: str, path: str, error: Exception) -> Exception:
-    reason = str(error).strip().partition("\n")[0]
-    if isinstance(error, MemoryError) or any(sign in reason for sign in _MEMORY_SIGNS):
-        return MemoryError(f"{path}: {reason}")
-    return ModelFileError(f"{runtime} cannot {what} {path}: {reason}")
 
 
 def _tflite_facts(detail: dict[str, Any]) -> TensorFacts:
@@ -244,11 +188,10 @@ def _tflite_facts(detail: dict[str, Any]) -> TensorFacts:
 
 def _onnx_facts(spec: Any, metadata: dict[str, str]) -> TensorFacts:
     """Scale and zero point are those of the file's metadata, where it has any."""
-    element = str(spec.type).removeprefix("tensor(").removesuffix(")")
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
     if f"{spec.name}.scale" in metadata:
         scale = (float(metadata[f"{spec.name}.scale"]),)
         zero_point = (int(metadata.get(f"{spec.name}.zero_point", "0")),)
     shape = tuple(side if isinstance(side, int | str) else "?" for side in spec.shape or ())
-    return TensorFacts(spec.name, shape, _ORT_TYPES.get(element, element), scale, zero_point)
+    return TensorFacts(spec.name, shape, element_type(spec), scale, zero_point)

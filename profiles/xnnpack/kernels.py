@@ -14,6 +14,8 @@ CLAMPS = frozenset({"RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1"})
 RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 # XNNPACK fuses a clamp into these, and no longer into elementwise operators.
 _CLAMPED = CONVOLUTIONS | {"FULLY_CONNECTED", "TRANSPOSE_CONV", "MAX_POOL_2D", "AVERAGE_POOL_2D"}
+# XNNPACK unpacks weights once, when it loads a model.
+UNPACKED = frozenset({"DEQUANTIZE", "DENSIFY"})
 # Functions of one operand and conversions in a row, from 8 bits to 8 bits, become one table.
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 

@@ -8,32 +8,39 @@ LiteRT's ``xnnpack_delegate.cc``, so it only explains a refusal that was observe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from mnv4_deploy.profiles.graph.tflite_graph import GraphOp, GraphTensor, TfliteGraph
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.xnnpack.kernels import UNPACKED
 from mnv4_deploy.profiles.xnnpack.rules import RULES, Rule, ScaleRatio
 
 UNKNOWN = "the runtime does not say"
 
-Check = Callable[[TfliteGraph, GraphOp], str | None]
+Check = Callable[[ModelGraph, Operator], str | None]
 
 _FLOATS = ("float32", "float16")
 _QUANTIZED = ("int8", "uint8")
 
 
-def explain_refusal(graph: TfliteGraph, op: GraphOp) -> str:
-    """One sentence on why XNNPACK did not take ``op``, or :data:`UNKNOWN`."""
+def explain_refusals(graph: ModelGraph, indices: Iterable[int]) -> dict[int, str]:
+    """One sentence for each of the operators ``indices`` on why XNNPACK did not take it, or
+    :data:`UNKNOWN`."""
+    stored = graph.constants(UNPACKED)
+    return {index: _explained(graph, graph.ops[index], stored) for index in indices}
+
+
+def _explained(graph: ModelGraph, op: Operator, stored: Collection[int]) -> str:
     rule = RULES.get(op.kind)
     if rule is None or not rule.float32:
         return f"XNNPACK has no {op.kind}"
-    for check in (*_checks(rule), _shapes_known):
+    for check in (*_checks(rule, stored), _shapes_known):
         reason = check(graph, op)
         if reason:
             return reason
     return UNKNOWN
 
 
-def scale_refusal(graph: TfliteGraph, op: GraphOp) -> str | None:
+def scale_refusal(graph: ModelGraph, op: Operator) -> str | None:
     """Why XNNPACK will not take ``op``, in 8 bits, for its scales; None where they are right."""
     rule = RULES.get(op.kind)
     if rule is None or rule.scale_ratio is None:
@@ -47,8 +54,9 @@ def _scales(limits: ScaleRatio) -> Check:
     return _product_ratio(limits) if limits.of_product else _ratio(limits)
 
 
-def _checks(rule: Rule) -> Iterator[Check]:
-    """What to look for, the plainest reason first."""
+def _checks(rule: Rule, stored: Collection[int]) -> Iterator[Check]:
+    """What to look for, the plainest reason first. ``stored``: tensors that XNNPACK has as
+    constants."""
     if rule.counts is not None:
         yield _count(*rule.counts)
     if not rule.int8:
@@ -60,7 +68,7 @@ def _checks(rule: Rule) -> Iterator[Check]:
     if rule.same_types:
         yield _same_types
     for index, what in rule.constants:
-        yield _constant(index, what)
+        yield _constant(index, what, stored)
     if rule.symmetric_second:
         yield _second_symmetric
     if rule.scale_ratio is not None:
@@ -71,12 +79,12 @@ def _checks(rule: Rule) -> Iterator[Check]:
         yield _weight_alone_in_8_bits
 
 
-def _operands(graph: TfliteGraph, op: GraphOp) -> list[tuple[str, GraphTensor]]:
+def _operands(graph: ModelGraph, op: Operator) -> list[tuple[str, Tensor]]:
     named = [(f"input {i}", graph.tensors[t]) for i, t in enumerate(op.inputs) if t >= 0]
     return named + [(f"output {i}", graph.tensors[t]) for i, t in enumerate(op.outputs)]
 
 
-def _float_only(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _float_only(graph: ModelGraph, op: Operator) -> str | None:
     for role, tensor in _operands(graph, op):
         if tensor.dtype not in _FLOATS and not tensor.constant:
             return f"XNNPACK takes {op.kind} in float only, and {role} is {tensor.dtype}"
@@ -86,7 +94,7 @@ def _float_only(graph: TfliteGraph, op: GraphOp) -> str | None:
 def _float_or_8bit(count: int) -> Check:
     """The first ``count`` inputs and every output must be float or per-tensor int8/uint8."""
 
-    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
+    def check(graph: ModelGraph, op: Operator) -> str | None:
         for role, tensor in _operands(graph, op):
             if role.startswith("input") and int(role.split()[1]) >= count:
                 continue
@@ -101,25 +109,23 @@ def _float_or_8bit(count: int) -> Check:
     return check
 
 
-def _same_types(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _same_types(graph: ModelGraph, op: Operator) -> str | None:
     kinds = {t.dtype for _, t in _operands(graph, op)}
     return f"its operands mix {' and '.join(sorted(kinds))}" if len(kinds) > 1 else None
 
 
-def _constant(index: int, what: str) -> Check:
-    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
-        if index < len(op.inputs) and op.inputs[index] >= 0:
-            tensor = graph.tensors[op.inputs[index]]
-            if not tensor.constant and op.inputs[index] not in graph.quasi_constant:
-                return (
-                    f"{what} ({tensor.name}) is computed at run time, and XNNPACK wants a constant"
-                )
-        return None
+def _constant(index: int, what: str, stored: Collection[int]) -> Check:
+    def check(graph: ModelGraph, op: Operator) -> str | None:
+        source = op.inputs[index] if index < len(op.inputs) else -1
+        if source < 0 or source in stored:
+            return None
+        name = graph.tensors[source].name
+        return f"{what} ({name}) is computed at run time, and XNNPACK wants a constant"
 
     return check
 
 
-def _second_symmetric(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _second_symmetric(graph: ModelGraph, op: Operator) -> str | None:
     first, second = (graph.tensors[i] for i in op.inputs[:2])
     if first.dtype != second.dtype and not (first.dtype == "float32" and second.dtype == "int8"):
         return f"its operands mix {first.dtype} and {second.dtype}"
@@ -134,7 +140,7 @@ def _second_symmetric(graph: TfliteGraph, op: GraphOp) -> str | None:
 
 
 def _ratio(limits: ScaleRatio) -> Check:
-    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
+    def check(graph: ModelGraph, op: Operator) -> str | None:
         output = graph.tensors[op.outputs[0]]
         for i, index in enumerate(op.inputs):
             tensor = graph.tensors[index] if index >= 0 else None
@@ -157,7 +163,7 @@ def _range(limits: ScaleRatio) -> str:
 
 
 def _product_ratio(limits: ScaleRatio) -> Check:
-    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
+    def check(graph: ModelGraph, op: Operator) -> str | None:
         first, second = (graph.tensors[i] for i in op.inputs[:2])
         output = graph.tensors[op.outputs[0]]
         if not (first.scale and second.scale and output.scale):
@@ -173,7 +179,7 @@ def _product_ratio(limits: ScaleRatio) -> Check:
     return check
 
 
-def _same_quantization(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _same_quantization(graph: ModelGraph, op: Operator) -> str | None:
     output = graph.tensors[op.outputs[0]]
     for i, index in enumerate(op.inputs):
         tensor = graph.tensors[index] if index >= 0 else output
@@ -184,7 +190,7 @@ def _same_quantization(graph: TfliteGraph, op: GraphOp) -> str | None:
     return None
 
 
-def _same_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _same_8_bits(graph: ModelGraph, op: Operator) -> str | None:
     source, target = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
     if source.dtype in _QUANTIZED and source.dtype != target.dtype:
         return f"XNNPACK does not requantize {source.dtype} to {target.dtype}"
@@ -192,7 +198,7 @@ def _same_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
 
 
 def _count(fewest: int, most: int) -> Check:
-    def check(graph: TfliteGraph, op: GraphOp) -> str | None:
+    def check(graph: ModelGraph, op: Operator) -> str | None:
         del graph
         if not fewest <= len(op.inputs) <= most:
             return f"it joins {len(op.inputs)} tensors, and XNNPACK takes {fewest} to {most}"
@@ -201,7 +207,7 @@ def _count(fewest: int, most: int) -> Check:
     return check
 
 
-def _weight_alone_in_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _weight_alone_in_8_bits(graph: ModelGraph, op: Operator) -> str | None:
     source, weight = (graph.tensors[i] for i in op.inputs[:2])
     if source.dtype == "float32" and weight.dtype == "int8":
         return (
@@ -211,8 +217,8 @@ def _weight_alone_in_8_bits(graph: TfliteGraph, op: GraphOp) -> str | None:
     return None
 
 
-def _shapes_known(graph: TfliteGraph, op: GraphOp) -> str | None:
+def _shapes_known(graph: ModelGraph, op: Operator) -> str | None:
     for role, tensor in _operands(graph, op):
-        if any(isinstance(n, int) and n < 0 for n in tensor.shape):
+        if any(n < 0 for n in tensor.declared):
             return f"the shape of {role} is only known at run time"
     return None

@@ -15,21 +15,23 @@ from torch import nn
 from mnv4_deploy.budget import trials
 from mnv4_deploy.budget.build import Builder
 from mnv4_deploy.budget.latency import latencies
-from mnv4_deploy.budget.run import HeldOut, search_all
+from mnv4_deploy.budget.run import search_all
 from mnv4_deploy.budget.search import Step
-from mnv4_deploy.budget.trials import FileTrialRunner
+from mnv4_deploy.budget.trials import FileTrialRunner, HeldOut
 from mnv4_deploy.errors import UnsupportedError, VerificationError
 from mnv4_deploy.exporters import verify
+from mnv4_deploy.exporters.evaluation import Evaluation
 from mnv4_deploy.exporters.formats import format_module
 from mnv4_deploy.exporters.job import FileJob
 from mnv4_deploy.exporters.records import ExportRequest, Int8Choice, NotTried
 from mnv4_deploy.exporters.recovery.equalize import equalize
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.images.sets import ImageSource, SelectedImages
 from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
-from mnv4_deploy.outputs import sha256
 from mnv4_deploy.progress import Progress
-from mnv4_deploy.sessions import image_runner as run_artifact
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 SIDE, CLASSES, CHANNELS = 16, 8, 16
 SPEC = Preprocessing(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -75,12 +77,13 @@ def _job(folder, net, max_drop):
 class Blot:
     """An image of one colour and some noise, as different from others as photographs are."""
 
-    label = None
+    truth = None
 
     def __init__(self, seed):
         self.seed = seed
 
-    def pixels(self, spec):
+    def pixels(self, spec, prepare=None):
+        del prepare
         generator = np.random.default_rng(self.seed)
         colour = generator.integers(0, 256, 3)
         noise = generator.normal(0, 40, (spec.height, spec.width, 3))
@@ -99,10 +102,10 @@ class World:
     def __init__(self, folder, spread=300.0, max_drop=0.0, formats=FORMATS):
         self.module = Net(spread).eval()
         self.job = _job(folder, self.module, max_drop)
-        outputs = verify.run_module(self.module, self.job.calibration_sample(64), SPEC)
+        outputs = verify.run_module(self.module, self.job.calibration_sample(64), SPEC)["logits"]
         with torch.no_grad():  # or every image would be of one class
             self.module.head.bias.sub_(torch.from_numpy(outputs.mean(0)))
-        self.shown = run_artifact.pixels(_images(1000, 400), SPEC)
+        self.pixels = _images(1000, 400).pixels(SPEC)
         self.choice = Int8Choice()
         self.fp32, drifts = {}, []
         for format_ in formats:
@@ -111,17 +114,23 @@ class World:
             make.convert(self.module, self.job, source)
             make.write_float(source, paths[0], self.job)
             make.write_int8(source, paths[1], self.job, self.choice)
-            self.fp32[format_] = self.job.run(paths[0], self.shown)
-            self.labels = tuple(int(i) for i in self.fp32[format_].argmax(1))
+            self.fp32[format_] = self.job.run(paths[0], self.pixels)
+            self.labels = tuple(int(i) for i in self.fp32[format_]["logits"].argmax(1))
             drifts.append(self.drift(format_, paths[1]))
         self.drifts = tuple(drifts)
 
     def drift(self, format_, path):
-        outputs = self.job.run(path, self.shown)
-        return verify.measure_drift(path.name, outputs, self.fp32[format_], self.labels)
+        outputs = self.job.run(path, self.pixels)
+        return self.evaluation.drift(path.name, outputs, self.fp32[format_])
+
+    @property
+    def evaluation(self):
+        images = tuple(DatasetImage("", str(i), label) for i, label in enumerate(self.labels))
+        source = ImageSource("folder", "blots", len(images), "")
+        return Evaluation(CLASSIFICATION, self.job.reference, source, images, self.pixels)
 
     def run_search(self):
-        held = HeldOut(self.labels, self.shown, self.fp32)
+        held = HeldOut(self.evaluation, self.fp32)
         modules = dict.fromkeys(self.fp32, self.module)
         quiet = Progress(show=False)
         return search_all(self.job, modules, self.choice, held, self.drifts, quiet)
@@ -130,8 +139,7 @@ class World:
         builder = Builder(self.job, format_, self.module)
         first = self.job.path(format_, "int8")
         quiet = Progress(show=False)
-        arguments = self.labels, self.shown, self.fp32[format_], quiet
-        return FileTrialRunner(builder, first, *arguments)
+        return FileTrialRunner(builder, first, HeldOut(self.evaluation, self.fp32), quiet)
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +150,11 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(world):
     """Both searches to the top: no int8 file of this network answers as the float32 file does."""
-    before = [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS]
+    before = [file_sha256(world.job.path(format_, "fp32")) for format_ in FORMATS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "_LAYERS", 1)
         result = world.run_search()
-    assert [sha256(world.job.path(format_, "fp32")) for format_ in FORMATS] == before
+    assert [file_sha256(world.job.path(format_, "fp32")) for format_ in FORMATS] == before
     return result
 
 
@@ -155,9 +163,9 @@ class TestClimb:
         for search in found.searches:
             by_name = {trial.name: trial for trial in search.trials}
             first, equalized = by_name["calibration average"], by_name["equalization"]
-            assert first.top1_drop > 30
+            assert first.drop > 30
             assert equalized.adopted
-            assert equalized.top1_drop < first.top1_drop - 20
+            assert equalized.drop < first.drop - 20
             assert equalized.median_sqnr_db > first.median_sqnr_db + 6
             assert search.chosen.choice.equalize
 
@@ -181,17 +189,17 @@ class TestClimb:
             path = world.job.path(format_, "int8")
             again = world.drift(format_, path)
             assert again == drift
-            assert search.chosen.top1_drop == pytest.approx(100 - again.top1)
+            assert search.chosen.drop == pytest.approx(100 - again.figures["top1"])
             assert search.chosen.size_bytes == path.stat().st_size
             adopted = [trial for trial in search.trials if trial.adopted]
-            assert search.chosen.top1_drop == min(trial.top1_drop for trial in adopted)
+            assert search.chosen.drop == min(trial.drop for trial in adopted)
 
     def test_equalized_models_are_proved_and_all_conversions_checked(self, found):
         proofs = {proof.subject: proof for proof in found.deviations}
         assert all(proof.ok for proof in found.deviations)
         for format_ in FORMATS:
-            assert proofs[f"the equalized model for {format_}"].tier == "exact"
-            assert proofs[f"equalized net-fp32.{format_}"].tier == "close"
+            assert proofs[f"the equalized model for {format_}"].tier == "float64"
+            assert proofs[f"equalized net-fp32.{format_}"].tier == "float32"
             corrected = f"equalized, bias-corrected net-fp32.{format_}"
             assert proofs[corrected].against == "its PyTorch model"
 

@@ -1,5 +1,6 @@
-"""What the search tries, adopts and refuses, on a trial_runner that only pretends."""
+"""What the search tries, adopts and refuses, on a trial runner that only pretends."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,6 +9,8 @@ from mnv4_deploy.budget.search import judged, latency_limit, run_search
 from mnv4_deploy.exporters.records import Int8Choice, NotTried, Sensitivity, Trial
 
 IMAGES = 1000
+# 96 % of 1000 agree: 40 changed, a standard error of sqrt(40) = 6.3 images.
+CHANCE = 100 * math.sqrt(40) / IMAGES
 FIRST_US = 10_000.0
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")
 Figures = tuple[float, float]  # points of top-1 lost, dB of SQNR
@@ -19,8 +22,8 @@ def _trial(choice: Int8Choice, figures: Figures, ratio: float = 1.0, name: str =
         format="tflite",
         name=name or f"calibration {choice.method}",
         choice=choice,
-        top1_drop=drop,
-        agreement=96.0,
+        drop=drop,
+        chance=CHANCE,
         median_sqnr_db=sqnr_db,
         latency_us=ratio * FIRST_US,
         latency_ratio=ratio,
@@ -144,7 +147,6 @@ def test_each_change_builds_on_what_was_adopted_and_not_on_what_was_refused():
     assert asked["equalization"] == Int8Choice("mse", equalize=True)
     assert asked["bias correction"] == Int8Choice("mse", correct_bias=True)
     (refused,) = [trial for trial in search.trials if trial.name == "equalization"]
-    # 96 % of 1000 agree: 40 changed, a standard error of sqrt(40) = 6.3 images.
     assert refused.reason == "drops 0.70 points more than the best so far, and 0.63 are chance"
 
 
@@ -243,7 +245,7 @@ class TestLayers:
         assert search.chosen.choice == Int8Choice(float_layers=("a",))
 
     def test_less_noise_outweighs_errors_within_chance_but_not_beyond(self):
-        """96 % of 1000 agree: 40 changed, a standard error of sqrt(40) = 6.3 images or 0.63."""
+        """A standard error is 0.63 points."""
         layers = [_layer(name, 0.003 - i / 1e4) for i, name in enumerate("abc")]
         figures = [(2.5, 21.0), (2.7, 22.0), (1.9, 22.0)]
         search = _searched(Pretended(layers=layers, after_layers=figures))

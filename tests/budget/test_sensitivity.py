@@ -1,9 +1,8 @@
 """Which layers are looked at, and what their gain is worth, by hand-computed figures."""
 
-import numpy as np
 import pytest
 
-from mnv4_deploy.budget.sensitivity import gain_per_ms, logits_noise, suspects
+from mnv4_deploy.budget.sensitivity import gain_per_ms, suspects
 from mnv4_deploy.layers.records import Agreement, LayerDrift, LayerEvidence, LayersDrift
 
 
@@ -55,14 +54,6 @@ def test_after_the_layers_come_the_blocks_they_are_in():
     assert [suspect.module for suspect in worst] == ["blocks.0.0.depthwise", "head", "blocks.0.0"]
     assert worst[-1].modules == ("blocks.0.0.expand", "blocks.0.0.depthwise")
     assert worst[-1].damage == pytest.approx(0.011)
-
-
-def test_noise_of_logits_is_the_median_over_images():
-    fp32 = np.array([[3.0, 4.0], [10.0, 0.0], [1.0, 0.0]], np.float32)
-    outputs = np.array([[3.0, 4.5], [10.0, 1.0], [5.0, 0.0]], np.float32)
-    # 0.25/25, 1/100, 16/1
-    assert logits_noise(outputs, fp32) == pytest.approx(0.01)
-    assert logits_noise(fp32, fp32) == 0.0
 
 
 def test_time_is_counted_in_steps_that_a_clock_can_tell_apart():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def _trial(name, choice, drop, ratio, adopted, reason=""):
         format="tflite",
         name=name,
         choice=choice,
-        top1_drop=drop,
-        agreement=97.25,
+        drop=drop,
+        chance=0.31,
         median_sqnr_db=21.04,
         latency_us=10_000 * ratio,
         latency_ratio=ratio,
@@ -69,6 +70,8 @@ def _search(met=True):
     return BudgetSearch(
         format="tflite",
         max_drop=0.5 if met else 0.1,
+        metric="top1_drop",
+        unit="points",
         trials=(FIRST, REFUSED, LAST),
         chosen=LAST,
         met=met,
@@ -84,22 +87,42 @@ def _printed(search):
     return stream.getvalue()
 
 
+def _figures(line):
+    """The numbers of a line with their units."""
+    pattern = r"[+-]?x?\d+(?:\.\d+)?(?: (?:points|dB|ms|MB|images))?"
+    return re.findall(pattern, line.partition("float")[2] or line)
+
+
 def test_the_path_with_its_price():
     text = _printed(_search())
-    lines = [line.split() for line in text.splitlines()]
-    row = next(line for line in lines if line[:2] == ["blocks.0", "in"])
-    assert row[3:] == ["+0.25", "97.2", "%", "21.0", "dB", "x1.12", "x1.12", "adopted"]
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert "top1_drop at most 0.5 points" in text
+    row = next(line for line in lines if line.startswith("blocks.0 in float"))
+    assert _figures(row) == ["+0.25 points", "21.0 dB", "x1.12", "x1.12"]
+    assert row.endswith("adopted")
     assert "refused: [b]no[/b]" in text
     assert "not tried: rounding (nothing [i]to[/i] round)" in text
     assert "[red]x in int16x8 (takes 9.50 times as long)" in text
-    assert "Recovered 2.00 points for +1.20 ms (x1.12) and +0.60 MB." in text
-    assert "Budget met by blocks.0 in float: +0.25 points on 400 images (0.25 each)." in text
+    bought = next(line for line in lines if line.startswith("Recovered"))
+    assert _figures(bought) == ["2.00 points", "+1.20 ms", "x1.12", "+0.60 MB"]
+    last = lines[-1]
+    assert last.startswith("Budget met by blocks.0 in float")
+    assert _figures(last) == ["+0.25 points", "400 images", "0.31"]
     assert "biases" in text
 
 
 def test_a_budget_that_is_not_met_is_said_last():
     last = _printed(_search(met=False)).strip().splitlines()[-1]
-    assert last.startswith("Budget not met: the best file is blocks.0 in float, +0.25 points")
+    assert last.startswith("Budget not met: the best file is blocks.0 in float")
+    assert _figures(last)[0] == "+0.25 points"
+
+
+def test_a_metric_without_a_unit_is_said_as_a_plain_number():
+    search = dataclasses.replace(_search(), metric="mean_error_rise", unit="")
+    text = _printed(search)
+    assert "mean_error_rise at most 0.5\n" in text
+    assert "points" not in text
+    assert "top1" not in text
 
 
 def test_nothing_is_said_to_be_bought_where_the_first_file_stays():
@@ -142,7 +165,7 @@ class TestRefusals:
             *("--model", "conv-s-035", "--weights", "random", "--num-classes", "7"),
             *("--int8", "--max-drop", "1"),
         )
-        assert "known classes" in message
+        assert "known answers" in message
         assert "imagenet-cc-by/evaluation" in message
 
     def test_calibration_images_among_the_held_out(self, refusal):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnv4_deploy.device.android.shell import Completed
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel, ProfilerEvent
 from mnv4_deploy.profiles.runtimes.run_xnnpack import feed
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
@@ -19,7 +19,7 @@ BINARY = "/data/local/tmp/benchmark_model"
 
 def output_names(path: Path) -> list[list[str]]:
     """By operator of the file."""
-    graph = read_graph(path)
+    graph = read_tflite(path)
     return [[graph.tensors[i].name for i in op.outputs] for op in graph.ops]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
+from mnv4_deploy.device.benchmark_model import proto_profile
 from mnv4_deploy.device.benchmark_model.csv_profile import parse_csv
 from mnv4_deploy.device.benchmark_model.order import in_run_order
 from mnv4_deploy.device.benchmark_model.proto_profile import parse_proto
@@ -199,3 +201,68 @@ def test_options_of_an_operator_are_no_part_of_its_tag():
 def test_no_protocol_buffer(data):
     with pytest.raises(ToolchainError, match="damaged or of another form"):
         parse_proto(data)
+
+
+def _tagged(number: int, content: bytes) -> bytes:
+    """A field of bytes, as https://protobuf.dev/programming-guides/encoding/ says."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+_MIN, _SUM, _COUNT = b"\x30\x05", b"\x40\x0d", b"\x48\x02"  # fields 6, 8 and 9: 5, 13 and 2
+_CALLED, _ORDER = b"\x20\x01", b"\x30\x07"  # fields 4 and 6: 1 and 7
+_INDEX = b"\x10\x00"  # field 2: 0
+_TIME = _tagged(2, _MIN + _SUM + _COUNT)
+_TEXTS = _tagged(1, b"ADD") + _tagged(5, b"[\xff]:3")
+
+
+def _profile(
+    op: bytes = _TEXTS + _TIME + _CALLED + _ORDER, index: bytes = _INDEX, runs: int = 1
+) -> bytes:
+    return _tagged(3, _tagged(1, index + _tagged(3, op))) * runs
+
+
+def test_a_protocol_buffer_byte_by_byte():
+    row = OpRow("ADD", "[\ufffd]:3", 6.5, 1, 5.0, 7)
+    assert parse_proto(_profile()).rows == (row,)
+    assert parse_proto(_profile(runs=2)).rows == (row, row)
+    unknown = b"\x78\x01" + _tagged(14, b"new")  # fields 15 and 14, of a newer tool
+    assert parse_proto(unknown + _profile(_TEXTS + _TIME + _CALLED + unknown + _ORDER)).rows == (
+        row,
+    )
+    both = _profile() + _profile(index=b"\x10\x01")
+    assert (parse_proto(both).rows, parse_proto(both).subgraphs) == ((row,), True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(_profile(_TEXTS + _CALLED + _ORDER), id="no time"),
+        pytest.param(_profile(_TEXTS + _TIME * 2 + _CALLED + _ORDER), id="two times"),
+        pytest.param(_profile(_TEXTS + b"\x10\x05" + _CALLED + _ORDER), id="a number for a time"),
+        pytest.param(_profile(_TEXTS + _tagged(2, _SUM + _COUNT) + _CALLED + _ORDER), id="no min"),
+        pytest.param(
+            _profile(_TEXTS + _tagged(2, _MIN + _SUM + b"\x48\x00") + _CALLED + _ORDER),
+            id="no run",
+        ),
+        pytest.param(
+            _profile(_TEXTS + _TIME + _tagged(4, b"1") + _ORDER), id="bytes for a number"
+        ),
+        pytest.param(_profile(_TEXTS + _TIME + b"\x20" + b"\xff" * 10 + b"\x01"), id="70 bits"),
+        pytest.param(_profile(_TEXTS + _TIME + _CALLED), id="no order"),
+        pytest.param(_profile(_TIME + _CALLED + _ORDER), id="no name"),
+        pytest.param(_profile(index=b""), id="no index"),
+        pytest.param(_profile(index=_INDEX + _TIME), id="bytes for an index"),
+        pytest.param(_profile(index=b"\x10\x01"), id="another graph alone"),
+        pytest.param(_profile() + b"\x18\x01", id="a number for a run"),
+    ],
+)
+def test_a_protocol_buffer_of_another_form(data):
+    with pytest.raises(ToolchainError, match="damaged or of another form"):
+        parse_proto(data)
+
+
+def test_reading_a_protocol_buffer_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    proto_profile._message_class.cache_clear()
+    with pytest.raises(ToolchainError, match=r"pip install 'mnv4-deploy\[tflite\]'"):
+        parse_proto(_profile())

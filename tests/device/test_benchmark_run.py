@@ -106,8 +106,8 @@ def test_joined_layers_are_those_of_the_direct_profile(tmp_path, form):
     for name, path in whole_models(tmp_path).items():
         found, direct = through_the_tool(path, form)
         ops = found.profile.ops
-        assert [(t.tag, t.kind, t.partition, t.op_index) for t in ops] == [
-            (t.tag, t.kind, t.partition, t.op_index) for t in direct
+        assert [(t.tag, t.backend, t.partition, t.op_index) for t in ops] == [
+            (t.tag, t.backend, t.partition, t.op_index) for t in direct
         ], name
         graph = read_tflite(path)
         assert join_xnnpack(graph, ops) == join_xnnpack(graph, direct), name
@@ -126,14 +126,14 @@ def test_operators_added_up_over_partitions_are_put_back(tmp_path):
     path = write_chain(tmp_path / "m.tflite", "AMCASMCMCASM")
     found, direct = through_the_tool(path, "proto")
     ops = found.profile.ops
-    assert [(t.tag, t.kind, t.partition, t.op_index) for t in ops] == [
-        (t.tag, t.kind, t.partition, t.op_index) for t in direct
+    assert [(t.tag, t.backend, t.partition, t.op_index) for t in ops] == [
+        (t.tag, t.backend, t.partition, t.op_index) for t in direct
     ]
     assert found.profile.partitions == 4
     graph = read_tflite(path)
     assert join_xnnpack(graph, ops) == join_xnnpack(graph, direct)
     # "Add (ND):0" ran three times: each has the average of all calls.
-    same = [i for i, t in enumerate(direct) if t.tag.startswith("Add") and t.kind == "xnnpack"]
+    same = [i for i, t in enumerate(direct) if t.tag.startswith("Add") and t.backend == "xnnpack"]
     calls = [us for i in same for us in direct[i].samples_us]
     assert [ops[i].samples_us[0] for i in same] == pytest.approx([sum(calls) / len(calls)] * 3)
     assert "operators have the same kernel and number" in found.notes[-1]
@@ -160,14 +160,14 @@ def test_a_file_timed_over_there_is_a_measurement_here(shell, tmp_path, form, ne
     assert [len(batch) for batch in found.rounds_us] == [1, 1, 1]
     assert len(found.profiled_rounds_us) == len(shell.recorded) == 3
     measured = join_timed(MeasureRequest(str(path)), found, path)
-    kinds = [layer.kind for layer in measured.layers if layer.where != "runtime"]
+    kinds = [layer.op_type for layer in measured.layers if layer.backend != "runtime"]
     assert kinds == ["ADD", "MUL", "SUB", "CUMSUM", "SUB", "ADD", "MUL"]
     assert measured.runtime == "LiteRT benchmark_model"
     assert "XNNPACK has no CUMSUM" in measured.refusals[3]
     # Each sample is that of one invocation.
     for at, op in enumerate(found.profile.ops):
         calls = [[run[at].elapsed_us for run in runs] for runs in shell.recorded]
-        rest = 0.5 if op.kind == "xnnpack" else 0.0
+        rest = 0.5 if op.backend == "xnnpack" else 0.0
         expected = [(min(c) if form == "proto" else sum(c) / len(c)) + rest for c in calls]
         tolerance = 0.51 if form == "text" else 1e-3  # three decimals, or six digits
         assert op.samples_us == pytest.approx(expected, rel=1e-5, abs=tolerance)

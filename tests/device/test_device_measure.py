@@ -96,7 +96,7 @@ def test_says_where_it_ran_and_how_the_device_was(lite: Path, tmp_path: Path) ->
     assert (first.path, first.profile.path) == (str(lite), str(lite))
     assert (second.path, second.format) == (str(net), "onnx")
     assert sum(map(len, first.rounds_us)) == sum(map(len, second.rounds_us)) == 3
-    assert [layer.kind for layer in second.layers if layer.op_indices] == [
+    assert [layer.op_type for layer in second.layers if layer.op_indices] == [
         "MatMul",
         "Erf",
         "MatMul",

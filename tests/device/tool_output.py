@@ -207,11 +207,7 @@ def _fill(graph: Any, details: dict[str, Detail], runs: int) -> None:
 
 def proto_messages() -> dict[str, Any]:
     """The classes of LiteRT's tflite/profiling/proto/profiling_info.proto."""
-    from google.protobuf import (  # type: ignore[import-untyped]
-        descriptor_pb2,
-        descriptor_pool,
-        message_factory,
-    )
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from mnv4_deploy.sessions.records import ModelRef
 from tests.profiles.conftest import TfliteBuilder
 
@@ -94,11 +96,14 @@ def make_tflite(
     batch: int = 1,
     metadata: dict[str, bytes] | None = None,
     quantization: tuple[float, int] | None = None,
+    free_size: bool = False,
 ) -> Path:
     """NHWC; ``quantization`` is that of a uint8 input."""
     b = TfliteBuilder()
     shape = (batch, 8, 10, 3)
     image = b.tensor("image", shape)
+    if free_size:
+        b.graph.tensors[image].shapeSignature = [batch, -1, -1, 3]
     source = image
     if quantization:
         scale, zero_point = quantization
@@ -124,8 +129,8 @@ def make_subject(
         "kind": path.suffix[1:],
         "name": name or path.name,
         "path": str(path),
-        "model": "",
-        "weights": "",
+        "inputs": _boundary(path, "inputs"),
+        "outputs": _boundary(path, "outputs"),
         "preprocessing": SPEC,
         "preprocessing_from": "file",
         "labels": LABELS[:num_classes],
@@ -134,6 +139,13 @@ def make_subject(
         "size_bytes": 1,
     }
     return ModelRef(**(known | fields))  # type: ignore[arg-type]
+
+
+def _boundary(path: Path, side: str) -> tuple[TensorFacts, ...]:
+    if not path.is_file():
+        return ()
+    found: tuple[TensorFacts, ...] = getattr(TensorRunner(str(path)), side)
+    return found
 
 
 def make_images(folder: Path, count: int, *, seed: int = 0) -> list[Path]:

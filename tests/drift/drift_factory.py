@@ -21,9 +21,12 @@ from mnv4_deploy.layers.records import (
     RangeUse,
 )
 from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.models.source import ZooSource
+from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.records import ImageResults, OutputDrift
-from mnv4_deploy.tasks.classification.statistics import summarise
+from mnv4_deploy.tasks.classification.records import OutputDrift
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.rows import ImageRows
 
 HOSTILE = "</script><script>alert(1)</script><b>$x_{1}$ <!-- \u2028 =cmd() &lt;\x07 \u202e\"'"
 LABELS = (
@@ -54,7 +57,7 @@ def make_dataset(count: int = 1000, folder: Path | None = None) -> Dataset:
     return Dataset("holdout", str(root), tuple(images))
 
 
-def make_images(count: int = 1000, *, labelled: bool = True) -> ImageResults:
+def make_images(count: int = 1000, *, labelled: bool = True) -> ImageRows:
     """Outputs of a good reference and a candidate that is slightly worse."""
     rng = np.random.default_rng(11)
     label = np.arange(count) % 10
@@ -70,23 +73,26 @@ def make_images(count: int = 1000, *, labelled: bool = True) -> ImageResults:
 
     p, q = log_softmax(logits), log_softmax(noisy)
     norms = np.linalg.norm(logits, axis=1) * np.linalg.norm(noisy, axis=1)
-    return ImageResults(
+    return ImageRows(
         index=np.arange(count),
-        label=np.where(labelled, label, -1).astype(np.int32),
-        reference_top=np.argsort(-logits, axis=1)[:, :5].astype(np.int32),
-        candidate_top=np.argsort(-noisy, axis=1)[:, :5].astype(np.int32),
-        signal=(logits**2).sum(axis=1),
-        noise=((logits - noisy) ** 2).sum(axis=1),
-        cosine=(logits * noisy).sum(axis=1) / norms,
-        kl=(np.exp(p) * (p - q)).sum(axis=1),
         sha256=np.zeros((count, 32), np.uint8),
+        columns={
+            "label": np.where(labelled, label, -1).astype(np.int32),
+            "reference_top": np.argsort(-logits, axis=1)[:, :5].astype(np.int32),
+            "candidate_top": np.argsort(-noisy, axis=1)[:, :5].astype(np.int32),
+            "signal": (logits**2).sum(axis=1, keepdims=True),
+            "noise": ((logits - noisy) ** 2).sum(axis=1, keepdims=True),
+            "cosine": ((logits * noisy).sum(axis=1) / norms)[:, None],
+            "kl": (np.exp(p) * (p - q)).sum(axis=1),
+        },
     )
 
 
 def make_output(
     count: int = 1000, *, labelled: bool = True, folder: Path | None = None
 ) -> OutputDrift:
-    return summarise(make_images(count, labelled=labelled), make_dataset(count, folder), LABELS)
+    rows = make_images(count, labelled=labelled)
+    return CLASSIFICATION.summarise(rows, make_dataset(count, folder).images, LABELS)
 
 
 def _modules() -> list[tuple[str, str]]:
@@ -207,8 +213,11 @@ def make_subject(kind: str, name: str, **changes) -> ModelRef:
         kind=kind,
         name=name,
         path="" if kind == "torch" else f"/home/someone/models/{name}",
-        model="hybrid-m" if kind == "torch" else "",
-        weights="bundled" if kind == "torch" else "",
+        source=ZooSource("hybrid-m") if kind == "torch" else None,
+        inputs=()
+        if kind == "torch"
+        else (TensorFacts("image", (1, 96, 96, 3), "int8", (0.0186,), (-14,)),),
+        outputs=() if kind == "torch" else (TensorFacts("logits", (1, len(LABELS)), "float32"),),
         preprocessing=Preprocessing(96, 96),
         preprocessing_from="model" if kind == "torch" else "manifest",
         labels=LABELS,
@@ -235,9 +244,12 @@ def make_result(
         SkippedImage(1001, HOSTILE, "not an image"),
     )
     limits = check(
-        fail_if if labelled else ("agreement < 50",), metrics(output, compared, len(skipped))
+        fail_if if labelled else ("agreement < 50",),
+        CLASSIFICATION,
+        metrics(CLASSIFICATION, output, compared, len(skipped)),
     )
     return DriftResult(
+        task=CLASSIFICATION,
         reference=make_subject("torch", "hybrid-m"),
         candidate=make_subject("tflite", "hybrid-m-int8.tflite"),
         data="holdout",
@@ -251,6 +263,12 @@ def make_result(
         workers=2,
         notes=("Quantization parameters of 2 tensors are unknown.",),
     )
+
+
+def output_of(result: DriftResult) -> OutputDrift:
+    """The summary of a result that is a classifier's."""
+    assert isinstance(result.output, OutputDrift)
+    return result.output
 
 
 def with_names(result: DriftResult, name: str) -> DriftResult:
@@ -271,15 +289,21 @@ def with_names(result: DriftResult, name: str) -> DriftResult:
         notes=(name,),
     )  # fmt: skip
     labels = (name,) * len(LABELS)
+    was = output_of(result)
     output = replace(
-        result.output,
-        worst=tuple(replace(change, name=name, path=name) for change in result.output.worst),
-        classes=tuple(
-            replace(change, name=name, mistaken_for=name) for change in result.output.classes
-        ),
+        was,
+        worst=tuple(replace(change, name=name, path=name) for change in was.worst),
+        classes=tuple(replace(change, name=name, mistaken_for=name) for change in was.classes),
     )
-    facts = {"name": name, "labels": labels, "weights": name, "model": name}
-    facts["preprocessing_from"] = name
+    tensor = TensorFacts(name, (1, name), name)
+    facts = {
+        "name": name,
+        "labels": labels,
+        "source": ZooSource(name, weights=name),
+        "preprocessing_from": name,
+        "inputs": (tensor,),
+        "outputs": (tensor,),
+    }
     return replace(
         result,
         reference=replace(result.reference, **facts),

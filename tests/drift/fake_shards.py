@@ -15,7 +15,8 @@ from mnv4_deploy.errors import WeightsError
 from mnv4_deploy.images.records import Dataset, DatasetImage, SkippedImage
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from mnv4_deploy.tasks.rows import ImageRows
 
 
 def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> ShardJob:
@@ -29,8 +30,7 @@ def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> Shar
                 kind="onnx",
                 name=name,
                 path=str(path),
-                model=str(folder / log),
-                weights=str(milliseconds),
+                notes=(str(folder / log), str(milliseconds)),
                 preprocessing=Preprocessing(8, 8),
                 preprocessing_from="options",
                 labels=(),
@@ -39,7 +39,7 @@ def make_job(folder: Path, *, log: str = "log", milliseconds: float = 0) -> Shar
                 size_bytes=len(name),
             )
         )
-    return ShardJob(*subjects)
+    return ShardJob(CLASSIFICATION, *subjects)
 
 
 def make_dataset(folder: Path, count: int, special: dict[int, str] | None = None) -> Dataset:
@@ -53,15 +53,20 @@ def make_dataset(folder: Path, count: int, special: dict[int, str] | None = None
     return Dataset("made", str(folder), tuple(images))
 
 
+def log_of(job: ShardJob) -> str:
+    """What the runner is told on the side: where to note what it did, and how slowly to do it."""
+    return job.reference.notes[0]
+
+
 def ran(job: ShardJob) -> list[int]:
     """The shards that were run, in the order they began, from the log."""
-    log = Path(job.reference.model)
+    log = Path(log_of(job))
     return [int(line.split()[0]) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def pids(job: ShardJob) -> list[int]:
     """The processes that ran them."""
-    return pids_in(Path(job.reference.model))
+    return pids_in(Path(log_of(job)))
 
 
 def pids_in(log: Path) -> list[int]:
@@ -73,8 +78,8 @@ class FakeRunner:
         for subject in (job.reference, job.candidate):
             if Path(subject.path).read_text() != subject.name:
                 raise WeightsError(f"{subject.path} is not {subject.name}.")
-        self.log = Path(job.reference.model)
-        self.seconds = float(job.reference.weights) / 1000
+        self.log = Path(log_of(job))
+        self.seconds = float(job.reference.notes[1]) / 1000
 
     def run(self, shard: Shard) -> ShardResult:
         with self.log.open("a") as file:
@@ -97,6 +102,8 @@ class FakeRunner:
                     os.abort()
                 case b"deploy error":
                     raise WeightsError("the weights are wrong.")
+                case b"memory":
+                    raise MemoryError
                 case b"bug":
                     raise ZeroDivisionError("a bug")
                 case b"wait":
@@ -105,21 +112,21 @@ class FakeRunner:
                 case b"bad":
                     skipped.append(SkippedImage(index, image.name, "it is bad"))
                     continue
-            rows.append((index, image.label, hashlib.sha256(content).digest()))
+            rows.append((index, image.truth, hashlib.sha256(content).digest()))
         return ShardResult(shard.index, _results(rows), tuple(skipped))
 
 
-def _results(rows: list[tuple[int, int, bytes]]) -> ImageResults:
+def _results(rows: list[tuple[int, int, bytes]]) -> ImageRows:
     hashes = np.array([list(row[2]) for row in rows], np.uint8).reshape(-1, 32)
     numbers = hashes.astype(np.float64)
-    return ImageResults(
+    return ImageRows(
         index=np.array([row[0] for row in rows], np.int64),
-        label=np.array([row[1] for row in rows], np.int32),
-        reference_top=hashes[:, :5].astype(np.int32),
-        candidate_top=hashes[:, 5:10].astype(np.int32),
-        signal=numbers.sum(1),
-        noise=np.sqrt(numbers.sum(1)),
-        cosine=np.cos(numbers[:, 0]),
-        kl=np.log1p(numbers[:, 1]),
         sha256=hashes,
+        columns={
+            "label": np.array([row[1] for row in rows], np.int32),
+            "reference_top": hashes[:, :5].astype(np.int32),
+            "signal": numbers.sum(1),
+            "noise": np.sqrt(numbers.sum(1)),
+            "cosine": np.cos(numbers[:, 0]),
+        },
     )

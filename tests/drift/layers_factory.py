@@ -139,8 +139,15 @@ def make_pixels(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 def make_subject(path: Path) -> ModelRef:
     return ModelRef(
-        path.suffix[1:], path.name, str(path), "", "", SPEC, "file", (), CLASSES, "0" * 64, 1
-    )  # type: ignore[arg-type]
+        path.suffix[1:],  # type: ignore[arg-type]
+        path.name,
+        str(path),
+        SPEC,
+        "file",
+        "0" * 64,
+        1,
+        num_classes=CLASSES,
+    )
 
 
 def sqnr(truth: Floats, found: Floats) -> float:

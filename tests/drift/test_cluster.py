@@ -135,7 +135,7 @@ def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch)
     thread.join()
 
     whole = expected(tmp_path, dataset, monkeypatch)
-    assert equal(found.results, whole.results)
+    assert equal(found.rows, whole.rows)
     assert found.skipped == whole.skipped
     assert found.workers == 2
     assert killed[0] < 40 <= len(ran(job)) < 44  # only what was in the victim's hands ran again
@@ -168,7 +168,7 @@ class TestOneWorker:
             candidate=replace(job.candidate, path="candidate.onnx"),
         )
         progress = Notes()
-        assert len(run(relative, dataset, progress=progress).results) == 5
+        assert len(run(relative, dataset, progress=progress).rows) == 5
         assert progress.notes == []
 
     def test_errors_of_a_shard(self, tmp_path, run, steady):
@@ -208,7 +208,7 @@ class TestWorkerThatSeesNoFiles:
         progress = Notes()
         found = run(job, dataset, shard_size=5, progress=progress)
         whole = expected(tmp_path, dataset, monkeypatch)
-        assert equal(found.results, whole.results)
+        assert equal(found.rows, whole.rows)
         assert found.skipped == whole.skipped
         assert progress.notes == [
             f"1 of 1 workers cannot read the {what} under the same path: they are sent."
@@ -247,7 +247,7 @@ def test_worker_that_joins_helps(tmp_path, run, workers, scheduler):
         thread.start()
         found = run(job, dataset, shard_size=5)
         thread.join()
-    assert found.results.index.tolist() == list(range(20))
+    assert found.rows.index.tolist() == list(range(20))
     assert len(set(pids(job))) == 2
 
 

@@ -164,7 +164,7 @@ def test_same_bits(source, tmp_path, run, secure, certificates, monkeypatch):
     with dask.config.set(dask.config.merge(dask.config.config, user)):
         found = run(secure, shard_size=5, progress=progress)
     whole = expected(tmp_path, make_dataset(tmp_path / "images", 20, {11: "bad"}), monkeypatch)
-    assert equal(found.results, whole.results)
+    assert equal(found.rows, whole.rows)
     assert found.skipped == whole.skipped
     assert sorted(ran(make_job(tmp_path))) == [0, 1, 2, 3]
     assert progress.notes == []
@@ -386,9 +386,9 @@ def test_a_note_where_others_can_run_code(tmp_path, run):
         wait_until(lambda: count(address) == 1, 30)
         progress = Notes()
         open_to_all = address.replace("127.0.0.1", "0.0.0.0")
-        assert len(run(open_to_all, progress=progress).results) == 19
+        assert len(run(open_to_all, progress=progress).rows) == 19
         (note,) = progress.notes
         assert open_to_all in note and "tls://" in note
         progress = Notes()
-        assert len(run(address, progress=progress).results) == 19
+        assert len(run(address, progress=progress).rows) == 19
         assert progress.notes == []

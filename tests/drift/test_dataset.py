@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.errors import ImagesError
+from mnv4_deploy.images.dataset import make_dataset
 from mnv4_deploy.models.weights import find_bundle, imagenet_labels, read_labels
-from mnv4_deploy.tasks.classification.dataset import open_dataset
 from mnv4_deploy.tasks.classification.labels import Head
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from tests.astray import NO_FILES, TOO_LARGE
 from tests.drift.classifiers import make_subject
 from tests.time_limit import in_time
@@ -29,6 +30,11 @@ def imagenet(shift=0):
     return subject(labels)
 
 
+def open_dataset(data, head, *, limit=None, seed=0, labels_file=None):
+    found = CLASSIFICATION.find_images(data, "evaluation", head, labels_file)
+    return make_dataset(found, limit=limit, seed=seed)
+
+
 def touch(root, names):
     """Files that are no images: listing must not open them."""
     for name in names:
@@ -42,7 +48,7 @@ def flat(root, count=20):
 
 
 def labels_of(dataset):
-    return {image.name: image.label for image in dataset.images}
+    return {image.name: image.truth for image in dataset.images}
 
 
 # Bundled
@@ -52,9 +58,9 @@ def test_bundled_images_of_a_cifar_head():
     bundle = find_bundle("hybrid-m")
     found = open_dataset("bundled", subject(bundle.labels))
     assert found.name == "hybrid-m-cifar10/evaluation" and found.labelled
-    assert Counter(image.label for image in found.images) == dict.fromkeys(range(10), 100)
+    assert Counter(image.truth for image in found.images) == dict.fromkeys(range(10), 100)
     for image in found.images[::97]:
-        assert image.name.startswith(bundle.labels[image.label or 0] + "/")
+        assert image.name.startswith(bundle.labels[image.truth or 0] + "/")
         assert Path(image.path).samefile(Path(found.root) / image.name)
 
 
@@ -68,7 +74,7 @@ def test_bundled_photographs_of_an_imagenet_head(shift, known):
         truth = {row["file"]: int(row["imagenet_index"]) for row in csv.DictReader(file)}
     assert len(found.images) == 64
     for image in found.images:
-        assert image.label == truth[f"evaluation/{image.name}"] + shift
+        assert image.truth == truth[f"evaluation/{image.name}"] + shift
 
 
 def test_other_heads_get_photographs_without_labels():
@@ -270,7 +276,7 @@ def test_choice_is_even_nested_and_repeatable(tmp_path):
     names = [image.name for image in everything.images]
     assert names == sorted(names) and len(names) == 90
     forty = open_dataset(str(tmp_path), subject(), limit=40)
-    assert Counter(image.label for image in forty.images) == {0: 20, 1: 20}
+    assert Counter(image.truth for image in forty.images) == {0: 20, 1: 20}
     assert open_dataset(str(tmp_path), subject(), limit=40) == forty
     assert open_dataset(str(tmp_path), subject(), limit=20).images == forty.images[:20]
     assert open_dataset(str(tmp_path), subject(), limit=500).images[:40] == forty.images
@@ -282,7 +288,7 @@ def test_choice_is_even_over_the_classes_of_a_labels_file(tmp_path):
     rows = [f"{i:02}.jpg {0 if i < 50 else 1}" for i in range(60)]
     (tmp_path / "val.txt").write_text("\n".join(rows))
     chosen = open_dataset(str(tmp_path), subject(), limit=20)
-    assert Counter(image.label for image in chosen.images) == {0: 10, 1: 10}
+    assert Counter(image.truth for image in chosen.images) == {0: 10, 1: 10}
 
 
 def test_many_images_list_fast(tmp_path):
@@ -292,7 +298,7 @@ def test_many_images_list_fast(tmp_path):
     started = time.process_time()
     found = open_dataset(str(tmp_path), imagenet())
     assert time.process_time() - started < 1.0
-    assert len(found.images) == 5000 and found.images[-1].label == 49
+    assert len(found.images) == 5000 and found.images[-1].truth == 49
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the labelled photographs are not here")

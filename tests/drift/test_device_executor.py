@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,11 @@ from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.images.records import Dataset, DatasetImage
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.sessions.device_runner import read_boundary
-from mnv4_deploy.sessions.image_runner import RUNNERS
+from mnv4_deploy.models.source import ZooSource
+from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
+from mnv4_deploy.sessions.quantization import boundary, scale_of
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from tests.drift.classifiers import (
     SPEC,
     WEIGHTS,
@@ -30,7 +32,7 @@ from tests.drift.classifiers import (
 )
 from tests.drift.fake_device import FACTS, FakeDevice
 from tests.drift.test_shards import equal
-from tests.exporters.test_run_artifact import _identity
+from tests.sessions.test_image_runner import _identity
 
 IMAGES = 21
 OTHER = WEIGHTS + np.random.default_rng(5).normal(0, 0.3, WEIGHTS.shape).astype(np.float32)
@@ -83,6 +85,7 @@ def dataset(tmp_path):
 @pytest.fixture
 def job(tmp_path):
     return ShardJob(
+        CLASSIFICATION,
         make_subject(make_onnx(tmp_path / "r.onnx")),
         make_subject(make_tflite(tmp_path / "c.tflite", OTHER)),
     )
@@ -109,20 +112,22 @@ def here(job, dataset):
 
 
 def test_what_a_file_takes_is_read_as_its_runtime_has_it(candidate):
-    runner = RUNNERS[candidate.kind](Path(candidate.path), candidate.preprocessing)
-    boundary = read_boundary(candidate)
-    assert boundary.dtype == runner.dtype
-    assert boundary.quantization == tuple(runner.quantization)
-    assert boundary.result_quantization == tuple(runner.result_quantization)
-    assert max(boundary.shape[0], 1) == runner.batch
+    session = TensorRunner(candidate.path)
+    for mine, theirs in zip(
+        boundary(inspect_file(candidate.path)), (session.inputs, session.outputs), strict=True
+    ):
+        assert [(t.name, t.dtype, scale_of(t)) for t in mine] == [
+            (t.name, t.dtype, scale_of(t)) for t in theirs
+        ]
+        assert [len(t.shape) for t in mine] == [len(t.shape) for t in theirs]
 
 
 def test_same_bits_as_here(candidate, dataset, run):
-    job = ShardJob(candidate, candidate)
+    job = ShardJob(CLASSIFICATION, candidate, candidate)
     device = FakeDevice()
     found = run(job, device)
     whole = here(job, dataset)
-    assert equal(found.results, whole.results)
+    assert equal(found.rows, whole.rows)
     assert [image.name for image in found.skipped] == ["004.png"]
     assert found.workers == 1 and device.runs > 0
     assert all(session.closed for session in device.sessions) and not device.closed
@@ -133,8 +138,8 @@ def test_two_files_are_compared_there(job, dataset, run):
     found = run(job, device)
     assert sorted(device.opened) == ["c.tflite", "r.onnx"]
     assert device.runs == 2 * (IMAGES - 1)
-    assert equal(found.results, here(job, dataset).results)
-    assert found.results.noise.min() > 0
+    assert equal(found.rows, here(job, dataset).rows)
+    assert found.rows.columns["noise"].min() > 0
 
 
 def test_pytorch_stays_here(tmp_path, dataset, run):
@@ -142,9 +147,9 @@ def test_pytorch_stays_here(tmp_path, dataset, run):
     weights = np.random.default_rng(2).standard_normal((1000, 3)).astype(np.float32)
     file = make_onnx(tmp_path / "any.onnx", weights, sides=("h", "w"))
     torch_ = dataclasses.replace(
-        make_subject(file, **fields), kind="torch", path="", model="conv-s", weights="random"
+        make_subject(file, **fields), kind="torch", path="", source=ZooSource("conv-s", "random")
     )
-    job = ShardJob(torch_, make_subject(file, **fields))
+    job = ShardJob(CLASSIFICATION, torch_, make_subject(file, **fields))
     device = FakeDevice()
     with device_executor(job, device) as place:
         assert processor() in place.processors and len(place.processors) == 2
@@ -152,18 +157,18 @@ def test_pytorch_stays_here(tmp_path, dataset, run):
     found = run(job, device)
     assert device.opened == ["any.onnx"] * 2
     assert device.runs == IMAGES - 1
-    assert equal(found.results, here(job, dataset).results)
+    assert equal(found.rows, here(job, dataset).rows)
 
 
 def test_a_device_that_computes_something_else_shows(job, dataset, run):
-    whole = here(job, dataset).results
+    whole = here(job, dataset).rows
 
     def changed(name, output):
         return output + np.float32(1e-3) if name == "c.tflite" else output
 
-    found = run(job, FakeDevice(changed=changed)).results
-    np.testing.assert_array_equal(found.signal, whole.signal)
-    assert (found.noise != whole.noise).all()
+    found = run(job, FakeDevice(changed=changed)).rows
+    np.testing.assert_array_equal(found.columns["signal"], whole.columns["signal"])
+    assert (found.columns["noise"] != whole.columns["noise"]).all()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_a_lost_connection_loses_no_finished_shard(tmp_path, job, dataset, run):
     # The damaged image is in the second shard.
     missing = IMAGES - found.resumed_images - (1 not in finished)
     assert device.runs == 2 * missing
-    assert equal(found.results, here(job, dataset).results)
+    assert equal(found.rows, here(job, dataset).rows)
     assert not (tmp_path / "s").exists()
 
 
@@ -260,7 +265,9 @@ def test_a_file_that_the_device_refuses_leaves_nothing_open(tmp_path, job):
     device = FakeDevice()
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    bad = ShardJob(job.reference, dataclasses.replace(job.candidate, path=str(broken)))
+    bad = ShardJob(
+        CLASSIFICATION, job.reference, dataclasses.replace(job.candidate, path=str(broken))
+    )
     with pytest.raises(ModelFileError, match=r"broken\.onnx"), device_executor(bad, device):
         raise AssertionError("it was opened")
     assert [session.closed for session in device.sessions] == [True]

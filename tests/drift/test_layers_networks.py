@@ -22,13 +22,13 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayersDrift
-from mnv4_deploy.models import weights
 from mnv4_deploy.models.mobilenetv4 import MobileNetV4
 from mnv4_deploy.models.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.sessions.records import ModelRef
+from tests.sources import Loaded
 
 SPEC = Preprocessing(64, 64)
 # Every kind of block, both attentions: with and without a stride in keys and values.
@@ -58,8 +58,8 @@ class Exports:
     def subject(self, name: str) -> ModelRef:
         kind = "torch" if name == "torch" else Path(name).suffix[1:]
         path = "" if kind == "torch" else str(self.folder / name)
-        model = ("tiny", "random") if kind == "torch" else ("", "")
-        return ModelRef(kind, name, path, *model, SPEC, "file", (), 10, "0" * 64, 1)  # type: ignore[arg-type]
+        source = Loaded(self.reference) if kind == "torch" else None
+        return ModelRef(kind, name, path, SPEC, "file", "0" * 64, 1, source, num_classes=10)  # type: ignore[arg-type]
 
     def compare(self, reference: str, candidate: str) -> LayersDrift:
         return compare_layers(self.subject(reference), self.subject(candidate), self.pixels)
@@ -85,11 +85,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     quantize_tflite(tflite_path, folder / "int8.tflite", images, recipe=recipe, method="minmax")
     cast_tflite_to_fp16(tflite_path, folder / "fp16.tflite")
     return Exports(folder, pixels, reference)
-
-
-@pytest.fixture(autouse=True)
-def tiny_by_name(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "load_reference", lambda *_, **__: exports.reference)
 
 
 FLOATS = ("torch", "fp32.onnx", "fp32.tflite")
@@ -208,7 +203,7 @@ def test_a_pytorch_reference_is_run_as_it_is(exports: Exports) -> None:
     x = torch.from_numpy(normalize(image[None], SPEC)).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = exports.reference.module(x).numpy()
-    np.testing.assert_allclose(values[network.final], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(values[network.outputs[0]], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_file_that_cannot_be_run(exports: Exports) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.layers.compare import compare_layers
+from mnv4_deploy.layers.network_onnx import OnnxNetwork
+from mnv4_deploy.layers.network_tflite import TfliteNetwork
 from mnv4_deploy.layers.records import LayerDrift
 from tests.drift.layers_factory import (
     INPUTS,
@@ -206,6 +209,25 @@ def test_the_first_layer_alone_gets_what_the_reference_sees(tmp_path: Path, writ
         assert layer.accumulated.sqnr_db < 20
         assert layer.isolated is not None
         assert layer.isolated.sqnr_db == 200
+
+
+@pytest.mark.parametrize(
+    "error", [ModelFileError("it cannot load the copy."), MemoryError("net: std::bad_alloc")]
+)
+def test_without_isolation_the_rest_is_still_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write, error: Exception
+) -> None:
+    def isolate(*_: object) -> None:
+        raise error
+
+    for network in (OnnxNetwork, TfliteNetwork):
+        monkeypatch.setattr(network, "isolate", isolate)
+    path = write(NET, tmp_path / f"net.{write.__name__.removeprefix('write_')}")
+    found = compare_layers(make_subject(path), make_subject(path), PIXELS)
+    assert found.notes == (f"No layer could be run on its own: {error}",)
+    assert len(found.layers) == len(LAYERS)
+    assert all(layer.isolated is None for layer in found.layers)
+    assert all(layer.accumulated.sqnr_db == 200 for layer in found.layers)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

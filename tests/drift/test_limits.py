@@ -1,14 +1,36 @@
 """Conditions of ``--fail-if``: what they take, refuse and decide."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.drift.limits import METRICS, check, check_labels, metrics, parse
+from mnv4_deploy.drift import limits
+from mnv4_deploy.drift.limits import known_metrics
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from tests.drift.classifiers import make_subject
 from tests.drift.drift_factory import make_layers, make_output
 
+METRICS = known_metrics(CLASSIFICATION)
 VALUES = {name: 1.0 for name in METRICS}
+
+
+def parse(texts):
+    return limits.parse(texts, CLASSIFICATION)
+
+
+def check(texts, values):
+    return limits.check(texts, CLASSIFICATION, values)
+
+
+def metrics(output, layers, skipped):
+    return limits.metrics(CLASSIFICATION, output, layers, skipped)
+
+
+def check_decidable(texts, *, labelled, layers=True, classes=1000):
+    model = make_subject(Path("x.onnx"), num_classes=classes)
+    limits.check_decidable(texts, CLASSIFICATION, model, labelled=labelled, layers=layers)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +66,8 @@ def test_what_a_condition_may_look_like(text, bound, shown) -> None:
 
 
 def test_several_are_decided_each() -> None:
-    limits = check(("top1_drop > 0.5", "skipped > 3", "kl > 2"), {**VALUES, "skipped": 2.0})
-    assert [limit.exceeded for limit in limits] == [True, False, False]
+    found = check(("top1_drop > 0.5", "skipped > 3", "kl > 2"), {**VALUES, "skipped": 2.0})
+    assert [limit.exceeded for limit in found] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -84,18 +106,18 @@ def test_an_unknown_metric_gets_the_nearest_and_the_list() -> None:
 def test_what_the_run_will_not_know_is_refused_before_it() -> None:
     for name, metric in METRICS.items():
         text = f"{name} > 1"
-        if metric.labels:
-            with pytest.raises(UnsupportedError, match="needs the true classes"):
-                check_labels((text,), labelled=False)
+        if metric.truth:
+            with pytest.raises(UnsupportedError, match="needs the true answers"):
+                check_decidable((text,), labelled=False)
         else:
-            check_labels((text,), labelled=False)
+            check_decidable((text,), labelled=False)
         if metric.layers:
             with pytest.raises(UnsupportedError, match="--layer-images 0"):
-                check_labels((text,), labelled=True, layers=False)
+                check_decidable((text,), labelled=True, layers=False)
         if name.startswith("top5"):
             with pytest.raises(UnsupportedError, match="more than 5 classes, and there are 3"):
-                check_labels((text,), labelled=True, classes=3)
-        check_labels((text,), labelled=True, classes=6)
+                check_decidable((text,), labelled=True, classes=3)
+        check_decidable((text,), labelled=True, classes=6)
 
 
 def test_what_turns_out_unknown_is_an_error_and_what_is_no_number_fails() -> None:
@@ -132,4 +154,4 @@ def test_metrics_are_the_results_own_figures() -> None:
 def test_metrics_without_labels_and_layers_are_none_and_not_zero() -> None:
     found = metrics(make_output(labelled=False), None, 0)
     missing = {name for name, value in found.items() if value is None}
-    assert missing == {name for name, metric in METRICS.items() if metric.labels or metric.layers}
+    assert missing == {name for name, metric in METRICS.items() if metric.truth or metric.layers}

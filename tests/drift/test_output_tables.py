@@ -11,6 +11,7 @@ import pytest
 
 from mnv4_deploy.errors import OutputError
 from mnv4_deploy.layers.records import Agreement, LayerDrift
+from mnv4_deploy.models.source import ZooSource
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
 from mnv4_deploy.reports.drift.drift_json import SCHEMA_VERSION, drift_to_dict
 from mnv4_deploy.reports.drift.layer_rows import COLUMNS, rows_of, write_csv
@@ -22,6 +23,7 @@ from tests.drift.drift_factory import (
     make_layers,
     make_result,
     make_subject,
+    output_of,
     with_names,
 )
 
@@ -48,7 +50,7 @@ def csv_rows(layers):
 def test_json_has_every_field_of_the_records() -> None:
     result = make_result()
     document = drift_to_dict(result)
-    assert document["schema_version"] == SCHEMA_VERSION == 1
+    assert document["schema_version"] == SCHEMA_VERSION == 2
     assert set(document["output"]) == {field.name for field in fields(OutputDrift)}
     layer = document["layers"]["layers"][13]
     assert set(layer) == {field.name for field in fields(LayerDrift)} | {"damage"}
@@ -69,6 +71,10 @@ def test_json_has_every_field_of_the_records() -> None:
     assert document["run"]["resumed_images"] == 400
     assert document["reference"]["preprocessing"]["height"] == 96
     assert set(document["output"]["worst"][0]) == {f.name for f in fields(ImageChange)} - {"path"}
+    assert document["task"] == "classification"
+    assert (document["reference"]["model"], document["candidate"]["model"]) == ("hybrid-m", "")
+    assert document["candidate"]["inputs"][0]["scale"] == [0.0186]
+    assert document["candidate"]["outputs"][0]["shape"] == [1, 12]
     assert "numpy" in document["tools"]
 
 
@@ -79,7 +85,7 @@ def test_json_is_strict_and_the_same_every_time() -> None:
 
 def test_json_has_null_for_what_is_no_number() -> None:
     result = make_result()
-    output = replace(result.output, kl=math.nan, cosine=-math.inf, top1_drop=np.float64(1.5))
+    output = replace(output_of(result), kl=math.nan, cosine=-math.inf, top1_drop=np.float64(1.5))
     layer = replace(result.layers.layers[0], isolated=Agreement(math.inf, math.nan))
     layer = replace(
         layer, evidence=replace(layer.evidence, channel_peaks=np.array([1.0, math.nan]))
@@ -95,10 +101,12 @@ def test_json_has_null_for_what_is_no_number() -> None:
 
 def test_json_names_no_folder_of_this_machine(tmp_path) -> None:
     result = make_result(folder=tmp_path)
-    weights = replace(result.reference, weights="/home/someone/best.pth")
+    source = ZooSource("/home/someone/net.py", weights="/home/someone/best.pth")
+    weights = replace(result.reference, source=source)
     windows = replace(result.candidate, path="C:\\Users\\someone\\m.tflite")
     document = drift_to_dict(replace(result, reference=weights, candidate=windows))
     assert document["reference"]["weights"] == "best.pth"
+    assert document["reference"]["model"] == "net.py"
     assert document["candidate"]["file"] == "m.tflite"
     assert not [t for t in texts_of(document) if "someone" in t or str(tmp_path) in t]
 

@@ -9,7 +9,7 @@ import pytest
 
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
 from mnv4_deploy.exporters.records import FORMATS, Format
-from mnv4_deploy.sessions.image_runner import run_onnx, run_tflite
+from mnv4_deploy.sessions.image_runner import open_image_runner
 from tests.drift.planted.bench import SPEC, Bench, make_bench, photographs
 from tests.drift.planted.faults import FAULTS, Fault, sound
 from tests.drift.planted.suite import examine, judge
@@ -35,9 +35,9 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Benches:
     return bench
 
 
-def outputs(bench: Bench, path):
-    run = run_onnx if bench.format == "onnx" else run_tflite
-    return run(path, photographs("evaluation", 16), SPEC)
+def outputs(path):
+    found = open_image_runner(path, SPEC).outputs(photographs("evaluation", 16))
+    return found["logits"]
 
 
 def sqnr(reference, candidate) -> float:
@@ -73,12 +73,12 @@ def test_faults_do_what_they_are_planted_for(benches: Benches, format_: Format) 
     """Or a hit would mean nothing: the sound file agrees, and every faulty one worse."""
     bench = benches(format_)
     reference, candidate = sound(bench)
-    good = sqnr(outputs(bench, reference), outputs(bench, candidate))
+    good = sqnr(outputs(reference), outputs(candidate))
     assert good > 22
     for fault in FAULTS:
         if format_ in fault.formats:
             reference, candidate = fault.plant(bench)
-            bad = sqnr(outputs(bench, reference), outputs(bench, candidate))
+            bad = sqnr(outputs(reference), outputs(candidate))
             assert bad < good - 1, fault.name
 
 
@@ -88,9 +88,7 @@ def test_moved_scales_keep_the_float_function(benches: Benches, format_: Format,
     """The defect is one of quantization only: the float file computes what it did before."""
     bench = benches(format_)
     reference, _ = next(f for f in FAULTS if f.name == name).plant(bench)
-    np.testing.assert_allclose(
-        outputs(bench, reference), outputs(bench, bench.base), rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs(reference), outputs(bench.base), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -15,7 +15,7 @@ from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.errors import ImagesError, InputError, OutputError, WeightsError
 from mnv4_deploy.images.records import Dataset
 from mnv4_deploy.progress import Progress
-from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, log_of, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
 from tests.drift.test_workers import wait_until
 
@@ -42,7 +42,7 @@ def test_same_bits_for_every_partition(tmp_path, run, monkeypatch):
     whole = expected(tmp_path, dataset, monkeypatch)
     for workers, size in ((1, 60), (1, 1), (2, 7), (3, None)):
         found = run(make_job(tmp_path), dataset, workers=workers, shard_size=size)
-        assert equal(found.results, whole.results)
+        assert equal(found.rows, whole.rows)
         assert found.skipped == whole.skipped
         assert (found.resumed_images, found.workers) == (0, workers)
         assert found.images_per_second == pytest.approx(60 / found.seconds)
@@ -80,12 +80,12 @@ def test_killed_run_resumes_with_the_same_bits(tmp_path, run, monkeypatch):
     assert 12 <= len(finished) < 40
     (damaged, *_) = tmp_path.glob("s/*/*.npz")
     damaged.write_bytes(damaged.read_bytes()[:-30])
-    Path(job.reference.model).unlink()
+    Path(log_of(job)).unlink()
 
     found = run(job, dataset, workers=3, shard_size=5)  # another number of workers, too
 
     whole = expected(tmp_path, dataset, monkeypatch)
-    assert equal(found.results, whole.results)
+    assert equal(found.rows, whole.rows)
     assert found.skipped == whole.skipped
     assert found.resumed_images == 5 * (len(finished) - 1)
     assert set(ran(job)) == set(range(40)) - finished | {int(damaged.stem)}
@@ -105,7 +105,7 @@ def test_shards_stay_until_the_whole_block_has_ended_well(tmp_path):
     with open_run(job, dataset, **options) as second:
         assert second.resumed_images == 20
         assert second.images_per_second == 0
-        assert equal(first.results, second.results)
+        assert equal(first.rows, second.rows)
     assert len(ran(job)) == 4
     assert not (tmp_path / "s").exists()
 
@@ -155,8 +155,8 @@ def test_images_that_vanished_are_skipped_by_name(tmp_path, run):
     Path(dataset.images[7].path).unlink()
     found = run(make_job(tmp_path), dataset, workers=2)
     assert [image.name for image in found.skipped] == ["00007.txt"]
-    assert 7 not in found.results.index
-    assert len(found.results) == 19
+    assert 7 not in found.rows.index
+    assert len(found.rows) == 19
 
 
 def test_empty_data_set(tmp_path, run):
@@ -187,7 +187,7 @@ def test_interrupt_ends_everything_at_once_and_can_be_resumed(tmp_path, run):
     assert b"KeyboardInterrupt" in errors
     found = run(make_job(tmp_path, milliseconds=5), dataset, workers=2, shard_size=5)
     assert found.resumed_images >= 15
-    assert found.results.index.tolist() == list(range(200))
+    assert found.rows.index.tolist() == list(range(200))
 
 
 class TestProgress:
@@ -222,6 +222,6 @@ def test_processes_do_not_outlive_the_run(tmp_path, run):
 
 def test_results_are_arrays_of_the_documented_types(tmp_path, run):
     found = run(make_job(tmp_path), make_dataset(tmp_path / "images", 12), workers=1)
-    assert found.results.index.dtype == np.int64
-    assert found.results.label.tolist() == [n % 5 for n in range(12)]
-    assert found.results.sha256.shape == (12, 32)
+    assert found.rows.index.dtype == np.int64
+    assert found.rows.columns["label"].tolist() == [n % 5 for n in range(12)]
+    assert found.rows.sha256.shape == (12, 32)

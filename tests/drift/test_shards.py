@@ -4,16 +4,18 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mnv4_deploy.drift.records import ShardJob
-from mnv4_deploy.drift.shards import cut, describe, file_states, identity, joined, shard_size
+from mnv4_deploy.drift.shards import cut, describe, file_states, identity, joined, usual_shard_size
 from mnv4_deploy.drift.store import opened, store_folder
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.models.source import ZooSource
+from mnv4_deploy.tasks.classification.task import Classification
+from mnv4_deploy.tasks.rows import ImageRows
 from tests.drift.fake_shards import FakeRunner, make_dataset, make_job
 
 
@@ -29,12 +31,17 @@ def shard_and_result(tmp_path):
     return shard, FakeRunner(make_job(tmp_path)).run(shard)
 
 
-def equal(first: ImageResults, second: ImageResults) -> bool:
-    return all(
-        getattr(first, f.name).tobytes() == getattr(second, f.name).tobytes()
-        and getattr(first, f.name).dtype == getattr(second, f.name).dtype
-        and getattr(first, f.name).shape == getattr(second, f.name).shape
-        for f in fields(ImageResults)
+def arrays(rows: ImageRows) -> dict[str, np.ndarray]:
+    return {"index": rows.index, "sha256": rows.sha256, **rows.columns}
+
+
+def equal(first: ImageRows, second: ImageRows) -> bool:
+    mine, theirs = arrays(first), arrays(second)
+    return mine.keys() == theirs.keys() and all(
+        mine[name].tobytes() == theirs[name].tobytes()
+        and mine[name].dtype == theirs[name].dtype
+        and mine[name].shape == theirs[name].shape
+        for name in mine
     )
 
 
@@ -42,7 +49,7 @@ def equal(first: ImageResults, second: ImageResults) -> bool:
     ("images", "size"), [(50_000, 256), (32_768, 256), (12_800, 100), (100, 8), (1, 8)]
 )
 def test_shard_size_gives_every_worker_work(images, size):
-    assert shard_size(images) == size
+    assert usual_shard_size(images) == size
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50, None])
@@ -60,7 +67,7 @@ def test_joined_restores_the_order(tmp_path):
     whole = runner.run(cut(dataset, 23)[0])
     parts = [runner.run(shard) for shard in reversed(cut(dataset, 4))]
     results, skipped = joined(parts)
-    assert equal(results, whole.results)
+    assert equal(results, whole.rows)
     assert skipped == whole.skipped
     assert [image.index for image in skipped] == [3, 20]
 
@@ -78,7 +85,7 @@ class TestIdentity:
             root="/elsewhere",
             images=tuple(replace(i, path=f"/elsewhere/{i.name}") for i in dataset.images),
         )
-        elsewhere = ShardJob(replace(job.reference, path="/x.onnx"), job.candidate)
+        elsewhere = ShardJob(job.task, replace(job.reference, path="/x.onnx"), job.candidate)
         assert identity(elsewhere, moved, states, *rest) == identity(*parts)
 
     def test_changes_with_an_image(self, parts):
@@ -92,7 +99,7 @@ class TestIdentity:
         job, dataset, states, *rest = parts
         first, *others = dataset.images
         for images in (
-            (replace(first, label=4), *others),
+            (replace(first, truth=4), *others),
             (replace(first, name="other"), *others),
             (*others, first),
         ):
@@ -100,13 +107,25 @@ class TestIdentity:
                 *parts
             )
 
+    def test_changes_with_the_task(self, parts):
+        job, *rest = parts
+
+        class Other(Classification):
+            pass
+
+        assert identity(replace(job, task=Other()), *rest) != identity(*parts)
+
     def test_changes_with_a_subject_the_size_and_the_processor(self, parts):
         job, dataset, states, size, cpus = parts
         spec = replace(job.candidate.preprocessing, crop_pct=0.9)
         variants = [
             (replace(job, candidate=replace(job.candidate, sha256="0")), size, cpus),
             (replace(job, candidate=replace(job.candidate, preprocessing=spec)), size, cpus),
-            (replace(job, candidate=replace(job.candidate, weights="random")), size, cpus),
+            (
+                replace(job, candidate=replace(job.candidate, source=ZooSource("conv-s"))),
+                size,
+                cpus,
+            ),
             (job, 9, cpus),
             (job, size, ("cpu", "another")),
         ]
@@ -131,7 +150,7 @@ class TestStore:
             assert store.load(shard) is None
             store.save(result)
             loaded = store.load(shard)
-        assert equal(loaded.results, result.results)
+        assert equal(loaded.rows, result.rows)
         assert loaded.skipped == result.skipped
         assert len(loaded.skipped) == 1
 
@@ -141,8 +160,11 @@ class TestStore:
             store.save(result)
             (path,) = store.folder.glob("*.npz")
         with np.load(path, allow_pickle=False) as file:
-            assert set(file) == {*(f.name for f in fields(ImageResults)), "skipped"}
-            assert json.loads(file["skipped"].tobytes())[0]["index"] == shard.start + 1
+            columns = {f"column {name}" for name in result.rows.columns}
+            assert set(file) == {"index", "sha256", "facts", *columns}
+            names, skipped = json.loads(file["facts"].tobytes())
+            assert names == list(result.rows.columns)
+            assert skipped[0]["index"] == shard.start + 1
 
     def test_any_damage_means_not_there(self, tmp_path, shard_and_result):
         """Every byte of the file in turn, and every length: the content or None, never else."""
@@ -159,7 +181,7 @@ class TestStore:
                 loaded = store.load(shard)
                 refused += loaded is None
                 assert loaded is None or (
-                    equal(loaded.results, result.results) and loaded.skipped == result.skipped
+                    equal(loaded.rows, result.rows) and loaded.skipped == result.skipped
                 )
             assert refused > 100
             for length in range(0, len(whole), 97):

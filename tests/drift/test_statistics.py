@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.decibels import decibels
-from mnv4_deploy.errors import ImagesError
-from mnv4_deploy.images.records import Dataset, DatasetImage
-from mnv4_deploy.tasks.classification.records import ImageResults
+from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.tasks.classification.statistics import (
     mcnemar,
     paired_difference,
     proportion,
     summarise,
 )
+from mnv4_deploy.tasks.rows import ImageRows
 
 
-def results_of(label, reference, candidate, **arrays):
-    """Results with these labels (-1 unknown) and rows of best classes."""
+def results_of(label, reference, candidate, *, index=None, **columns):
+    """Rows with these labels (-1 unknown) and best classes; the figures of one output."""
     count = len(label)
     made = {
-        "index": np.arange(count),
         "label": np.asarray(label, np.int32),
         "reference_top": np.asarray(reference, np.int32),
         "candidate_top": np.asarray(candidate, np.int32),
@@ -31,15 +29,16 @@ def results_of(label, reference, candidate, **arrays):
         "noise": np.full(count, 1.0),
         "cosine": np.full(count, 0.99),
         "kl": np.full(count, 0.01),
-        "sha256": np.zeros((count, 32), np.uint8),
+        **{name: np.asarray(column) for name, column in columns.items()},
     }
-    return ImageResults(**{**made, **{k: np.asarray(v) for k, v in arrays.items()}})
+    for name in ("signal", "noise", "cosine"):
+        made[name] = made[name][:, None]
+    rows = np.arange(count) if index is None else np.asarray(index)
+    return ImageRows(rows, np.zeros((count, 32), np.uint8), made)
 
 
-def dataset_of(count):
-    return Dataset(
-        "set", "/data", tuple(DatasetImage(f"/data/{i}.png", f"{i}.png") for i in range(count))
-    )
+def images_of(count):
+    return tuple(DatasetImage(f"/data/{i}.png", f"{i}.png") for i in range(count))
 
 
 def wilson_by_search(count, total):
@@ -161,7 +160,7 @@ def test_what_is_counted_by_hand() -> None:
     reference = [[0, 1], [0, 1], [0, 1], [1, 0], [2, 1], [2, 0], [5, 0]]
     candidate = [[0, 1], [1, 0], [3, 0], [1, 0], [1, 2], [0, 1], [5, 1]]
     found = summarise(
-        results_of(label, reference, candidate), dataset_of(7), ("a", "b", "c", "d", "e", "f")
+        results_of(label, reference, candidate), images_of(7), ("a", "b", "c", "d", "e", "f")
     )
     assert (found.images, found.labelled) == (7, 6)
     assert (found.reference.top1.count, found.candidate.top1.count) == (5, 3)
@@ -195,7 +194,7 @@ def test_signal_and_noise_by_hand() -> None:
             cosine=[1.0, 0.5, 0.9],
             kl=[0.0, 0.2, 0.1],
         ),
-        dataset_of(3),
+        images_of(3),
         (),
     )
     assert found.sqnr_db == pytest.approx(20.0)  # 1101 / 11.01
@@ -205,7 +204,7 @@ def test_signal_and_noise_by_hand() -> None:
 
 
 def test_without_labels_there_is_no_accuracy() -> None:
-    found = summarise(results_of([-1, -1], [[1], [2]], [[1], [3]]), dataset_of(2), ())
+    found = summarise(results_of([-1, -1], [[1], [2]], [[1], [3]]), images_of(2), ())
     assert found.reference is found.candidate is found.flips is found.top1_drop is None
     assert found.top1_drop_low is found.top1_drop_high is found.top5_drop is None
     assert found.classes == ()
@@ -217,7 +216,7 @@ def test_without_labels_there_is_no_accuracy() -> None:
 @pytest.mark.parametrize(("classes", "names"), [(5, ("a",) * 5), (5, ()), (3, ("a",) * 3)])
 def test_five_answers_of_five_classes_are_no_accuracy(classes, names) -> None:
     row = list(range(classes))
-    found = summarise(results_of([0], [row], [row]), dataset_of(1), names)
+    found = summarise(results_of([0], [row], [row]), images_of(1), names)
     assert found.reference.top5 is None
     assert found.top5_drop is None
 
@@ -226,7 +225,7 @@ def test_the_worst_images_come_first_and_ties_in_order() -> None:
     kl = [0.1, 0.5, 0.1, 0.0, math.nan, 0.5]
     found = summarise(
         results_of([2, -1, 1, 1, 1, 1], [[1]] * 6, [[2]] * 6, kl=kl, noise=[1, 1, 1, 0, 1, 1]),
-        dataset_of(6),
+        images_of(6),
         (),
     )
     assert [change.index for change in found.worst] == [4, 1, 5, 0, 2]
@@ -234,13 +233,13 @@ def test_the_worst_images_come_first_and_ties_in_order() -> None:
     assert (last.name, last.path, last.label) == ("0.png", "/data/0.png", 2)
     assert (last.reference_class, last.candidate_class) == (1, 2)
     assert last.sqnr_db == pytest.approx(20.0)
-    few = summarise(results_of([0] * 9, [[1]] * 9, [[2]] * 9), dataset_of(9), (), worst=2)
+    few = summarise(results_of([0] * 9, [[1]] * 9, [[2]] * 9), images_of(9), (), worst=2)
     assert [change.index for change in few.worst] == [0, 1]
 
 
 def test_names_follow_the_place_in_the_data_set_where_images_were_skipped() -> None:
     found = summarise(
-        results_of([0, 0], [[0], [0]], [[1], [0]], index=[3, 7]), dataset_of(9), ("a",)
+        results_of([0, 0], [[0], [0]], [[1], [0]], index=[3, 7]), images_of(9), ("a",)
     )
     assert [change.name for change in found.worst] == ["3.png", "7.png"]
     assert found.classes[0].mistaken_for == "class 1"
@@ -254,7 +253,7 @@ def test_a_second_implementation_agrees() -> None:
     ]
     rows = [(y, first, first if rng.random() < 0.7 else second) for y, first, second in rows]
     names = tuple("abcdefgh")
-    found = summarise(results_of(*zip(*rows, strict=True)), dataset_of(500), names)
+    found = summarise(results_of(*zip(*rows, strict=True)), images_of(500), names)
     known = [row for row in rows if row[0] >= 0]
     assert found.labelled == len(known)
     assert found.candidate.top5.count == sum(label in second for label, _, second in known)
@@ -274,14 +273,8 @@ def test_a_second_implementation_agrees() -> None:
 def test_sums_do_not_depend_on_the_order_of_rounding() -> None:
     """0.1 ten times and huge terms that cancel: only an exact sum gets both right."""
     ten = results_of([-1] * 10, [[0]] * 10, [[0]] * 10, cosine=[0.1] * 10, kl=[0.3] * 10)
-    found = summarise(ten, dataset_of(10), ())
+    found = summarise(ten, images_of(10), ())
     assert (found.cosine, found.kl) == (0.1, 0.3)
-
-
-def test_no_images_is_an_error() -> None:
-    empty = results_of([], np.zeros((0, 5)), np.zeros((0, 5)))
-    with pytest.raises(ImagesError, match="No image of 'set' could be used"):
-        summarise(empty, dataset_of(0), ())
 
 
 @pytest.mark.parametrize(

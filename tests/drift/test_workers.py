@@ -12,7 +12,7 @@ from mnv4_deploy.drift.shards import cut, joined
 from mnv4_deploy.drift.workers import completed, local_executor
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.profiles.measure.checks import available_cpus
-from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, log_of, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
 
 
@@ -46,10 +46,10 @@ def test_results_are_those_of_this_process(tmp_path, monkeypatch):
     expected = FakeRunner(make_job(tmp_path, log="here")).run(cut(dataset, 30)[0])
     for workers, size in ((1, 30), (3, 4)):
         results, skipped = joined(run(job, cut(dataset, size), workers))
-        assert equal(results, expected.results)
+        assert equal(results, expected.rows)
         assert skipped == expected.skipped
     # One thread in every runtime, whatever the user's environment says.
-    threads = {line.split()[2] for line in Path(job.reference.model).read_text().splitlines()}
+    threads = {line.split()[2] for line in Path(log_of(job)).read_text().splitlines()}
     assert threads == {"1"}
 
 
@@ -111,6 +111,15 @@ def test_errors_for_the_user_come_out_as_themselves(tmp_path):
         run(make_job(tmp_path), cut(dataset, 3), 2)
 
 
+def test_lack_of_memory_names_its_images_and_is_not_tried_again(tmp_path):
+    job = make_job(tmp_path)
+    dataset = make_dataset(tmp_path / "images", 12, {7: "memory"})
+    with pytest.raises(ToolchainError, match=r"out of memory at .*: give fewer") as caught:
+        run(job, cut(dataset, 3), 2)
+    assert "images 6 to 8 ('00006.txt' … '00008.txt')" in str(caught.value)
+    assert ran(job).count(2) == 1
+
+
 def test_error_while_the_runner_is_built(tmp_path):
     job = make_job(tmp_path)
     Path(job.candidate.path).write_text("damaged")
@@ -120,7 +129,7 @@ def test_error_while_the_runner_is_built(tmp_path):
 
 def test_bug_shows_its_traceback(tmp_path):
     dataset = make_dataset(tmp_path / "images", 6, {2: "bug"})
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+    with pytest.raises(RuntimeError, match=r"(?s)images 0 to 2 .*ZeroDivisionError: a bug"):
         run(make_job(tmp_path), cut(dataset, 3), 2)
 
 

@@ -1,4 +1,4 @@
-"""TFLite files that many tests share: each conversion takes seconds, so there are two."""
+"""TFLite files that many tests share: each conversion takes seconds, so there are two a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mnv4_deploy.models.records import OutputSpec
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from tests.shared import Shared
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,27 @@ def hybrid_reference() -> ReferenceModel:
 
 
 @pytest.fixture(scope="session")
-def hybrid(
-    tmp_path_factory: pytest.TempPathFactory, hybrid_reference: ReferenceModel
-) -> Converted:
+def hybrid(shared: Shared, hybrid_reference: ReferenceModel) -> Converted:
     """Hybrid-M with its bundled weights at 64 px: every operator of the family but GELU."""
-    from mnv4_deploy.exporters.rewrites.chains import rewrite
-    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
-    from mnv4_deploy.images.sets import bundled_calibration, select
+    from mnv4_deploy.images.preprocessing import normalize
+    from mnv4_deploy.images.sets import select
 
-    path = tmp_path_factory.mktemp("hybrid") / "fp32.tflite"
-    rewritten = rewrite(hybrid_reference.module, "tflite", (64, 64))
-    export_tflite(rewritten.module, path, input_shape=(1, 64, 64))
-    chosen = select(bundled_calibration(hybrid_reference), 16)
-    batches = list(chosen.batches(hybrid_reference.preprocessing, 1))
+    def convert(folder: Path) -> None:
+        from mnv4_deploy.exporters.rewrites.chains import rewrite
+        from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+
+        original = {k: v.clone() for k, v in hybrid_reference.module.state_dict().items()}
+        rewritten = rewrite(hybrid_reference.module, "tflite", (64, 64))
+        export_tflite(rewritten.module, folder / "fp32.tflite", input_shape=(1, 64, 64))
+        # Both worked on a copy: the reference is what it was, norms and all.
+        left = hybrid_reference.module.state_dict()
+        assert left.keys() == original.keys()
+        assert all(torch.equal(left[key], value) for key, value in original.items())
+
+    path = shared.folder("hybrid-tflite", convert) / "fp32.tflite"
+    found = CLASSIFICATION.find_images("bundled", "calibration", hybrid_reference)
+    spec = hybrid_reference.preprocessing
+    batches = [normalize(image[None], spec) for image in select(found, 16).pixels(spec)]
     return Converted(path, hybrid_reference.module, ("logits",), batches)
 
 
@@ -84,14 +95,19 @@ class Small(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+def small(shared: Shared) -> Converted:
     """``Small`` for a batch of 2 and a size that is neither square nor even."""
-    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
-
-    path = tmp_path_factory.mktemp("small") / "fp32.tflite"
     module = Small().eval()
     names = ("fine", "coarse")
-    export_tflite(module, path, input_shape=(2, 9, 13), output_names=names)
+
+    def convert(folder: Path) -> None:
+        from mnv4_deploy.exporters.to_tflite.convert import export_tflite
+
+        path = folder / "fp32.tflite"
+        maps = [OutputSpec(name, is_map=True) for name in names]
+        export_tflite(module, path, input_shape=(2, 9, 13), outputs=maps)
+
+    path = shared.folder("small-tflite", convert) / "fp32.tflite"
     generator = np.random.default_rng(0)
     images = [generator.standard_normal((2, 9, 13, 3)).astype(np.float32) for _ in range(8)]
     return Converted(path, module, names, images)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.records import Preprocessing
+from mnv4_deploy.tolerances import TOLERANCES
 
 SPEC = Preprocessing(height=4, width=4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
@@ -56,7 +56,7 @@ def test_agreement_asks_for_one_run() -> None:
     module = Cancelling(0.0)
     expected = ExpectedOutputs(module, IMAGES, SPEC)
     for _ in range(2):
-        assert expected.compare("a", exact().astype(np.float32), "close").ok
+        assert expected.compare("a", {"logits": exact().astype(np.float32)}, "float32").ok
     assert module.runs == [(torch.float32, True)]
 
 
@@ -64,12 +64,12 @@ def test_what_float32_cannot_do_is_not_asked_for() -> None:
     module = Cancelling(2.0**17)  # a step of float32 is 2^-6 there
     expected = ExpectedOutputs(module, IMAGES, SPEC)
     own = own_error(module)
-    assert own.min() > verify.TIERS["close"]
+    assert own.min() > TOLERANCES["float32"].value
     for factor, ok in ((3.0, True), (12.0, False)):
         # Off by so many times the least that float32 itself is off, on the first image.
         actual = exact()
         actual[0, 0] += factor * own[0] * np.abs(actual[0]).max()
-        found = expected.compare("a", actual, "close")
+        found = expected.compare("a", {"logits": actual}, "float32")
         assert found.against == "PyTorch in float64"
         assert found.ok is ok
         assert found.max_relative_error == pytest.approx(factor * own[0], rel=1e-3)
@@ -87,24 +87,11 @@ def test_the_worse_of_two_orders_counts() -> None:
     assert not np.allclose(other, usual)
     actual = exact()
     actual[:, 0] += 1000.0
-    found = expected.compare("a", actual, "close")
+    found = expected.compare("a", {"logits": actual}, "float32")
     assert found.tolerance == pytest.approx(4 * np.maximum(other, usual).min(), rel=1e-3)
 
 
-def test_other_tiers_have_no_such_excuse() -> None:
-    expected = ExpectedOutputs(Cancelling(2.0**17), IMAGES, SPEC, "its model")
-    found = expected.compare("a", exact() + 1.0, "half")
+def test_other_tolerances_have_no_such_excuse() -> None:
+    expected = ExpectedOutputs(Cancelling(2.0**17), IMAGES, SPEC, name="its model")
+    found = expected.compare("a", {"logits": exact() + 1.0}, "float16")
     assert (found.against, found.tolerance, found.ok) == ("its model", 1e-2, False)
-
-
-def test_half_rounds_every_parameter_and_leaves_the_module_alone() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-    linear = module[1]
-    assert isinstance(linear, nn.Linear)
-    nn.init.constant_(linear.weight, 1 + 2**-12)  # float16 has steps of 2^-10 above 1
-    nn.init.constant_(linear.bias, 2**-30)  # and none so small
-    expected = ExpectedOutputs(module, IMAGES, SPEC)
-    sums = exact().sum(axis=1, keepdims=True).repeat(2, axis=1)
-    np.testing.assert_allclose(expected.half, sums, atol=1e-4)
-    np.testing.assert_allclose(expected.single, sums * (1 + 2**-12), atol=1e-4)
-    assert float(linear.weight.detach()[0, 0]) == 1 + 2**-12

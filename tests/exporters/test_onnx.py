@@ -46,22 +46,26 @@ def reference(random_module):
 
 
 @pytest.fixture(scope="module")
-def fp32(reference, tmp_path_factory):
-    path = tmp_path_factory.mktemp("onnx") / "fp32.onnx"
-    export_onnx(
-        _rewritten(reference),
-        path,
-        input_shape=(1, *SIZE),
-        dynamic_batch=True,
-        metadata={"labels": "a,b"},
-    )
-    return path
+def fp32(reference, shared):
+    def convert(folder):
+        export_onnx(
+            _rewritten(reference),
+            folder / "fp32.onnx",
+            input_shape=(1, *SIZE),
+            dynamic_batch=True,
+            metadata={"labels": "a,b"},
+        )
+
+    return shared.folder("hybrid-onnx", convert) / "fp32.onnx"
 
 
 @pytest.fixture(scope="module")
-def int8(fp32):
-    path = fp32.with_name("int8.onnx")
-    return path, quantize_onnx(fp32, path, [_images(4)])
+def int8(fp32, shared):
+    folder, report = shared.folder_and_value(
+        "hybrid-onnx-int8",
+        lambda made: quantize_onnx(fp32, made / "int8.onnx", [_images(4)]),
+    )
+    return folder / "int8.onnx", report
 
 
 @pytest.mark.parametrize("batch", [1, 3])

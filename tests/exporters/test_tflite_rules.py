@@ -17,6 +17,7 @@ from mnv4_deploy.exporters.recipes import TfliteRecipe, recipe
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
+from mnv4_deploy.models.records import OutputSpec
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.records.files import FileFacts
 
@@ -100,8 +101,8 @@ def quantize(
         if not fp32.exists():
             make, outputs = NETWORKS[name]
             torch.manual_seed(0)
-            names = tuple("ab"[:outputs])
-            export_tflite(make(), fp32, input_shape=(1, SIZE, SIZE), output_names=names)
+            maps = [OutputSpec(name, is_map=True) for name in "ab"[:outputs]]
+            export_tflite(make(), fp32, input_shape=(1, SIZE, SIZE), outputs=maps)
         quantize_tflite(fp32, int8, IMAGES, recipe=with_recipe)
         return fp32, int8
 

@@ -16,10 +16,15 @@ from mnv4_deploy.images import sets as images
 from mnv4_deploy.models import weights
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import ReferenceModel, imagenet_labels, load_reference
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from tests.astray import NO_FILES
 from tests.time_limit import in_time
 
 SPEC = Preprocessing(32, 48)
+
+
+def _bundled(split: str, reference: ReferenceModel) -> images.ImageSet:
+    return CLASSIFICATION.find_images("bundled", split, reference)
 
 
 def paint(path: Path, seed: int = 0, size: tuple[int, int] = (40, 36)) -> Path:
@@ -48,13 +53,13 @@ def unlabelled() -> ReferenceModel:
 
 def test_cifar_model_gets_the_cifar_sample() -> None:
     reference = load_reference("hybrid-m")
-    calibration = images.bundled_calibration(reference)
-    evaluation = images.bundled_evaluation(reference)
+    calibration = _bundled("calibration", reference)
+    evaluation = _bundled("evaluation", reference)
     assert (len(calibration.refs), len(evaluation.refs)) == (200, 1000)
     for found, each in ((calibration, 20), (evaluation, 100)):
         assert found.kind == "bundled" and found.name.startswith("hybrid-m-cifar10/")
-        assert Counter(ref.label for ref in found.refs) == dict.fromkeys(range(10), each)
-        assert all(reference.labels[ref.label or 0] == ref.class_name for ref in found.refs)
+        assert Counter(ref.truth for ref in found.refs) == dict.fromkeys(range(10), each)
+        assert all(reference.labels[ref.truth or 0] == ref.class_name for ref in found.refs)
     chosen = [images.select(found) for found in (calibration, evaluation)]
     assert chosen[0].source.overlap(chosen[1].source) == 0
     assert chosen[0].source.overlap(chosen[0].source) == 200
@@ -64,15 +69,15 @@ def test_imagenet_heads_get_the_photographs(unlabelled: ReferenceModel) -> None:
     imagenet = replace(unlabelled, labels=imagenet_labels(1000), num_classes=1000)
     sources = []
     for found, count in (
-        (images.bundled_calibration(imagenet), 128),
-        (images.bundled_evaluation(imagenet), 64),
+        (_bundled("calibration", imagenet), 128),
+        (_bundled("evaluation", imagenet), 64),
     ):
-        labels = [ref.label for ref in found.refs]
+        labels = [ref.truth for ref in found.refs]
         assert len(set(labels)) == count and None not in labels
         sources.append(images.select(found).source)
         assert sources[-1].count == count and not sources[-1].skipped
     assert sources[0].overlap(sources[1]) == 0
-    assert {ref.label for ref in images.bundled_calibration(unlabelled).refs} == {None}
+    assert {ref.truth for ref in _bundled("calibration", unlabelled).refs} == {None}
 
 
 def test_every_shipped_photograph_has_its_attribution() -> None:
@@ -104,34 +109,13 @@ def test_folder_with_classes(folder: Path) -> None:
     paint(folder / "cat" / "deep" / "er" / "x.webp")
     (folder / "notes.txt").write_text("no image")
     (folder / "cat" / "._00.png").write_bytes(b"resource fork")
-    found = images.open_folder(folder, ("dog", "cat"))
+    found = images.open_folder(folder)
     assert found.kind == "folder" and found.name == "pets"
-    by_name = {str(ref.path.relative_to(folder)): ref.label for ref in found.refs}
+    by_name = {str(ref.path.relative_to(folder)): ref.class_name for ref in found.refs}
     assert len(by_name) == 28
-    assert by_name["cat/00.png"] == by_name["cat/deep/er/x.webp"] == 1
-    assert by_name["dog/25.png"] == 0 and by_name["loose.JPG"] is None
-
-
-@pytest.mark.parametrize(
-    ("folders", "labels", "expected"),
-    [
-        (("Tabby_Cat", "dog"), ("hound, dog", "tabby cat"), {"Tabby_Cat": 1, "dog": 0}),
-        (("b", "a"), ("first", "second"), {"a": 0, "b": 1}),
-        (("a", "b", "c"), ("first", "second"), {"a": None, "b": None, "c": None}),
-        (("cat", "other"), ("dog", "cat"), {"cat": 1, "other": None}),
-        (("n01440764", "n02172182"), None, {"n01440764": 0, "n02172182": 305}),
-    ],
-)
-def test_class_folders_to_indices(
-    tmp_path: Path,
-    folders: tuple[str, ...],
-    labels: tuple[str, ...] | None,
-    expected: dict[str, int | None],
-) -> None:
-    for name in folders:
-        paint(tmp_path / name / "x.png")
-    found = images.open_folder(tmp_path, imagenet_labels(1000) if labels is None else labels)
-    assert {ref.class_name: ref.label for ref in found.refs} == expected
+    assert by_name["cat/00.png"] == by_name["cat/deep/er/x.webp"] == "cat"
+    assert by_name["dog/25.png"] == "dog" and by_name["loose.JPG"] == ""
+    assert {ref.truth for ref in found.refs} == {None}  # what a class is, a task knows
 
 
 def test_links_are_followed_but_never_round_in_circles(tmp_path: Path, folder: Path) -> None:
@@ -172,9 +156,10 @@ def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_selection_is_spread_deterministic_and_nested(folder: Path) -> None:
-    found = images.open_folder(folder, ("cat", "dog"))
+    found = images.open_folder(folder)
     sixteen = images.select(found, 16)
-    assert sorted(label or 0 for label in sixteen.labels) == 10 * [0] + 6 * [1]
+    names = sorted(ref.class_name for ref in sixteen.refs)  # type: ignore[union-attr]
+    assert names == 10 * ["cat"] + 6 * ["dog"]
     assert images.select(found, 16) == sixteen
     assert images.select(found, 20).refs[:16] == sixteen.refs
     assert images.select(found, 16, seed=1).refs != sixteen.refs
@@ -203,7 +188,7 @@ def test_damaged_images_are_named_and_replaced(folder: Path) -> None:
     assert reasons["dog/empty.png"] == "empty file" and reasons["dog/text.png"] == "not an image"
     assert "5000x2" in reasons["dog/strip.png"]
     assert chosen.source.count == 27
-    assert len(list(chosen.arrays(SPEC))) == 27
+    assert len(chosen.pixels(SPEC)) == 27
 
 
 def test_too_few_good_images(tmp_path: Path) -> None:
@@ -221,21 +206,19 @@ def test_too_few_good_images(tmp_path: Path) -> None:
 # Arrays
 
 
-def test_arrays_and_batches(folder: Path) -> None:
+def test_pixels_are_those_of_the_tasks_own_preparation(folder: Path) -> None:
     chosen = images.select(images.open_folder(folder), 18)
-    arrays = list(chosen.arrays(SPEC))
-    assert {(a.shape, a.dtype.name) for a in arrays} == {((32, 48, 3), "float32")}
-    batches = list(chosen.batches(SPEC, 8))
-    assert [len(batch) for batch in batches] == [8, 8, 2]
-    np.testing.assert_array_equal(np.concatenate(batches), np.stack(arrays))
-    assert {a.dtype.name for a in chosen.uint8_arrays(SPEC)} == {"uint8"}
+    pixels = chosen.pixels(SPEC)
+    assert pixels.shape == (18, 32, 48, 3) and pixels.dtype == np.uint8
+    grey = chosen.pixels(SPEC, lambda image, spec: np.full((*image.size, spec.width), 7, np.uint8))
+    assert grey.shape == (18, 40, 36, 48) and (grey == 7).all()
 
 
 def test_an_image_that_vanishes_in_between_is_an_error(folder: Path) -> None:
     chosen = images.select(images.open_folder(folder))
     chosen.refs[3].path.unlink()  # type: ignore[union-attr]
     with pytest.raises(ImagesError, match="run again"):
-        list(chosen.arrays(SPEC))
+        chosen.pixels(SPEC)
 
 
 # What can never be an image
@@ -263,7 +246,7 @@ def test_what_takes_the_place_of_an_image_is_not_read(folder: Path, name: str) -
     with in_time():
         (skipped,) = images.select(found).source.skipped
         with pytest.raises(ImagesError):
-            list(chosen.uint8_arrays(SPEC))
+            chosen.pixels(SPEC)
     assert skipped.name == "cat/00.png"
 
 
@@ -278,11 +261,11 @@ def test_an_image_of_a_terabyte_is_not_hashed(folder: Path) -> None:
 def test_random_images_are_called_random() -> None:
     noise = images.random_images(16, seed=2)
     assert noise.source.kind == "random" and noise.source.count == 16
-    arrays = list(noise.uint8_arrays(SPEC))
+    arrays = noise.pixels(SPEC)
     assert len({a.tobytes() for a in arrays}) == 16
     assert 120 < np.mean(arrays) < 135
     again = images.random_images(16, seed=2)
-    np.testing.assert_array_equal(arrays, list(again.uint8_arrays(SPEC)))
-    assert noise.labels == 16 * (None,)
+    np.testing.assert_array_equal(arrays, again.pixels(SPEC))
+    assert noise.truth == 16 * (None,)
     with pytest.raises(ImagesError, match="too few"):
         images.random_images(3)

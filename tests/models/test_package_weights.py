@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mnv4_deploy.errors import WeightsError
-from mnv4_deploy.images.preprocessing import preprocess
+from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.preprocessing import normalize, to_uint8
 from mnv4_deploy.models import package_weights, weights, zoo
-from mnv4_deploy.models.checkpoint_file import file_sha256
 from mnv4_deploy.models.package_weights import PackageCheckpoint
 from mnv4_deploy.models.weights import load_reference
 
@@ -148,8 +148,9 @@ def test_accuracy_on_labelled_photographs(name: str) -> None:
     with torch.inference_mode():
         for start in range(0, len(rows), 50):
             batch = rows[start : start + 50]
-            inputs = [preprocess(Image.open(PHOTOGRAPHS / row["file"]), spec) for row in batch]
-            predicted = model(torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)).argmax(1)
+            pixels = [to_uint8(Image.open(PHOTOGRAPHS / row["file"]), spec) for row in batch]
+            inputs = torch.from_numpy(normalize(np.stack(pixels), spec))
+            predicted = model(inputs.permute(0, 3, 1, 2)).argmax(1)
             truth = [int(row["imagenet_index"]) for row in batch]
             right += int((predicted.numpy() == truth).sum())
     # 200 photographs: two standard errors of a proportion near 90 % are 4.2 points.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv4_deploy.images.preprocessing import normalize, preprocess, to_rgb, to_uint8
+from mnv4_deploy.images.preprocessing import normalize, to_rgb, to_uint8
 from mnv4_deploy.models.records import Preprocessing
 
 
@@ -63,21 +63,12 @@ def test_normalisation_is_per_channel() -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def test_preprocess_is_the_two_together() -> None:
-    spec = Preprocessing(40, 56, crop_pct=0.9)
-    image = picture(80, 70)
-    result = preprocess(image, spec)
-    assert result.shape == (40, 56, 3)
-    assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, normalize(to_uint8(image, spec), spec))
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_every_8_bit_mode(mode: str) -> None:
     image = picture(40, 40).convert(mode)
     expected = image.convert("RGB")
     np.testing.assert_array_equal(np.asarray(to_rgb(image)), np.asarray(expected))
-    assert preprocess(image, Preprocessing(32, 32)).shape == (32, 32, 3)
+    assert to_uint8(image, Preprocessing(32, 32)).shape == (32, 32, 3)
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
@@ -135,4 +126,5 @@ def test_equals_timm() -> None:
         for source in ((500, 333), (200, 301)):
             image = picture(*source)
             expected = theirs(image).permute(1, 2, 0).numpy()
-            np.testing.assert_allclose(preprocess(image, spec), expected, atol=1e-6)
+            actual = normalize(to_uint8(image, spec), spec)
+            np.testing.assert_allclose(actual, expected, atol=1e-6)

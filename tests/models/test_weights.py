@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from mnv4_deploy.errors import InputError, UnknownModelError, WeightsError
 from mnv4_deploy.images import sets as images
+from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models import checkpoint_file, weights, zoo
 from mnv4_deploy.models.efficientvit import Residual
 from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
 from mnv4_deploy.models.weights import load_reference
+from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 MODEL = "conv-s-035"
 
@@ -67,13 +69,15 @@ def test_bundled_accuracy_on_all_evaluation_images() -> None:
     reference = load_reference("hybrid-m")
     # NHWC strides make CPU convolutions several times faster.
     reference.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    chosen = images.select(images.bundled_evaluation(reference))
+    spec = reference.preprocessing
+    chosen = images.select(CLASSIFICATION.find_images("bundled", "evaluation", reference))
     assert chosen.source.count == 1000
-    truth = torch.tensor(chosen.labels)
+    truth = torch.tensor(chosen.truth)
     predicted = []
     with torch.inference_mode():
-        for batch in chosen.batches(reference.preprocessing, 50):
-            logits = reference.module(torch.from_numpy(batch).permute(0, 3, 1, 2))
+        for batch in torch.from_numpy(chosen.pixels(spec)).split(50):
+            x = torch.from_numpy(normalize(batch.numpy(), spec))
+            logits = reference.module(x.permute(0, 3, 1, 2))
             predicted.append(logits.argmax(1))
     top1_percent = 100 * float((torch.cat(predicted) == truth).float().mean())
     assert top1_percent == pytest.approx(78.8, abs=0.3)
@@ -149,10 +153,11 @@ def test_random_leaves_no_branch_dead(
         if isinstance(block, MobileMqaBlock | Residual) or getattr(block, "has_skip", False)
     ]
     reference = weights.load_reference("conv-s-035", "random")
-    photos = images.select(images.bundled_evaluation(reference), 16)
+    found = CLASSIFICATION.find_images("bundled", "evaluation", reference)
     spec = load_reference("conv-s-035", "random", size=(96, 96)).preprocessing
     with torch.inference_mode():
-        logits = module(torch.from_numpy(next(photos.batches(spec, 8))).permute(0, 3, 1, 2))
+        photos = normalize(images.select(found, 16).pixels(spec)[:8], spec)
+        logits = module(torch.from_numpy(photos).permute(0, 3, 1, 2))
     for hook in hooks:
         hook.remove()
     assert len(shares) >= 9

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
@@ -66,7 +66,7 @@ class Faulty:
         self._fault = fault
         self._names = tensors
         if tensors is None and any(fact.name.endswith(";given") for fact in self.inputs):
-            self._names = read_graph(path).outputs
+            self._names = read_tflite(path).outputs
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         results = self._own.run(inputs)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.parity.layer_tally import Evidence
-from mnv4_deploy.parity.layers import Watched, tflite_quantization
+from mnv4_deploy.parity.layers import Watched
 from mnv4_deploy.parity.recompute import recompute
 from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
@@ -118,7 +119,7 @@ def test_the_runtime_gives_what_the_exact_value_rounds_to(
         "out",
         result.shape,
         tuple(sources),
-        tflite_quantization(path).get(out),
+        quantizations(graph).get(out),
     )
     evidence = Evidence(layer, dict(zip(sources, arrays, strict=True)), result, other)
     found = recompute(path, graph, evidence)
@@ -175,7 +176,7 @@ def test_both_sides_can_be_wrong(tmp_path: Path) -> None:
     b_sources = {0: INPUT}
     graph = read_graph_of(path)
     layer = Watched(
-        0, "", "CONV_2D", "int8", out, "out", (1, 1, 4, 1), (0,), tflite_quantization(path)[out]
+        0, "", "CONV_2D", "int8", out, "out", (1, 1, 4, 1), (0,), quantizations(graph)[out]
     )
     here, there = (np.full((1, 1, 4, 1), value, np.int8) for value in (50, 70))
     found = recompute(path, graph, Evidence(layer, b_sources, here, there))

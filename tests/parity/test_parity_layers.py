@@ -117,7 +117,7 @@ def test_one_channel_of_a_float_network(tmp_path: Path) -> None:
     assert "the device is further from the float64 result" in found.explanation.lower()
 
 
-def test_a_bit_of_a_float_is_tier_1_and_another_order_of_summation(tmp_path: Path) -> None:
+def test_a_bit_of_a_float_is_as_of_another_order_of_summation(tmp_path: Path) -> None:
     path, places = convs(tmp_path, NAMES, "float32")
 
     def fault(tensor: int, values: Array) -> Array:
@@ -128,7 +128,7 @@ def test_a_bit_of_a_float_is_tier_1_and_another_order_of_summation(tmp_path: Pat
         return result
 
     found = check(path, FakeDevice("fused", faulty(fault)))
-    assert found.outputs.verdict == "tier 1"
+    assert found.outputs.verdict == "reordered"
     assert found.first is not None
     assert found.layers[found.first].module == "body.second"
     assert "another order of summation" in found.explanation
@@ -282,7 +282,7 @@ def unoptimised(path: Path, tensors: Sequence[int] | None) -> TensorRunner:
     return runner
 
 
-def test_onnxruntime_without_optimisations_is_tier_1(tmp_path: Path) -> None:
+def test_onnxruntime_without_optimisations_is_reordered(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["a"], "/body/first/Conv", pads=[1, 1, 1, 1]),
@@ -295,7 +295,7 @@ def test_onnxruntime_without_optimisations_is_tier_1(tmp_path: Path) -> None:
     found = check(path, device)
     if not found.outputs.differing:
         pytest.skip("this processor adds in the same order either way")
-    assert found.outputs.verdict == "tier 1"
+    assert found.outputs.verdict == "reordered"
     assert found.first is not None
     assert found.layers[found.first].module == "body.first"
     assert 0 < found.layers[found.first].difference.max_relative_error < 1e-5

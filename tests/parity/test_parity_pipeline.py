@@ -87,7 +87,7 @@ def test_files_are_whole_and_strict_json(tmp_path: Path) -> None:
     result = run(path, "ssh://same", "ssh://other", out=out)
     document = json.loads((out / "parity.json").read_text(), parse_constant=pytest.fail)
     files, schema = document.pop("files"), document.pop("schema")
-    assert schema == "mnv4-deploy/parity"
+    assert (schema, document["schema_version"]) == ("mnv4-deploy/parity", 2)
     assert document == json.loads(json.dumps(parity_to_dict(result)))
     assert {entry["file"] for entry in files} == {entry.name for entry in out.iterdir()}
     assert document["devices"][0]["outputs"]["sqnr_db"] is None
@@ -109,10 +109,11 @@ def test_integers_must_be_equal_and_floats_need_not(tmp_path: Path) -> None:
     path, _ = convs(tmp_path, NAMES, "float32")
     result = run(path, "ssh://other")
     assert (result.failed, result.quantized) == (False, False)
+    assert "ssh://other  within reordered: " in shown(result)
     assert run(path, "ssh://other", tolerance="exact").failed
     (tmp_path / "codes").mkdir()
     codes, _ = convs(tmp_path / "codes", NAMES)
-    assert run(codes, "ssh://other", tolerance="tier 3").failed
+    assert run(codes, "ssh://other", tolerance="float16").failed
 
 
 def test_another_best_class_is_counted(tmp_path: Path, devices: dict[str, FakeDevice]) -> None:
@@ -141,7 +142,7 @@ def test_another_best_class_is_counted(tmp_path: Path, devices: dict[str, FakeDe
     ("options", "message"),
     [
         ({"devices": ()}, "give --device"),
-        ({"tolerance": "tier 9"}, "There is no tolerance 'tier 9'"),
+        ({"tolerance": "tier 1"}, "There is no tolerance 'tier 1'"),
         ({"tolerance": "different"}, "There is no tolerance"),
         ({"images": 0}, "--images 0"),
     ],

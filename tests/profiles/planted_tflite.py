@@ -12,8 +12,8 @@ import pytest
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.records.profile import JoinedLayer
-from mnv4_deploy.profiles.records.timing import OpKind, OpTiming
+from mnv4_deploy.profiles.records.profile import Layer
+from mnv4_deploy.profiles.records.timing import Backend, OpTiming
 from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
-KINDS: dict[int, OpKind] = {
+BACKENDS: dict[int, Backend] = {
     EVENT_BUILTIN_OP: "builtin",
     EVENT_RUNTIME: "runtime",
     EVENT_XNNPACK_OP: "xnnpack",
@@ -55,7 +55,7 @@ def measure(path: Path, runs: int) -> list[OpTiming]:
     return [
         OpTiming(
             tag=event.tag,
-            kind=KINDS[event.type],
+            backend=BACKENDS[event.type],
             samples_us=tuple(float(run[at].elapsed_us) for run in recorded),
             partition=partition,
             op_index=event.index if event.type == EVENT_BUILTIN_OP else None,
@@ -83,26 +83,27 @@ class Joined:
                 tuple(self.timings[i].tag.split(" (")[0] for i in layer.timing_indices),
             )
             for layer in self.layers
-            if layer.where != "runtime"
+            if layer.backend != "runtime"
         ]
 
-    def of(self, index: int) -> JoinedLayer:
+    def of(self, index: int) -> Layer:
         return next(layer for layer in self.layers if index in layer.op_indices)
 
-    def time_us(self, layer: JoinedLayer) -> float:
+    def time_us(self, layer: Layer) -> float:
         return sum(self.timings[i].median_us for i in layer.timing_indices)
 
 
 def check_conserved(
-    graph: ModelGraph, timings: Sequence[OpTiming], layers: Sequence[JoinedLayer]
+    graph: ModelGraph, timings: Sequence[OpTiming], layers: Sequence[Layer]
 ) -> None:
     assert sorted(i for layer in layers for i in layer.timing_indices) == list(range(len(timings)))
     assert sorted(i for layer in layers for i in layer.op_indices) == list(range(len(graph.ops)))
+    assert [layer.index for layer in layers] == list(range(len(layers)))
     first = [layer.timing_indices[0] for layer in layers if layer.timing_indices]
     assert first == sorted(first)
     for layer in layers:
         assert all(timings[i].partition == layer.partition for i in layer.timing_indices)
-        assert all(timings[i].kind == layer.where for i in layer.timing_indices)
+        assert all(timings[i].backend == layer.backend for i in layer.timing_indices)
 
 
 def run(b: TfliteBuilder, folder: Path, inputs: Sequence[int], outputs: Sequence[int]) -> Joined:

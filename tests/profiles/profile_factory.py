@@ -11,7 +11,6 @@ from mnv4_deploy.profiles.records.profile import (
     Bound,
     Conditions,
     Finding,
-    JoinedLayer,
     Layer,
     Measurement,
     ModelProfile,
@@ -24,15 +23,15 @@ from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming
 class Spec:
     """One layer and the one or more operators of the file behind it."""
 
-    kind: str
+    op_type: str
     module: str = ""
     samples_us: tuple[float, ...] = (10.0, 12.0, 11.0)
     cost: OpCost | None = None
     name: str = ""
     compute: str = "int8"
-    where: str = "xnnpack"
+    backend: str = "xnnpack"
     partition: int | None = 0
-    file_kinds: tuple[str, ...] | None = None
+    file_op_types: tuple[str, ...] | None = None
     weights: tuple[int, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     kernel: str = "GEMM"
@@ -47,10 +46,10 @@ def roof(limit: str, us: float, *, level: str = "", won_us: float = 0.0, percent
 SPECS = (
     Spec(
         "BUFFERS",
-        where="runtime",
+        backend="runtime",
         partition=None,
         compute="none",
-        file_kinds=(),
+        file_op_types=(),
         kernel="buffer registration",
         samples_us=(5.0, 6.0, 7.0),
     ),
@@ -90,7 +89,7 @@ SPECS = (
         "blocks.1.1.attn",
         (84.0, 80.0, 88.0),
         OpCost(0, 60_000, 0, 9_216, 9_216),
-        where="builtin",
+        backend="builtin",
         partition=None,
         kernel="SOFTMAX",
         bound=roof("unknown", 4.0, won_us=80.0),
@@ -111,7 +110,7 @@ SPECS = (
         (40.0, 41.0, 42.0),
         OpCost(1_280_000, 0, 1_280_000, 1_280, 1_000),
         partition=1,
-        file_kinds=("DEQUANTIZE", "FULLY_CONNECTED", "QUANTIZE"),
+        file_op_types=("DEQUANTIZE", "FULLY_CONNECTED", "QUANTIZE"),
         weights=(1000, 1280),
         bound=roof("memory", 30.0, level="DRAM", won_us=11.0),
     ),
@@ -120,7 +119,7 @@ SPECS = (
         "postprocess",
         (7.0, 7.0, 7.0),
         None,
-        where="builtin",
+        backend="builtin",
         partition=None,
         bound=roof("unknown", 0.0),
     ),
@@ -167,24 +166,24 @@ def make_profile(
     """A profile with a layer for each of ``specs``; bounds only with a machine."""
     tensors: list[Tensor] = []
     ops: list[Operator] = []
-    joined: list[JoinedLayer] = []
+    joined: list[Layer] = []
     layers: list[Layer] = []
     timings: list[OpTiming] = []
     for index, spec in enumerate(specs):
-        kinds = (spec.kind,) if spec.file_kinds is None else spec.file_kinds
+        op_types = (spec.op_type,) if spec.file_op_types is None else spec.file_op_types
         indices = []
-        for kind in kinds:
+        for op_type in op_types:
             tensors += [
                 Tensor(f"in{len(ops)}", (1, 8, 8, 4), "int8"),
                 Tensor(f"w{len(ops)}", spec.weights, "int8", constant=True),
             ]
             at = len(tensors)
-            main = kind == spec.kind
+            main = op_type == spec.op_type
             name = (spec.name or f"op{len(ops)}") if main else f"op{len(ops)}"
             ops.append(
                 Operator(
                     len(ops),
-                    kind,
+                    op_type,
                     name,
                     (at - 2, at - 1) if spec.weights else (at - 2,),
                     (at - 2,),
@@ -195,36 +194,34 @@ def make_profile(
         timed: tuple[int, ...] = ()
         if spec.samples_us:
             timed = (len(timings),)
-            timings.append(OpTiming(spec.kernel, spec.where, spec.samples_us, "", spec.partition))
+            timings.append(
+                OpTiming(spec.kernel, spec.backend, spec.samples_us, "", spec.partition)
+            )
         name = spec.name or (f"op{indices[0]}" if indices else "")
         joined.append(
-            JoinedLayer(
-                spec.kind,
+            Layer(
+                spec.op_type,
                 name,
                 spec.module,
                 spec.compute,
-                spec.where,
+                spec.backend,
                 spec.partition,
                 tuple(indices),
                 timed,
+                index,
             )
         )
         layers.append(
-            Layer(
-                index,
-                spec.kind,
-                name,
-                spec.module,
-                spec.compute,
-                spec.where,
-                spec.partition,
-                kinds,
-                (spec.kernel,) if spec.samples_us else (),
-                (1, 8, 8, 4),
-                spec.samples_us,
-                spec.cost,
-                spec.refusal,
+            replace(
+                joined[-1],
+                file_op_types=op_types,
+                kernels=(spec.kernel,) if spec.samples_us else (),
+                output_shape=(1, 8, 8, 4),
+                samples_us=spec.samples_us,
+                cost=spec.cost,
+                refusal=spec.refusal,
                 statistic="p50",
+                bound=(spec.bound or roof("unknown", 0.0)) if machine else None,
             )
         )
     total = sum(layer.latency_us for layer in layers)
@@ -249,7 +246,7 @@ def make_profile(
         threads=1,
         cpus=(0, 1),
         graph=ModelGraph(format, tuple(tensors), tuple(ops), (0,), (1,)),
-        profile=OpProfile(path, "ai-edge-litert 2.3.0", 1, tuple(timings), rounds[0], rounds[1]),
+        profile=OpProfile(path, "ai-edge-litert 2.3.0", 1, tuple(timings)),
         layers=tuple(joined),
         rounds_us=rounds,
         profiled_rounds_us=rounds,
@@ -257,11 +254,9 @@ def make_profile(
         refusals={5: "int8 is not supported"},
         notes=("Inputs are random numbers.",),
     )
-    bounds = tuple(spec.bound or roof("unknown", 0.0) for spec in specs)
     return ModelProfile(
         measurement=measurement,
         layers=tuple(layers),
-        bounds=bounds if machine else (),
         findings=(
             Finding(
                 "fragmenting op",
@@ -276,8 +271,10 @@ def make_profile(
         trust=Trust(**{**facts, **trust}),
         statistic="p50",
         machine=machine,
-        unknown_kinds=tuple(
-            sorted({layer.kind for layer in layers if layer.cost is None and layer.file_kinds})
+        unknown_op_types=tuple(
+            sorted(
+                {layer.op_type for layer in layers if layer.cost is None and layer.file_op_types}
+            )
         ),
     )
 
@@ -286,12 +283,22 @@ def with_names(profile: ModelProfile, name: str) -> ModelProfile:
     """``profile`` with ``name`` wherever a file can plant one."""
     layers = tuple(
         replace(
-            layer, name=name, module=name, kind=name, kernels=(name,), refusal=name, compute=name
+            layer,
+            name=name,
+            module=name,
+            op_type=name,
+            kernels=(name,),
+            refusal=name,
+            compute=name,
         )
         for layer in profile.layers
     )
     measurement = replace(profile.measurement, path=name, notes=(name,))
     findings = (Finding(name, name, name, 1.0, (0,)),)
     return replace(
-        profile, layers=layers, measurement=measurement, findings=findings, unknown_kinds=(name,)
+        profile,
+        layers=layers,
+        measurement=measurement,
+        findings=findings,
+        unknown_op_types=(name,),
     )

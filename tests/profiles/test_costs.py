@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.costs.group import group_cost, group_costs, op_cost, unknown_kinds
+from mnv4_deploy.profiles.costs.group import group_costs, unknown_kinds
 from mnv4_deploy.profiles.costs.model_time import model_time
 from mnv4_deploy.profiles.costs.table import COSTS
 from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.records.graph import Attribute, ModelGraph, OpCost, Operator, Tensor
 
 Shape = tuple[int, ...]
+
+
+def group_cost(graph: ModelGraph, op_indices: Sequence[int]) -> OpCost | None:
+    return group_costs(graph, (op_indices,))[0]
 
 
 class Net:
@@ -83,7 +87,7 @@ def single(
         names.append("" if role == "" else name)
     net.op(kind, names, output, dtype, **attributes)
     graph = net.graph(*[f"t0.{i}" for i in range(len(net.tensors) - len(inputs))])
-    cost = op_cost(graph, graph.ops[0])
+    cost = group_cost(graph, (0,))
     assert cost is not None
     return cost
 
@@ -278,7 +282,7 @@ def test_a_tensor_read_twice_moves_once() -> None:
     x = net.add("x", X)
     y = net.op("Mul", [x, x], X)
     graph = net.graph(y)
-    assert op_cost(graph, graph.ops[0]) == OpCost(0, 192, 0, 768, 768)
+    assert group_cost(graph, (0,)) == OpCost(0, 192, 0, 768, 768)
 
 
 def quantized_conv(net: Net, x: str) -> str:
@@ -382,9 +386,9 @@ def test_unknown_kinds_have_no_cost_and_are_named() -> None:
     a = net.op("NonMaxSuppression", [net.add("x", (10,))], (10,))
     b = net.op("Relu", [a], (10,))
     graph = net.graph(net.op("NonMaxSuppression", [b], (10,)))
-    assert op_cost(graph, graph.ops[0]) is None
+    assert group_cost(graph, (0,)) is None
     assert group_cost(graph, (0, 1)) is None
-    assert op_cost(graph, graph.ops[1]) is not None
+    assert group_cost(graph, (1,)) is not None
     assert unknown_kinds(graph) == ("NonMaxSuppression",)
 
 
@@ -444,7 +448,7 @@ def test_random_convolutions_by_brute_force_and_by_torch(seed: int, tmp_path: Pa
     )
     onnx.save(model, tmp_path / "conv.onnx")
     graph = read_graph_of(tmp_path / "conv.onnx")
-    cost = op_cost(graph, graph.ops[0])
+    cost = group_cost(graph, (0,))
     assert cost is not None
     assert cost.macs == by_loop == counter.get_total_flops() // 2
     parameters = sum(p.numel() for p in conv.parameters())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError
-from mnv4_deploy.profiles.files import regular as regular_file
+from mnv4_deploy.profiles.files import regular
 from mnv4_deploy.profiles.graph.external_weights import (
     check_weights,
     external_files,
@@ -17,7 +17,7 @@ from mnv4_deploy.profiles.graph.external_weights import (
     open_weights,
 )
 from mnv4_deploy.profiles.graph.renamed import renamed_copy
-from mnv4_deploy.profiles.runtimes.run_ort import open_session
+from mnv4_deploy.profiles.runtimes.open_onnx import open_session
 from tests.astray import EVERYTHING, OUTSIDE
 from tests.device.small_models import X, onnx_with_weights_beside
 from tests.time_limit import in_time
@@ -193,6 +193,6 @@ def test_weights_have_a_limit_together(path: Path, monkeypatch: pytest.MonkeyPat
         checked(path)
     weights = path.with_name("w.bin")
     monkeypatch.undo()
-    os.truncate(weights, regular_file.MAX_BYTES)
+    os.truncate(weights, regular.MAX_BYTES)
     with in_time(), pytest.raises(ModelFileError):
         checked(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ def shapes_of(graph: ModelGraph) -> dict[str, tuple[int, ...]]:
 
 def tensor(graph: ModelGraph, name: str) -> Tensor:
     return next(t for t in graph.tensors if t.name == name)
+
+
+def stored(name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+    return Tensor(name, shape, dtype, constant=True, declared=shape)
 
 
 # Shapes of inputs
@@ -122,7 +127,7 @@ def test_tflite_options_have_the_schemas_names(tflite: Any, tmp_path: Path) -> N
     assert product.attributes["adj_y"] is False
     assert reshape.attributes == {"new_shape": (2, 64)}
     assert exp.attributes == {}
-    assert tensor(graph, "w") == Tensor("w", (1, 3, 3, 8), "float32", constant=True)
+    assert tensor(graph, "w") == stored("w", (1, 3, 3, 8), "float32")
     assert (graph.inputs, graph.outputs) == ((x,), (e,))
 
 
@@ -142,6 +147,11 @@ def test_tflite_shapes_follow_the_input(tflite: Any, tmp_path: Path) -> None:
     path = dynamic_tflite(tflite, tmp_path / "m.tflite")
     graph = read_graph_of(path, {"x": (2, 12, 20, 2)})
     assert shapes_of(graph) == {"x": (2, 12, 20, 2), "mid": (2, 6, 10, 2), "y": (2, 3, 5, 2)}
+    own = read_tflite(path)
+    assert shapes_of(own) == dict.fromkeys(("x", "mid", "y"), (1, 1, 1, 2))
+    assert {t.name: t.declared for t in own.tensors} == {t.name: t.declared for t in graph.tensors}
+    assert tensor(own, "x").declared == (-1, -1, -1, 2)
+    assert (own.ops, own.inputs, own.outputs) == (graph.ops, graph.inputs, graph.outputs)
     with pytest.raises(ModelFileError, match="give --shape x="):
         read_graph_of(path)
     with pytest.raises(UnsupportedError, match="fixed at 2"):
@@ -162,6 +172,64 @@ def test_tflite_that_cannot_take_the_shape(tflite: Any, tmp_path: Path) -> None:
         read_graph_of(path, {"": (3, 4)})
 
 
+def test_tflite_quantization_is_what_the_interpreter_says(tflite: Any, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    x = tflite.tensor("x", (1, 4, 4, 2), "int8", scale=0.5, zero_point=7)
+    codes = np.arange(18, dtype=np.int8).reshape(1, 3, 3, 2)
+    w = tflite.tensor("w", (1, 3, 3, 2), "int8", scale=[0.25, 0.125], data=codes)
+    tflite.graph.tensors[w].quantization.quantizedDimension = 3
+    bias = tflite.tensor("b", (2,), "int32", scale=[0.125, 0.0625], data=np.zeros(2, np.int32))
+    y = tflite.tensor("y", (1, 4, 4, 2), "int8", scale=0.375, zero_point=-3)
+    tflite.op("DEPTHWISE_CONV_2D", (x, w, bias), (y,), "DepthwiseConv2DOptions", strideW=1,
+              strideH=1, depthMultiplier=1)  # fmt: skip
+    path = tflite.write(tmp_path / "m.tflite", (x,), (y,))
+    graph = read_tflite(path)
+    interpreter = Interpreter(str(path))
+    details = {d["name"]: d["quantization_parameters"] for d in interpreter.get_tensor_details()}
+    assert len(graph.tensors) == 4
+    for found in graph.tensors:
+        expected = details[found.name]
+        assert found.scale == tuple(expected["scales"])
+        assert found.zero_point == tuple(expected["zero_points"])
+        assert found.axis == expected["quantized_dimension"]
+    assert tensor(graph, "w").axis == 3
+
+
+def test_tflite_beside_its_operators(tflite: Any, tmp_path: Path) -> None:
+    """What weights take is counted by buffer, as two tensors can share one."""
+    x, y, z = (tflite.tensor(name, (2, 3)) for name in "xyz")
+    w = tflite.tensor("w", (2, 3), data=np.ones((2, 3), np.float32))
+    same = tflite.tensor("same", (2, 3))
+    tflite.graph.tensors[same].buffer = tflite.graph.tensors[w].buffer
+    axis = tflite.tensor("axis", (), "int32", data=np.array(1, np.int32))
+    tflite.op("ADD", (x, w), (y,), "AddOptions")
+    tflite.op("CUSTOM", (y, same, axis), (z,), custom="MyTransform")
+    tflite.metadata("labels", b"cat\ndog")
+    tflite.model.subgraphs.append(tflite.graph)
+    graph = read_tflite(tflite.write(tmp_path / "m.tflite", (x,), (z,)))
+    assert graph.weight_bytes == {"float32": 24, "int32": 4}
+    assert [(op.kind, op.name, op.custom) for op in graph.ops] == [
+        ("ADD", "y", False),
+        ("MyTransform", "z", True),
+    ]
+    assert (graph.subgraphs, graph.metadata["labels"]) == (2, "cat\ndog")
+    assert pickle.loads(pickle.dumps(graph)) == graph
+
+
+def test_what_constants_alone_make(tflite: Any, tmp_path: Path) -> None:
+    x, y = tflite.tensor("x", (4,)), tflite.tensor("y", (4,))
+    codes = tflite.tensor("codes", (4,), "int8", scale=0.5, data=np.ones(4, np.int8))
+    unpacked, twice = tflite.tensor("unpacked", (4,)), tflite.tensor("twice", (4,))
+    tflite.op("DEQUANTIZE", (codes,), (unpacked,))
+    tflite.op("ADD", (unpacked, unpacked), (twice,), "AddOptions")
+    tflite.op("ADD", (x, twice), (y,), "AddOptions")
+    graph = read_tflite(tflite.write(tmp_path / "m.tflite", (x,), (y,)))
+    assert graph.constants() == {codes, unpacked, twice}
+    assert graph.constants({"DEQUANTIZE"}) == {codes, unpacked}
+    assert graph.constants(()) == {codes}
+
+
 def test_damaged_tflite_is_refused_or_read(conv_tflite: Path, tmp_path: Path) -> None:
     """Flipped bytes may land in a name; nothing but the one error comes out."""
     data = bytearray(conv_tflite.read_bytes())
@@ -174,7 +242,7 @@ def test_damaged_tflite_is_refused_or_read(conv_tflite: Path, tmp_path: Path) ->
         path = tmp_path / "broken.tflite"
         path.write_bytes(broken[: len(data) if seed % 2 else int(rng.integers(16, len(data)))])
         try:
-            unknown_kinds(read_tflite(path))
+            unknown_kinds(read_graph_of(path))
         except (ModelFileError, UnsupportedError):
             refused += 1
     assert refused > 75
@@ -232,9 +300,14 @@ def test_onnx_shapes_behind_private_and_optional_operands(tmp_path: Path) -> Non
     assert found["flat"] == (1, 420)
     assert found["left"] == found["right"] == (1, 210)
     assert tensor(graph, "size") == Tensor("size", (2,), "int64")
-    assert tensor(graph, "two") == Tensor("two", (2,), "int64", constant=True)
-    assert tensor(graph, "max") == Tensor("max", (), "float32", constant=True)
+    assert tensor(graph, "two") == stored("two", (2,), "int64")
+    assert tensor(graph, "max") == stored("max", (), "float32")
+    assert (tensor(graph, "x").shape, tensor(graph, "x").declared) == (
+        (1, 3, 5, 7),
+        (-1, 3, -1, -1),
+    )
     assert [op.kind for op in graph.ops][:3] == ["Clip", "Resize", "QuickGelu"]
+    assert [op.custom for op in graph.ops][:3] == [False, False, True]
     assert graph.ops[0].inputs[1] == -1
     assert graph.ops[2].attributes["alpha"] == 1.5
     assert [op.name for op in graph.ops][:5] == ["limit", "big", "act", "two", "limit"]
@@ -260,7 +333,7 @@ def test_onnx_with_weights_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(list(folder.iterdir())) == 2
     monkeypatch.chdir(folder)
     graph = read_onnx(Path("m.onnx"))
-    assert tensor(graph, "w") == Tensor("w", (3, 5), "float32", constant=True)
+    assert tensor(graph, "w") == stored("w", (3, 5), "float32")
     assert shapes_of(graph)["y"] == (2, 5)
     next(p for p in folder.iterdir() if p.name != "m.onnx").unlink()
     with pytest.raises(ModelFileError, match="cannot be read"):
@@ -303,6 +376,7 @@ def test_onnx_branches_are_listed_and_keep_what_they_read_alive(tmp_path: Path) 
     )
     graph = read_graph_of(path)
     assert [op.kind for op in graph.ops] == ["Exp", "If"]
+    assert (graph.subgraphs, graph.weight_bytes) == (1, {"bool": 1})
     assert [graph.tensors[i].name for i in graph.ops[1].inputs] == ["which", "a"]
     assert shapes_of(graph)["y"] == (2, 3)
     assert unknown_kinds(graph) == ("If",)
@@ -329,7 +403,7 @@ def test_onnx_that_cannot_be_run(tmp_path: Path) -> None:
     path.write_bytes(b"not a model at all")
     with pytest.raises(ModelFileError, match="neither a whole ONNX model"):
         read_graph_of(path)
-    with pytest.raises(ModelFileError, match="cannot be read"):
+    with pytest.raises(ModelFileError, match="does not exist"):
         read_graph_of(tmp_path / "none.onnx")
     mismatched = onnx_file(
         path,

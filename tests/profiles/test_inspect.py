@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.inspection.inspect_tflite import facts_from_interpreter, inspect_here
 from mnv4_deploy.profiles.isolated import run_isolated
@@ -198,13 +198,13 @@ def test_truncated(
 def test_truncated_flatbuffer_at_every_length(conv_tflite: Path, tmp_path: Path) -> None:
     """The parser alone, in this process: ModelFileError or, where only padding is cut, a graph."""
     whole = conv_tflite.read_bytes()
-    expected = read_graph(conv_tflite)
+    expected = read_tflite(conv_tflite)
     path = tmp_path / "cut.tflite"
     accepted = 0
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
         try:
-            graph = read_graph(path)
+            graph = read_tflite(path)
         except ModelFileError:
             continue
         assert graph.ops == expected.ops

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -11,8 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.isolated import run_isolated, run_isolated_with_log
+from mnv4_deploy.errors import ModelFileError, ToolchainError, WeightsError
+from mnv4_deploy.profiles.isolated import (
+    Outcome,
+    function_named,
+    name_of,
+    outcome_of,
+    run_isolated,
+    run_isolated_with_log,
+)
 from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel
 
 
@@ -54,6 +62,57 @@ def test_deploy_error_keeps_its_class_and_message(tmp_path: Path) -> None:
 def test_bug_in_the_child_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="FileNotFoundError"):
         run_isolated(os.listdir, "/no/such/folder", subject="x.tflite")
+
+
+def _fail(error: BaseException) -> None:
+    raise error
+
+
+def test_what_comes_of_a_call() -> None:
+    assert outcome_of(math.hypot, 3.0, 4.0) == Outcome(value=5.0)
+    assert outcome_of(_fail, MemoryError()) == Outcome(out_of_memory=True)
+    no_memory = ToolchainError("LiteRT failed: it said 'memory allocation failure'.")
+    assert outcome_of(_fail, no_memory) == Outcome(out_of_memory=True)
+    bug = outcome_of(_fail, KeyError("a bug")).bug
+    assert bug is not None
+    assert bug.splitlines()[-1] == "KeyError: 'a bug'"
+
+
+def test_an_error_travels_without_its_cause() -> None:
+    error = WeightsError("the weights are wrong.")
+    error.__cause__ = OSError("a cause that need not pickle")
+    found = pickle.loads(pickle.dumps(outcome_of(_fail, error))).error
+    assert (type(found), found.args) == (WeightsError, ("the weights are wrong.",))
+    assert found.__cause__ is None
+
+
+def test_what_ends_a_process_ends_it() -> None:
+    with pytest.raises(SystemExit):
+        outcome_of(sys.exit, 3)
+
+
+def test_the_result_of_an_outcome() -> None:
+    too_large = ToolchainError("there is too little memory.")
+    assert Outcome(value=None).result("it", too_large) is None
+    for outcome, error, words in (
+        (Outcome(error=WeightsError("wrong.")), WeightsError, r"^wrong\.$"),
+        (Outcome(out_of_memory=True), ToolchainError, "too little memory"),
+        (Outcome(bug="KeyError: 1"), RuntimeError, "it failed in a child process:\nKeyError: 1"),
+    ):
+        with pytest.raises(error, match=words):
+            outcome.result("it", too_large)
+
+
+@pytest.mark.parametrize("function", [math.hypot, Outcome, os.path.join])
+def test_functions_are_found_again_by_their_names(function: Callable[..., object]) -> None:
+    assert function_named(name_of(function)) is function
+
+
+def test_lack_of_memory_names_the_file() -> None:
+    with pytest.raises(ModelFileError, match=r"large\.onnx needs more memory than there is"):
+        run_isolated(bytearray, 1 << 45, subject="large.onnx")
+    with pytest.raises(ToolchainError, match="needs more memory than there is"):
+        run_isolated(bytearray, 1 << 45)
 
 
 def test_output_of_the_child_is_captured(capfd: pytest.CaptureFixture[str]) -> None:

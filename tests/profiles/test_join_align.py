@@ -7,7 +7,7 @@ from typing import Any
 
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
-from mnv4_deploy.profiles.records.timing import OpKind, OpTiming
+from mnv4_deploy.profiles.records.timing import Backend, OpTiming
 from tests.profiles.planted_tflite import check_conserved
 
 
@@ -18,14 +18,14 @@ def chain(*kinds: str, dtype: str = "float32") -> ModelGraph:
     return ModelGraph("tflite", tensors, ops, (0,), (len(kinds),))
 
 
-def events(*tags: str, kind: OpKind = "xnnpack", partition: int | None = 0) -> list[OpTiming]:
-    return [OpTiming(tag, kind, (1.0,), partition=partition) for tag in tags]
+def events(*tags: str, backend: Backend = "xnnpack", partition: int | None = 0) -> list[OpTiming]:
+    return [OpTiming(tag, backend, (1.0,), partition=partition) for tag in tags]
 
 
 def join(graph: ModelGraph, timings: list[OpTiming]) -> list[tuple[Any, ...]]:
     layers = join_xnnpack(graph, timings)
     check_conserved(graph, timings, layers)
-    return [(layer.kind, layer.op_indices, layer.timing_indices) for layer in layers]
+    return [(layer.op_type, layer.op_indices, layer.timing_indices) for layer in layers]
 
 
 def test_kernel_that_nothing_explains_is_a_row_of_its_own() -> None:
@@ -83,7 +83,7 @@ def test_more_partitions_than_the_rule_gives_are_still_joined_in_order() -> None
     timings = [*events("Add (ND)"), *events("TanH (NC)", partition=1)]
     layers = join_xnnpack(chain("ADD", "TANH"), timings)
     check_conserved(chain("ADD", "TANH"), timings, layers)
-    assert [(layer.kind, layer.partition) for layer in layers] == [("ADD", 0), ("TANH", 1)]
+    assert [(layer.op_type, layer.partition) for layer in layers] == [("ADD", 0), ("TANH", 1)]
 
 
 def test_nothing_measured_leaves_every_operator_without_time() -> None:

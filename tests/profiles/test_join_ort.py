@@ -14,9 +14,10 @@ from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.join.absorb import base_name
 from mnv4_deploy.profiles.join.ort import ExecutedNode, OrtTrace, join_ort, trace_ort
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.records.profile import JoinedLayer
+from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.runtimes.run_ort import example_inputs, open_session
+from mnv4_deploy.profiles.runtimes.open_onnx import open_session
+from mnv4_deploy.profiles.runtimes.run_ort import example_inputs
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")
@@ -53,19 +54,19 @@ class Joined:
         for op in self.graph.ops:
             if op.kind != "DequantizeLinear":
                 assert counts[op.index] <= 1, op
-        assert all(layer.where == "onnxruntime" for layer in self.layers)
+        assert all(layer.backend == "onnxruntime" for layer in self.layers)
         self.missing = [op.name for op in self.graph.ops if op.index not in counts]
 
     @property
     def rows(self) -> list[tuple[str, tuple[str, ...]]]:
         """(kind, names of the file's nodes), without layout changes."""
         return [
-            (layer.kind, tuple(self.graph.ops[i].name for i in layer.op_indices))
+            (layer.op_type, tuple(self.graph.ops[i].name for i in layer.op_indices))
             for layer in self.layers
             if layer.op_indices
         ]
 
-    def of(self, name: str) -> JoinedLayer:
+    def of(self, name: str) -> Layer:
         return next(
             layer
             for layer in self.layers
@@ -105,13 +106,13 @@ def test_layout_changes_are_rows_next_to_what_needs_them(conv_onnx: Path, tmp_pa
     assert kinds == ["Conv", "Conv", "Erf", "GlobalAveragePool"]
     for layer in joined.layers:
         if not layer.op_indices:
-            assert layer.kind.startswith("Reorder") and layer.timing_indices
+            assert layer.op_type.startswith("Reorder") and layer.timing_indices
 
 
 def test_quantized_convolutions_and_shared_unpacking(qdq_onnx: Path, tmp_path: Path) -> None:
     joined = Joined(qdq_onnx, tmp_path)
     assert joined.missing == []
-    convolutions = [layer for layer in joined.layers if layer.kind == "Conv"]
+    convolutions = [layer for layer in joined.layers if layer.op_type == "Conv"]
     assert len(convolutions) == 2
     for layer, name in zip(convolutions, ("conv0", "conv1"), strict=True):
         kinds = Counter(joined.graph.ops[i].kind for i in layer.op_indices)
@@ -163,11 +164,11 @@ def test_unpacking_that_two_read_is_with_both(tmp_path: Path) -> None:
         if "shared_dq" in [joined.graph.ops[i].name for i in layer.op_indices]
     ]
     assert sorted(layer.name for layer in with_shared) == ["a_add", "b_add"]
-    assert {layer.kind for layer in with_shared} == {"Add"}
+    assert {layer.op_type for layer in with_shared} == {"Add"}
     assert {layer.compute for layer in with_shared} == {"uint8"}
     for name in "ab":
         assert joined.of(f"{name}_q") == joined.of(f"{name}_add")
-    assert joined.of("in_q").kind == "QuantizeLinear"
+    assert joined.of("in_q").op_type == "QuantizeLinear"
     assert joined.of("softmax").op_indices == (joined.graph.ops[-1].index,)
     # Weights quantized beforehand are no work of a run.
     assert set(joined.missing) <= {"a_wq", "b_wq"}
@@ -193,7 +194,7 @@ def test_quantization_moved_to_before_a_reshape_keeps_its_node(tmp_path: Path) -
     assert joined.missing == []
     kinds = [joined.timings[layer.timing_indices[0]].tag for layer in joined.layers]
     assert kinds.index("QuantizeLinear") < kinds.index("Reshape")  # it was moved
-    assert joined.of("quantize").kind == "QuantizeLinear"
+    assert joined.of("quantize").op_type == "QuantizeLinear"
     assert joined.of("quantize").compute == "float32->uint8"
     assert joined.of("reshape").op_indices == (1,)
     assert joined.of("add_q") == joined.of("add") == joined.of("dequantize")
@@ -255,8 +256,8 @@ def test_gelu_written_out_is_one_layer(tmp_path: Path) -> None:
     (gelu,) = [names for kind, names in joined.rows if act & set(names)]
     # The bias may be fused into it (BiasGelu), a matrix product never.
     assert act <= set(gelu) <= act | {"up/Add"}
-    assert "Gelu" in joined.of("act/Erf").kind
-    assert joined.of("up/MatMul").kind == joined.of("down/MatMul").kind == "MatMul"
+    assert "Gelu" in joined.of("act/Erf").op_type
+    assert joined.of("up/MatMul").op_type == joined.of("down/MatMul").op_type == "MatMul"
 
 
 def test_quick_gelu_does_not_take_the_convolution_before_it(tmp_path: Path) -> None:
@@ -316,7 +317,7 @@ def test_nodes_without_names_of_their_own(names: list[str], tmp_path: Path) -> N
     ]
     path = save(tmp_path, nodes, {}, (4, 32))
     joined = Joined(path, tmp_path)
-    assert [layer.kind for layer in joined.layers] == kinds
+    assert [layer.op_type for layer in joined.layers] == kinds
     assert [layer.op_indices for layer in joined.layers] == [(i,) for i in range(5)]
     assert [joined.timings[layer.timing_indices[0]].tag for layer in joined.layers] == kinds
 
@@ -328,7 +329,7 @@ def test_timing_that_the_trace_does_not_know_is_a_row_of_its_own(tmp_path: Path)
     known = OpTiming("Tanh", "onnxruntime", (1.0,), name="act")
     unknown = OpTiming("Warp", "onnxruntime", (1.0,), name="drive")
     layers = join_ort(graph, [unknown, known], trace)
-    assert [(n.kind, n.op_indices, n.timing_indices) for n in layers] == [
+    assert [(n.op_type, n.op_indices, n.timing_indices) for n in layers] == [
         ("Warp", (), (0,)),
         ("Tanh", (0,), (1,)),
     ]

@@ -10,7 +10,7 @@ import pytest
 from mnv4_deploy.errors import ModelFileError, OutputError
 from mnv4_deploy.profiles.graph.renamed import renamed_copy
 from mnv4_deploy.profiles.join.ort import trace_ort
-from mnv4_deploy.profiles.runtimes.run_ort import open_session
+from mnv4_deploy.profiles.runtimes.open_onnx import open_session
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")
@@ -51,7 +51,7 @@ def test_copy_still_finds_its_weights_in_another_file(tmp_path: Path) -> None:
     expected = np.tanh(x @ weights)
     assert np.allclose(session.run(None, {"x": x})[0], expected, atol=1e-5)
     executed = trace_ort(copy).nodes
-    assert [(node.kind, node.ops) for node in executed] == [("MatMul", (0,)), ("Tanh", (1,))]
+    assert [(node.op_type, node.ops) for node in executed] == [("MatMul", (0,)), ("Tanh", (1,))]
 
 
 def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_padding_and_activation_are_in_the_layer_of_their_convolution(
         (("DEPTHWISE_CONV_2D",), ("Convolution",)),
     ]
     layer = joined.of(1)
-    assert (layer.kind, layer.name, layer.compute) == ("CONV_2D", "c", "float32")
-    assert (layer.where, layer.partition) == ("xnnpack", 0)
+    assert (layer.op_type, layer.name, layer.compute) == ("CONV_2D", "c", "float32")
+    assert (layer.backend, layer.partition) == ("xnnpack", 0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
@@ -111,7 +111,7 @@ def test_functions_between_conversions_are_one_table(
     assert [kinds for kinds, _ in joined.rows] == [("CONV_2D",), table, ("CONV_2D",)]
     assert all(len(kernels) == 1 for _, kernels in joined.rows)
     layer = joined.of(1)
-    assert (layer.kind, layer.name, layer.compute) == (functions[0], "function0", "int8")
+    assert (layer.op_type, layer.name, layer.compute) == (functions[0], "function0", "int8")
 
 
 def test_conversion_that_others_read_runs(tflite: TfliteBuilder, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_first_of_two_reshapes_did_not_run(tflite: TfliteBuilder, tmp_path: Path
         (("RESHAPE",), ("Static Reshape",)),
         (("ADD",), ("Add",)),
     ]
-    assert joined.of(0).partition == 0 and joined.of(0).where == "xnnpack"
+    assert joined.of(0).partition == 0 and joined.of(0).backend == "xnnpack"
 
 
 def test_concatenation_split_and_mean(tflite: TfliteBuilder, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_operator_outside_makes_two_partitions(split_tflite: Path) -> None:
         (("MEAN",), ("Mean",)),
     ]
     assert [joined.of(i).partition for i in range(4)] == [0, None, 1, 1]
-    assert joined.of(1).where == "builtin"
+    assert joined.of(1).backend == "builtin"
 
 
 def test_partitions_that_run_in_another_order_than_the_file(
@@ -274,20 +274,20 @@ def test_models_of_others(
         pytest.skip("the third-party models are not here")
     joined = Joined(path)
     assert {
-        k for layer in joined.layers if layer.where == "builtin" for k in [layer.kind]
+        k for layer in joined.layers if layer.backend == "builtin" for k in [layer.op_type]
     } == outside
     assert {layer.partition for layer in joined.layers} == {None, *range(partitions)}
     for layer in joined.layers:
         kernels = [joined.timings[i].tag for i in layer.timing_indices]
-        if layer.kind == "DEPTHWISE_CONV_2D":
+        if layer.op_type == "DEPTHWISE_CONV_2D":
             assert [k.split()[-1] for k in kernels] == ["DWConv"]
-        elif layer.kind == "CONV_2D":
+        elif layer.op_type == "CONV_2D":
             (weights,) = (
                 joined.graph.tensors[joined.graph.ops[i].inputs[1]] for i in layer.op_indices
             )
             pointwise = weights.shape[1:3] == (1, 1)
             assert kernels[0].startswith("Fully Connected" if pointwise else "Convolution")
-        elif layer.where == "runtime":
-            assert layer.op_indices == () and layer.kind == "runtime"
+        elif layer.backend == "runtime":
+            assert layer.op_indices == () and layer.op_type == "runtime"
         else:
             assert len(kernels) == 1 and layer.op_indices

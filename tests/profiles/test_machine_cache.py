@@ -48,7 +48,7 @@ def measured(monkeypatch) -> list[tuple[int, ...]]:
     """The thread counts of every measurement asked for; none is really made."""
     calls = []
 
-    def measure_machine(threads, _progress=None):
+    def measure_machine(threads):
         calls.append(tuple(threads))
         return replace(_machine(*threads, peak=9e10), measured_on="later")
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, loaded
-from mnv4_deploy.profiles.machine.compiled import (
+from mnv4_deploy.profiles.machine.cpu import read_cpu
+from mnv4_deploy.profiles.machine.kernels import integer_ir, loaded, loop_ir
+from mnv4_deploy.profiles.machine.kernels.compiled import (
     CompiledKernel,
     features,
     machine_code,
     target_machine,
 )
-from mnv4_deploy.profiles.machine.cpu import read_cpu
-from mnv4_deploy.profiles.machine.kernel_ir import Kernel
-from mnv4_deploy.profiles.machine.kernel_plan import plan_for
-from mnv4_deploy.profiles.machine.loaded import LoadedKernel, check_loadable
-from mnv4_deploy.profiles.machine.rates import Job, aligned, best_rates, floats
+from mnv4_deploy.profiles.machine.kernels.loaded import LoadedKernel, check_loadable
+from mnv4_deploy.profiles.machine.kernels.loop_ir import Kernel
+from mnv4_deploy.profiles.machine.kernels.plan import plan_for
+from mnv4_deploy.profiles.machine.kernels.rates import Job, aligned, best_rates, floats
 from tests.profiles.arm_program import EMULATOR, run_on_arm
 
 llvm = pytest.importorskip("llvmlite.binding")
@@ -81,7 +81,7 @@ def test_loaded_code_computes_what_code_compiled_in_place_computes(kernel):
 
 @_runs_here
 def test_loaded_code_is_as_fast_as_code_compiled_in_place():
-    kernel = kernel_ir.fma(_CPU.isa)
+    kernel = loop_ir.fma(_CPU.isa)
     code = machine_code(kernel, _HERE, _CPU.isa)
     jobs = {
         "in place": Job(CompiledKernel(kernel), [floats()]),
@@ -94,7 +94,7 @@ def test_loaded_code_is_as_fast_as_code_compiled_in_place():
 
 @_runs_here
 def test_no_page_of_loaded_code_is_writable():
-    kernel = kernel_ir.clock()
+    kernel = loop_ir.clock()
     run = LoadedKernel(kernel, machine_code(kernel, _HERE, _CPU.isa))
     address = np.frombuffer(run._pages, np.uint8).ctypes.data
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
@@ -185,7 +185,7 @@ define void @kernel(ptr %data, i64 %iterations, ptr %out) nounwind {
 @pytest.mark.parametrize("architecture", ["armv7l", "riscv64", "", "aarch64_be"])
 def test_other_architectures_are_refused(architecture):
     with pytest.raises(UnsupportedError, match="64-bit system"):
-        machine_code(kernel_ir.clock(), architecture, ())
+        machine_code(loop_ir.clock(), architecture, ())
 
 
 def test_code_is_not_loaded_where_it_does_not_run(monkeypatch):
@@ -211,13 +211,13 @@ def test_a_system_that_maps_no_code_is_an_error_of_ours(monkeypatch):
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     with pytest.raises(UnsupportedError, match="does not let code be loaded"):
-        LoadedKernel(kernel_ir.clock(), b"\xc3")
+        LoadedKernel(loop_ir.clock(), b"\xc3")
 
 
 @_runs_here
 def test_code_is_loaded_without_files_in_memory_too(monkeypatch):
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    kernel = kernel_ir.clock()
+    kernel = loop_ir.clock()
     out = _out()
     LoadedKernel(kernel, machine_code(kernel, _HERE, _CPU.isa))(_data(kernel), 1, out)
     assert out.any()

@@ -8,10 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.machine import integer_ir, kernel_ir, kernels, rates, tile_ir
-from mnv4_deploy.profiles.machine.compiled import CompiledKernel
+from mnv4_deploy.profiles.machine import independent
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
-from mnv4_deploy.profiles.machine.rates import aligned
+from mnv4_deploy.profiles.machine.kernels import integer_ir, loop_ir, rates, tile_ir
+from mnv4_deploy.profiles.machine.kernels.compiled import CompiledKernel
+from mnv4_deploy.profiles.machine.kernels.rates import aligned
 
 llvm = pytest.importorskip("llvmlite.binding")
 
@@ -26,7 +27,7 @@ def _out() -> np.ndarray:
 
 
 def test_read_reads_every_byte_and_starts_again():
-    kernel = CompiledKernel(kernel_ir.read(_CPU.isa))
+    kernel = CompiledKernel(loop_ir.read(_CPU.isa))
     block = kernel.kernel.per_iteration
     data = aligned(3 * block)
     data[:] = np.random.default_rng(0).integers(0, 256, data.size)
@@ -40,7 +41,7 @@ def test_read_reads_every_byte_and_starts_again():
 
 
 def test_add_adds_the_second_half_of_every_block_to_the_first():
-    kernel = CompiledKernel(kernel_ir.add(_CPU.isa))
+    kernel = CompiledKernel(loop_ir.add(_CPU.isa))
     block = kernel.kernel.block_bytes
     data = aligned(3 * block)
     data[:] = np.random.default_rng(0).integers(0, 256, data.size)
@@ -54,7 +55,7 @@ def test_add_adds_the_second_half_of_every_block_to_the_first():
 
 
 def test_fma_adds_a_product_to_every_accumulator_each_time():
-    kernel = CompiledKernel(kernel_ir.fma(_CPU.isa))
+    kernel = CompiledKernel(loop_ir.fma(_CPU.isa))
     if kernel.kernel.name != "fma":
         pytest.skip("no fused multiply-add here")
     lanes, chains = kernel.kernel.vector_bytes // 4, kernel.kernel.rows
@@ -186,19 +187,19 @@ def test_each_instruction_set_gets_its_instructions(isa, cpu, expected):
             found[name] = found.get(name, 0) + (f"\t{name}\t" in loop)
         assert "sp]" not in loop and "sp)" not in loop, kernel.name
     assert found == expected
-    loop = _loop_of(_assembly(kernel_ir.fma(isa).ir, triple, cpu))
+    loop = _loop_of(_assembly(loop_ir.fma(isa).ir, triple, cpu))
     fused = "fmla" if "neon" in isa else "vfmadd"
-    per_loop = kernel_ir.fma(isa).per_iteration * 4 // kernel_ir.fma(isa).vector_bytes
+    per_loop = loop_ir.fma(isa).per_iteration * 4 // loop_ir.fma(isa).vector_bytes
     assert len(re.findall(rf"\t{fused}\w*\t", loop)) == per_loop
 
 
 def test_no_integer_sequence_for_an_unknown_instruction_set():
     assert integer_ir.integer_kernels(()) == ()
-    assert "call" not in kernel_ir.fma(()).ir  # would be a library call for every product
+    assert "call" not in loop_ir.fma(()).ir  # would be a library call for every product
 
 
 def test_peaks_stay_below_what_clock_and_instruction_set_allow():
-    peaks = kernels.measure_peaks(_CPU, 1)
+    peaks = independent.measure_peaks(_CPU, 1)
     assert 0.3 < peaks.clock_ghz < 8
     limits = limits_macs_per_s(peaks.clock_ghz, _CPU.isa)
     if limits is None:
@@ -211,7 +212,7 @@ def test_peaks_stay_below_what_clock_and_instruction_set_allow():
 
 
 def test_nearer_memory_is_faster():
-    levels = kernels.measure_memory(_CPU, 1)
+    levels = independent.measure_memory(_CPU, 1)
     assert [level.name for level in levels] == [*(c.name for c in _CPU.caches), "DRAM"]
     assert levels[-1].capacity_bytes is None
     for near, far in itertools.pairwise(levels):
@@ -234,13 +235,13 @@ def test_numpys_sgemm_does_not_beat_the_multiply_adds():
     a = np.ones((384, 384), np.float32)
     rate = a.size * 384 / _fastest_s(lambda: a @ a)
     cores = _CPU.cores  # NumPy may use them all
-    assert rate < 1.3 * cores * kernels.measure_peaks(_CPU, 1).float32
+    assert rate < 1.3 * cores * independent.measure_peaks(_CPU, 1).float32
 
 
 def test_numpy_does_not_read_faster_than_memory_allows():
     array = np.ones(1 << 24, np.float32)
     rate = array.nbytes / _fastest_s(array.max)
-    levels = kernels.measure_memory(_CPU, 1)
+    levels = independent.measure_memory(_CPU, 1)
     fits = [lv for lv in levels if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2]
     assert rate < 1.5 * fits[0].bytes_per_s
 
@@ -276,7 +277,7 @@ def test_threads_add_up_and_do_not_multiply():
     buffers = [aligned(4096) for _ in range(2)]
     for buffer in buffers:
         buffer.view(np.float32)[:] = 1e-3
-    kernel = CompiledKernel(kernel_ir.fma(_CPU.isa))
+    kernel = CompiledKernel(loop_ir.fma(_CPU.isa))
     jobs = {"one": rates.Job(kernel, buffers[:1]), "two": rates.Job(kernel, buffers)}
     found = rates.best_rates(jobs, None)
     assert 0.5 * found["one"] < found["two"] < 2.2 * found["one"]

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.machine import ceilings, compiled, rates
+from mnv4_deploy.profiles.machine import ceilings
+from mnv4_deploy.profiles.machine.ceilings import measure_machine
 from mnv4_deploy.profiles.machine.cpu import fingerprint, limits_macs_per_s, read_cpu
-from mnv4_deploy.profiles.machine.kernel_plan import plan_for
+from mnv4_deploy.profiles.machine.kernels import compiled, rates
+from mnv4_deploy.profiles.machine.kernels.loaded import normal_architecture
+from mnv4_deploy.profiles.machine.kernels.plan import plan_for
 from mnv4_deploy.profiles.machine.kit import PeakKit, kit_bytes, read_kit
-from mnv4_deploy.profiles.machine.loaded import normal_architecture
 from mnv4_deploy.profiles.machine.memory import NumpyAddition, numpy_memory
 from mnv4_deploy.profiles.machine.remote import pack, pack_bytes
-from mnv4_deploy.profiles.machine.with_kit import measure_from_bytes
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.machine import Machine
 
@@ -72,7 +73,7 @@ def measured(kit_file, tmp_path_factory) -> Machine:
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("hidden")
     with _hidden(folder, "llvmlite", "onnx", "ai_edge_litert", "flatbuffers"):
-        return measure_from_bytes(str(kit_file), 1)
+        return measure_machine([1], str(kit_file))
 
 
 def test_a_kit_survives_its_journey(kit_file, tmp_path):
@@ -108,7 +109,7 @@ def test_same_kit_for_the_same_device():
         lambda kit: kit + b"x",
         lambda kit: kit[:200] + bytes([kit[200] ^ 1]) + kit[201:],
         lambda kit: kit[:-9] + bytes([kit[-9] ^ 128]) + kit[-8:],
-        lambda kit: kit.replace(b"kit 1", b"kit 2", 1),
+        lambda kit: kit.replace(b"kit 2", b"kit 1", 1),
         lambda _kit: b"\x00" * 100,
     ],
 )
@@ -117,12 +118,12 @@ def test_a_damaged_kit_is_an_error_before_anything_runs(damage, kit_file, tmp_pa
     path = tmp_path / "damaged"
     path.write_bytes(damage(kit_file.read_bytes()))
     with pytest.raises(ToolchainError, match=r"arrived damaged .* run the command again"):
-        measure_from_bytes(str(path), 1)
+        measure_machine([1], str(path))
 
 
 def test_a_kit_that_is_not_there(tmp_path):
     with pytest.raises(ToolchainError, match="cannot be read"):
-        measure_from_bytes(str(tmp_path / "none"), 1)
+        measure_machine([1], str(tmp_path / "none"))
 
 
 def test_a_kit_of_another_version(tmp_path):
@@ -131,7 +132,7 @@ def test_a_kit_of_another_version(tmp_path):
     rest = b'{"architecture": 5}\n'
     path = tmp_path / "kit"
     path.write_bytes(
-        b"mnv4-deploy-kit 1 " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+        b"mnv4-deploy-kit 2 " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
     )
     with pytest.raises(ToolchainError, match="another version"):
         read_kit(path)
@@ -140,7 +141,7 @@ def test_a_kit_of_another_version(tmp_path):
 @pytest.mark.parametrize("threads", [0, 10_000])
 def test_impossible_thread_counts(threads, kit_file):
     with pytest.raises(UnsupportedError, match="number of CPUs"):
-        measure_from_bytes(str(kit_file), threads)
+        measure_machine([threads], str(kit_file))
 
 
 @_linux
@@ -173,7 +174,7 @@ def test_without_kernels_numpy_measures_memory(tmp_path):
     path = tmp_path / "kit"
     path.write_bytes(pack_bytes(_facts(architecture="riscv64", isa=())))
     with _hidden(tmp_path, "llvmlite", "onnx", "onnxruntime", "ai_edge_litert"):
-        machine = measure_from_bytes(str(path), 1)
+        machine = measure_machine([1], str(path))
     (found,) = machine.ceilings
     assert found.peak_macs_per_s == {}
     assert [m.name for m in found.memory] == [*(c.name for c in _CPU.caches), "DRAM"]
@@ -281,7 +282,7 @@ def test_nothing_measurable_says_why(kit_file, monkeypatch):
 
     monkeypatch.setattr(ceilings, "run_isolated", fail)
     with pytest.raises(UnsupportedError, match=r"No ceiling .*measure_numpy is impossible\."):
-        measure_from_bytes(str(kit_file), 1)
+        measure_machine([1], str(kit_file))
 
 
 def test_making_a_kit_leaves_no_files(tmp_path):

@@ -13,10 +13,12 @@ from PIL import Image
 
 from mnv4_deploy.errors import OutputError, UnsupportedError
 from mnv4_deploy.profiles.records.graph import OpCost
+from mnv4_deploy.reports.page import environment
 from mnv4_deploy.reports.plots.label_layout import Box, LabelLayout, along, around, overlap
 from mnv4_deploy.reports.plots.pareto_panel import pareto_front
 from mnv4_deploy.reports.plots.ridge_plot import RidgeSweep, save_ridge_sweep
 from mnv4_deploy.reports.plots.roofline_data import ceiling_lines, limit_shares, points_of
+from mnv4_deploy.text import layer_title, milliseconds
 from tests.browser import browse, needs_chromium
 from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
 
@@ -24,7 +26,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 from mnv4_deploy.reports.plots.roofline_plot import save_roofline
-from mnv4_deploy.reports.profile.html_report import script_json, write_report
+from mnv4_deploy.reports.profile.html_report import write_report
 
 HOSTILE = "</script><script>alert(1)</script><b>$x_{1}$ <!-- \u2028 =cmd() &lt;\x07"
 SHOWN = "</script><script>alert(1)</script><b>$x_{1}$ <!-- =cmd() &lt;"
@@ -37,11 +39,11 @@ def svg_texts(path):
 
 
 class Page(HTMLParser):
-    """The tags of a page, and the text of each script and style."""
+    """The tags of a page, the text of each script, and its other text."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.scripts, self._inside = [], [], None
+        self.tags, self.scripts, self.text, self._inside = [], [], [], None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -54,9 +56,15 @@ class Page(HTMLParser):
         if self._inside and self._inside[0] == "script":
             attrs, text = self.scripts[-1]
             self.scripts[-1] = (attrs, text + data)
+        elif not self._inside:
+            self.text.append(data)
 
     def handle_endtag(self, _tag):
         self._inside = None
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
 
     @property
     def data(self):
@@ -215,14 +223,25 @@ def test_page_has_every_layer_and_its_figures(tmp_path) -> None:
     profile = make_profile()
     page = page_of(profile, tmp_path)
     layers = page.data["layers"]
-    assert [layer["kind"] for layer in layers] == [spec.kind for spec in SPECS]
+    assert [layer["op_type"] for layer in layers] == [spec.op_type for spec in SPECS]
     assert [layer["latency_us"] for layer in layers] == [x.latency_us for x in profile.layers]
     assert layers[1]["macs"] == 7_077_888
     assert layers[2]["block"] == "blocks.0.0"
     assert layers[9]["macs"] is None
-    assert page.data["findings"][0]["title"] == profile.findings[0].title
-    assert page.data["warnings"] == list(profile.trust.warnings)
-    assert ["an inference", "0.585 ms"] in page.data["figures"]
+    finding = profile.findings[0]
+    assert f"{finding.title} – up to {milliseconds(finding.recoverable_us)} to win" in page.words
+    for said in (finding.advice, *profile.trust.warnings, *profile.unknown_op_types):
+        assert said in page.words
+    assert "0.585 ms an inference" in page.words
+    assert f"SHA-256 {profile.measurement.sha256}" in page.words
+    points = sorted((p for p in points_of(profile) if p.rank), key=lambda p: p.rank or 0)
+    worst = page.words[page.words.index("Most time to win") :]
+    places = [worst.index(f"{layer_title(p.layer)} ({p.layer.op_type})") for p in points]
+    assert places == sorted(places) and len(places) == 5
+    shares = re.findall(r"flex: ([\d.]+) 0 0", " ".join(a.get("style", "") for _, a in page.tags))
+    assert list(map(float, shares)) == pytest.approx(
+        list(limit_shares(profile).values()), abs=0.0051
+    )
 
 
 def test_page_asks_no_network_for_anything(tmp_path) -> None:
@@ -239,13 +258,15 @@ def test_page_escapes_hostile_names(tmp_path) -> None:
     page = page_of(with_names(make_profile(), HOSTILE), tmp_path)
     expected = page_of(make_profile(), tmp_path)
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in expected.tags]
+    assert SHOWN[:20] in page.words
     (raw,) = [text for attrs, text in page.scripts if attrs.get("id") == "data"]
     assert not re.search("[<>&\u2028\u2029]", raw)
     layer = page.data["layers"][1]
     assert layer["name"] == SHOWN
     # Plotly takes labels for markup; between two dollars it would ask for MathJax.
     assert not re.search(r"[<>$]|&(?!amp;|lt;|gt;|#36;)", layer["label"])
-    assert json.loads(script_json({"a": HOSTILE})) == {"a": HOSTILE}
+    data = environment().from_string("{{ data|tojson }}").render(data={"b": HOSTILE, "a": 1})
+    assert list(json.loads(data).items()) == [("b", HOSTILE), ("a", 1)]
 
 
 @pytest.mark.parametrize("name", ["r.png", "r.svg", "r.html"])

@@ -31,7 +31,7 @@ def test_csv_has_every_layer_and_the_records_own_figures() -> None:
     profile = make_profile()
     rows = csv_rows(profile)
     assert tuple(rows[0]) == COLUMNS
-    assert [row["kind"] for row in rows] == [spec.kind for spec in SPECS]
+    assert [row["op_type"] for row in rows] == [spec.op_type for spec in SPECS]
     stem = rows[1]
     assert stem["module"] == "conv_stem"
     assert float(stem["latency_us"]) == 255.0
@@ -60,7 +60,7 @@ def test_csv_leaves_unknown_cells_empty() -> None:
 def test_no_csv_cell_starts_a_formula(start) -> None:
     rows = csv_rows(with_names(make_profile(), f'{start}cmd|" /C calc"!A0'))
     for row in rows:
-        for column in ("module", "name", "kind", "kernels", "refusal", "compute"):
+        for column in ("module", "name", "op_type", "kernels", "refusal", "compute"):
             assert row[column].startswith("'"), column
             assert row[column].endswith('cmd|" /C calc"!A0')
 
@@ -68,16 +68,17 @@ def test_no_csv_cell_starts_a_formula(start) -> None:
 def test_json_keeps_raw_samples_costs_and_the_join() -> None:
     profile = make_profile()
     document = json.loads(json.dumps(profile_to_dict(profile), allow_nan=False))
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert len(document["layers"]) == len(SPECS)
     head = document["layers"][8]
     assert head["samples_us"] == [40.0, 41.0, 42.0]
     assert head["cost"]["weight_bytes"] == 1_280_000
     assert head["bound"]["level"] == "DRAM"
-    kinds = [document["file_operators"][i]["kind"] for i in head["file_operator_indices"]]
-    assert kinds == ["DEQUANTIZE", "FULLY_CONNECTED", "QUANTIZE"]
+    op_types = [document["file_operators"][i]["op_type"] for i in head["file_operator_indices"]]
+    assert op_types == ["DEQUANTIZE", "FULLY_CONNECTED", "QUANTIZE"]
     (timing,) = head["runtime_operator_indices"]
     assert document["runtime_operators"][timing]["samples_us"] == [40.0, 41.0, 42.0]
+    assert document["runtime_operators"][timing]["backend"] == head["backend"] == "xnnpack"
     assert document["layers"][9]["cost"] is None
     assert document["totals"]["macs"] == 7_077_888 + 663_552 + 2_359_296 + 1_179_648 + 1_280_000
     assert document["ceilings"]["peak_macs_per_s"]["xnnpack"]["int8"] == 180e9
@@ -110,22 +111,22 @@ def test_trace_events_add_up_and_follow_one_another() -> None:
     tracks = {
         e["tid"]: e["args"]["name"] for e in document["traceEvents"] if e["name"] == "thread_name"
     }
-    where = {e["args"]["index"]: tracks[e["tid"]] for e in events}
-    assert where[0] == "Runtime"
-    assert where[1] == where[4] == "XNNPACK partition 0"
-    assert where[6] == "XNNPACK partition 1"
-    assert where[5] == "TFLite built-in kernels"
+    track = {e["args"]["index"]: tracks[e["tid"]] for e in events}
+    assert track[0] == "Runtime"
+    assert track[1] == track[4] == "XNNPACK partition 0"
+    assert track[6] == "XNNPACK partition 1"
+    assert track[5] == "TFLite built-in kernels"
     assert events[1]["args"]["macs"] == 7_077_888
 
 
 def test_trace_follows_the_order_of_execution_not_of_the_file() -> None:
     profile = make_profile()
-    layers = list(profile.measurement.layers)
+    layers = list(profile.layers)
     layers[1], layers[2] = (
         replace(layers[1], timing_indices=layers[2].timing_indices),
         replace(layers[2], timing_indices=layers[1].timing_indices),
     )
-    swapped = replace(profile, measurement=replace(profile.measurement, layers=tuple(layers)))
+    swapped = replace(profile, layers=tuple(layers))
     events = [e for e in trace_events(swapped)["traceEvents"] if e["ph"] == "X"]
     assert [e["args"]["index"] for e in events][:4] == [0, 2, 1, 3]
 
@@ -147,8 +148,8 @@ def test_node_data_is_keyed_by_operator_index_and_conserves_time() -> None:
 
 def test_node_data_of_onnx_is_keyed_by_node_name() -> None:
     specs = (
-        Spec("Conv", name="/stem/Conv", where="onnxruntime", partition=None),
-        Spec("Relu", where="onnxruntime", partition=None),
+        Spec("Conv", name="/stem/Conv", backend="onnxruntime", partition=None),
+        Spec("Relu", backend="onnxruntime", partition=None),
     )
     profile = make_profile(specs, format="onnx", path="m.onnx")
     graph = profile.measurement.graph

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mnv4_deploy.profiles.files import regular as regular_file
+from mnv4_deploy.profiles.files import regular
 from mnv4_deploy.profiles.files.regular import open_inside, open_regular, pieces, read_regular
 from tests.astray import EVERYTHING, GONE, NO_FILES, OUTSIDE, SECRET, TOO_LARGE
 from tests.time_limit import in_time
@@ -81,7 +81,7 @@ def test_what_takes_a_files_place_after_a_first_look_is_refused(
 ) -> None:
     path = folder / "w.bin"
     path.write_bytes(CONTENT)
-    check = regular_file._check
+    check = regular._check
     seen: list[os.stat_result] = []
 
     def then_change(facts: os.stat_result, max_bytes: int) -> None:
@@ -91,7 +91,7 @@ def test_what_takes_a_files_place_after_a_first_look_is_refused(
             EVERYTHING[name](path)
         seen.append(facts)
 
-    monkeypatch.setattr(regular_file, "_check", then_change)
+    monkeypatch.setattr(regular, "_check", then_change)
     with in_time(), pytest.raises(OSError):
         open_inside(folder, "w.bin") if inside else open_regular(path)
     assert seen
@@ -105,14 +105,14 @@ def test_a_folder_on_the_way_that_becomes_a_link_out_is_refused(
     outside = folder.parent / "outside"
     outside.mkdir()
     (outside / "w.bin").write_bytes(SECRET)
-    below = regular_file._open_below
+    below = regular._open_below
 
     def after_change(root: Path, parts: tuple[str, ...]) -> int:
         (folder / "sub").rename(folder / "was")
         (folder / "sub").symlink_to(outside)
         return below(root, parts)
 
-    monkeypatch.setattr(regular_file, "_open_below", after_change)
+    monkeypatch.setattr(regular, "_open_below", after_change)
     with pytest.raises(OSError):
         open_inside(folder, "sub/w.bin")
 

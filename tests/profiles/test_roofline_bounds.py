@@ -9,7 +9,7 @@ import pytest
 from mnv4_deploy.profiles.records.graph import OpCost
 from mnv4_deploy.profiles.records.machine import Ceilings, MemoryLevel
 from mnv4_deploy.profiles.records.profile import Layer
-from mnv4_deploy.profiles.roofline.bounds import bound_of, bounds_of, transfer_us
+from mnv4_deploy.profiles.roofline.bounds import bound_of, transfer_us, with_bounds
 
 L1, L2, DRAM = (
     MemoryLevel("L1", 1000, 100e9),
@@ -30,19 +30,21 @@ def layer(
     latency_us: float,
     *,
     compute: str = "float32",
-    where: str = "xnnpack",
+    backend: str = "xnnpack",
     kernels: tuple[str, ...] = ("kernel",),
     index: int = 0,
 ) -> Layer:
     return Layer(
         index=index,
-        kind="CONV_2D",
+        op_type="CONV_2D",
         name="n",
         module="m",
         compute=compute,
-        where=where,
+        backend=backend,
         partition=0,
-        file_kinds=("CONV_2D",),
+        op_indices=(0,),
+        timing_indices=(0,),
+        file_op_types=("CONV_2D",),
         kernels=kernels,
         output_shape=(1,),
         samples_us=(latency_us,) * 3,
@@ -93,8 +95,8 @@ def test_operators_with_almost_nothing_to_do_are_bound_by_overhead() -> None:
 def test_the_peak_is_that_of_the_runtime_and_the_type() -> None:
     cost = OpCost(macs=40_000)
     int8 = bound_of(layer(cost, 50.0, compute="int8"), CEILINGS, model_weight_bytes=0)
-    ort = bound_of(layer(cost, 50.0, where="onnxruntime"), CEILINGS, model_weight_bytes=0)
-    builtin = bound_of(layer(cost, 50.0, where="builtin"), CEILINGS, model_weight_bytes=0)
+    ort = bound_of(layer(cost, 50.0, backend="onnxruntime"), CEILINGS, model_weight_bytes=0)
+    builtin = bound_of(layer(cost, 50.0, backend="builtin"), CEILINGS, model_weight_bytes=0)
     assert (int8.compute_us, ort.compute_us, builtin.compute_us) == (10.0, 20.0, 40.0)
 
 
@@ -114,7 +116,7 @@ def test_two_measurements_of_one_limit_give_the_higher(independent: float, peak:
     [
         layer(None, 50.0),
         layer(OpCost(macs=10), 50.0, compute="float16"),
-        layer(OpCost(macs=10), 50.0, where="runtime"),
+        layer(OpCost(macs=10), 50.0, backend="runtime"),
         layer(OpCost(macs=10), 0.0, kernels=()),
     ],
     ids=["no cost", "no peak for the type", "runtime work", "dropped operator"],
@@ -134,8 +136,11 @@ def test_weights_share_the_caches_with_the_whole_models_weights() -> None:
     """The same layer is slower in a model whose weights do not fit."""
     small = layer(OpCost(macs=1, weight_bytes=1000), 50.0)
     large = layer(OpCost(macs=1, weight_bytes=999_000), 500.0, index=1)
-    alone = bounds_of([small], CEILINGS)[0]
-    among = bounds_of([small, large], CEILINGS)[0]
-    assert alone.memory_us is not None and among.memory_us is not None
+    (by_itself,) = with_bounds([small], CEILINGS)
+    both = with_bounds([small, large], CEILINGS)
+    alone, among = by_itself.bound, both[0].bound
+    assert alone is not None and among is not None
     assert alone.memory_us == pytest.approx(0.01)  # all of it in L1
     assert among.memory_us == pytest.approx(1 / 100e3 + 9 / 50e3 + 990 / 10e3)
+    # Nothing but the bound is new.
+    assert [replace(each, bound=None) for each in both] == [small, large]

@@ -24,18 +24,16 @@ def profile(modules: dict[str, float], *, seed: int, noise: float = 0.02) -> Mod
 
     layers = tuple(
         Layer(
-            i,
             "CONV_2D",
             name,
             name,
             "float32",
             "xnnpack",
             0,
-            ("CONV_2D",),
-            ("k",),
-            (1,),
-            samples(us),
-            None,
+            (i,),
+            (i,),
+            i,
+            samples_us=samples(us),
             statistic="p10",
         )
         for i, (name, us) in enumerate(modules.items())
@@ -51,14 +49,14 @@ def profile(modules: dict[str, float], *, seed: int, noise: float = 0.02) -> Mod
         1,
         (0,),
         ModelGraph("tflite", (), (), (), ()),
-        OpProfile("f", "r", 1, (), (), ()),
+        OpProfile("f", "r", 1, ()),
         (),
         rounds,
         rounds,
         Conditions((1.0,)),
     )
     trust = trust_in(measured, layers, None, "p10")
-    return ModelProfile(measured, layers, (), (), trust, "p10", None, ())
+    return ModelProfile(measured, layers, (), trust, "p10", None, ())
 
 
 A = profile({"stem": 100.0, "block": 300.0, "head": 50.0}, seed=1)

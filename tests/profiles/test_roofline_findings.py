@@ -16,13 +16,15 @@ CONV = OpCost(macs=1_000_000, weight_bytes=1000, read_bytes=1000, written_bytes=
 def conv(index: int, latency_us: float, **changes) -> Layer:
     base = Layer(
         index=index,
-        kind="CONV_2D",
+        op_type="CONV_2D",
         name=f"conv{index}",
         module=f"blocks.{index}",
         compute="int8",
-        where="xnnpack",
+        backend="xnnpack",
         partition=0,
-        file_kinds=("CONV_2D",),
+        op_indices=(index,),
+        timing_indices=(index,),
+        file_op_types=("CONV_2D",),
         kernels=("Convolution",),
         output_shape=(1, 8, 8, 16),
         samples_us=(latency_us,) * 3,
@@ -51,9 +53,11 @@ def trust(layers: list[Layer], gap_us: float = 0.0) -> Trust:
 
 
 def find(pairs: list[tuple[Layer, float]], gap_us: float = 0.0, limits: dict | None = None):
-    layers = [layer for layer, _ in pairs]
-    bounds = [bound(x, roof, (limits or {}).get(x.index, "compute")) for x, roof in pairs]
-    return findings_of(layers, bounds, trust(layers, gap_us))
+    layers = [
+        replace(x, bound=bound(x, roof, (limits or {}).get(x.index, "compute")))
+        for x, roof in pairs
+    ]
+    return findings_of(layers, trust(layers, gap_us))
 
 
 def test_a_healthy_network_has_nothing_to_report() -> None:
@@ -62,7 +66,12 @@ def test_a_healthy_network_has_nothing_to_report() -> None:
 
 def test_an_operator_outside_the_delegate_is_named_with_its_reason() -> None:
     outside = conv(
-        1, 400.0, kind="BATCH_MATMUL", where="builtin", partition=None, refusal="zero point not 0"
+        1,
+        400.0,
+        op_type="BATCH_MATMUL",
+        backend="builtin",
+        partition=None,
+        refusal="zero point not 0",
     )
     second = conv(2, 100.0, partition=1)
     finding, *_ = find([(conv(0, 100.0), 95.0), (outside, 20.0), (second, 95.0)])
@@ -73,19 +82,19 @@ def test_an_operator_outside_the_delegate_is_named_with_its_reason() -> None:
 
 
 def test_without_any_delegation_no_operator_fragments_it() -> None:
-    alone = conv(0, 400.0, where="builtin", partition=None)
+    alone = conv(0, 400.0, backend="builtin", partition=None)
     assert all(f.kind != "fragmenting op" for f in find([(alone, 100.0)]))
 
 
-def test_one_slow_layer_is_named_rather_than_its_kind() -> None:
+def test_one_slow_layer_is_named_rather_than_its_operator() -> None:
     layers = [(conv(i, 100.0), 95.0) for i in range(4)] + [(conv(4, 800.0), 80.0)]
     finding, *_ = find(layers)
     assert (finding.kind, finding.layers) == ("below its roof", (4,))
     assert finding.title.startswith("blocks.4 (CONV_2D) at 10 % of the roof")
 
 
-def test_a_kind_that_is_slow_everywhere_is_one_finding() -> None:
-    slow = [(conv(i, 100.0, kind="DEPTHWISE_CONV_2D"), 20.0) for i in range(6)]
+def test_an_operator_that_is_slow_everywhere_is_one_finding() -> None:
+    slow = [(conv(i, 100.0, op_type="DEPTHWISE_CONV_2D"), 20.0) for i in range(6)]
     finding, *rest = find(slow)
     assert finding.title.startswith("6 DEPTHWISE_CONV_2D at 20 % of the roof")
     assert finding.layers == tuple(range(6))
@@ -95,9 +104,9 @@ def test_a_kind_that_is_slow_everywhere_is_one_finding() -> None:
 def test_a_float_island_counts_its_conversions() -> None:
     pairs = [
         (conv(0, 500.0), 480.0),
-        (conv(1, 60.0, kind="DEQUANTIZE", compute="int8->float32"), 55.0),
-        (conv(2, 100.0, kind="SOFTMAX", compute="float32", cost=OpCost(read_bytes=9)), 90.0),
-        (conv(3, 60.0, kind="QUANTIZE", compute="float32->int8"), 55.0),
+        (conv(1, 60.0, op_type="DEQUANTIZE", compute="int8->float32"), 55.0),
+        (conv(2, 100.0, op_type="SOFTMAX", compute="float32", cost=OpCost(read_bytes=9)), 90.0),
+        (conv(3, 60.0, op_type="QUANTIZE", compute="float32->int8"), 55.0),
     ]
     finding, *_ = find(pairs)
     assert finding.kind == "float island"
@@ -111,7 +120,9 @@ def test_a_float_network_is_no_island() -> None:
 
 
 def test_transposes_that_the_runtime_inserted_are_counted() -> None:
-    moved = conv(1, 90.0, kind="ReorderInput", where="onnxruntime", file_kinds=(), cost=None)
+    moved = conv(
+        1, 90.0, op_type="ReorderInput", backend="onnxruntime", file_op_types=(), cost=None
+    )
     finding, *_ = find([(conv(0, 100.0), 95.0), (moved, 85.0)])
     assert (finding.kind, finding.recoverable_us) == ("layout changes", 90.0)
     assert "1 transpose, 1 of them inserted by the runtime" in finding.title
@@ -124,7 +135,7 @@ def test_time_between_operators_is_a_finding() -> None:
 
 
 def test_operators_bound_by_dispatch() -> None:
-    tiny = [(conv(i, 9.0, kind="ADD", cost=OpCost(read_bytes=1)), 8.5) for i in range(1, 9)]
+    tiny = [(conv(i, 9.0, op_type="ADD", cost=OpCost(read_bytes=1)), 8.5) for i in range(1, 9)]
     finding, *_ = find(
         [(conv(0, 100.0), 95.0), *tiny], limits=dict.fromkeys(range(1, 9), "overhead")
     )
@@ -136,9 +147,9 @@ def test_operators_bound_by_dispatch() -> None:
 def test_no_layer_is_counted_twice_and_three_are_enough() -> None:
     pairs = [
         (conv(0, 500.0), 100.0),
-        (conv(1, 300.0, kind="TRANSPOSE", cost=OpCost(read_bytes=9)), 10.0),
-        (conv(2, 200.0, kind="DEPTHWISE_CONV_2D"), 50.0),
-        (conv(3, 100.0, kind="ADD", cost=OpCost(read_bytes=9)), 30.0),
+        (conv(1, 300.0, op_type="TRANSPOSE", cost=OpCost(read_bytes=9)), 10.0),
+        (conv(2, 200.0, op_type="DEPTHWISE_CONV_2D"), 50.0),
+        (conv(3, 100.0, op_type="ADD", cost=OpCost(read_bytes=9)), 30.0),
     ]
     found = find(pairs, gap_us=400.0)
     assert len(found) == 3

@@ -15,18 +15,7 @@ from mnv4_deploy.profiles.roofline.trust import trust_in
 
 def layer(latency_us: float) -> Layer:
     return Layer(
-        0,
-        "ADD",
-        "n",
-        "m",
-        "float32",
-        "xnnpack",
-        0,
-        ("ADD",),
-        ("Add",),
-        (1,),
-        (latency_us,) * 4,
-        None,
+        "ADD", "n", "m", "float32", "xnnpack", 0, (0,), (0,), samples_us=(latency_us,) * 4
     )
 
 
@@ -40,7 +29,7 @@ def measurement(rounds, profiled, spin=(100.0, 101.0), steal=0.0, other=0.0) -> 
         threads=1,
         cpus=(0,),
         graph=ModelGraph("tflite", (), (), (), ()),
-        profile=OpProfile("f.tflite", "r", 1, (), (), ()),
+        profile=OpProfile("f.tflite", "r", 1, ()),
         layers=(),
         rounds_us=rounds,
         profiled_rounds_us=profiled,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.measure.measure import profile_file
+from mnv4_deploy.profiles.measure.measure import profile_file, time_here
+from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, without_profiler
 from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent, merge, read_profile, runs_of
 from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner, optimized_graph
@@ -32,12 +33,13 @@ def _save(path: Path, nodes: list[Any], inputs: list[Any], output: str, **extra:
 
 
 def test_node_times(conv_onnx: Path) -> None:
-    profile = profile_file(conv_onnx, runs=20, warmup=3)
+    (timed,) = time_here([MeasureRequest(str(conv_onnx), runs=20, warmup=3)])
+    profile = timed.profile
     executed = [node.op_type for node in optimized_graph(conv_onnx).graph.node]
     assert sorted(op.tag for op in profile.ops) == sorted(executed)
     assert all(len(op.samples_us) == 20 for op in profile.ops)
-    assert len(profile.wall_us) == len(profile.profiled_wall_us) == 20
-    assert 0 < profile.operators_us <= 1.1 * float(np.median(profile.profiled_wall_us))
+    assert sum(map(len, timed.rounds_us)) == sum(map(len, timed.profiled_rounds_us)) == 20
+    assert 0 < profile.operators_us <= 1.1 * np.median(np.concatenate(timed.profiled_rounds_us))
 
 
 def test_only_recorded_runs_count(conv_onnx: Path) -> None:
@@ -100,6 +102,34 @@ def test_string_input(tmp_path: Path) -> None:
     path = _save(tmp_path / "m.onnx", nodes, [("s", onnx.TensorProto.STRING, [3])], "y")
     with pytest.raises(UnsupportedError, match=r"Input s is a tensor\(string\)"):
         OrtRunner(path)
+
+
+def test_numbers_that_numpy_has_not(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Cast", ["b"], ["y"], to=_FLOAT, name="cast")]
+    path = _save(tmp_path / "m.onnx", nodes, [("b", onnx.TensorProto.BFLOAT16, [3])], "y")
+    with pytest.raises(UnsupportedError, match=r"Input b is a tensor\(bfloat16\)"):
+        OrtRunner(path)
+
+
+def test_sequence_input(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0, name="concat")]
+    path = _save(tmp_path / "m.onnx", nodes, [], "y")
+    model = onnx.load(path)
+    model.graph.input.append(onnx.helper.make_tensor_sequence_value_info("s", _FLOAT, None))
+    onnx.save(model, str(path))
+    with pytest.raises(UnsupportedError, match=r"Input s is a seq\(tensor\(float\)\)"):
+        OrtRunner(path)
+
+
+def test_what_fails_in_a_run_alone(tmp_path: Path) -> None:
+    """Six numbers do not fit the shape [0], which the runtime learns in the run."""
+    nodes = [onnx.helper.make_node("Reshape", ["x", "shape"], ["y"], name="reshape")]
+    inputs = [("x", _FLOAT, [2, 3]), ("shape", onnx.TensorProto.INT64, [1])]
+    path = _save(tmp_path / "m.onnx", nodes, inputs, "y")
+    with closing(OrtRunner(path)) as runner:
+        for call in (runner.run, lambda: runner.run_profiled(record=True)):
+            with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot run .*m\.onnx: "):
+                call()
 
 
 def test_unknown_operator_is_named(tmp_path: Path) -> None:

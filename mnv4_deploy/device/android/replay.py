@@ -20,8 +20,9 @@ from mnv4_deploy.device.benchmark_model.failures import failure
 from mnv4_deploy.device.device import Array
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.tflite_graph import GraphTensor, read_graph
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.records.graph import Tensor
 from mnv4_deploy.profiles.runtimes.tensors import check_inputs
 
 _TIMEOUT_S = 600.0
@@ -46,13 +47,13 @@ class ReplaySession:
                 "The device's benchmark_model cannot save outputs (it has no --output_filepath): "
                 "get a newer build of it and name that with --benchmark-model."
             )
-        read = read_graph(path)
+        read = read_tflite(path)
         self._shell, self._tool, self._path, self._graph = shell, tool, path, graph
         self._outputs = [_fixed(path, read.tensors[index]) for index in read.outputs]
         inputs = [_fixed(path, read.tensors[index]) for index in read.inputs]
         self.runtime = runtime
         self.inputs = tuple(
-            TensorFacts(t.name, t.static_shape, t.dtype, t.scale, t.zero_point) for t in inputs
+            TensorFacts(t.name, t.shape, t.dtype, t.scale, t.zero_point) for t in inputs
         )
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -96,8 +97,7 @@ class ReplaySession:
 
     def _split(self, content: bytes) -> tuple[Array, ...]:
         sizes = [
-            math.prod(tensor.static_shape) * np.dtype(tensor.dtype).itemsize
-            for tensor in self._outputs
+            math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in self._outputs
         ]
         if len(content) != sum(sizes):
             raise ModelFileError(
@@ -106,18 +106,16 @@ class ReplaySession:
             )
         starts = np.cumsum([0, *sizes])
         return tuple(
-            np.frombuffer(content[start : start + size], tensor.dtype)
-            .reshape(tensor.static_shape)
-            .copy()
+            np.frombuffer(content[start : start + size], tensor.dtype).reshape(tensor.shape).copy()
             for start, size, tensor in zip(starts, sizes, self._outputs, strict=False)
         )
 
 
-def _fixed(path: Path, tensor: GraphTensor) -> GraphTensor:
-    if any(side < 0 for side in tensor.shape):
+def _fixed(path: Path, tensor: Tensor) -> Tensor:
+    if any(side < 0 for side in tensor.declared):
         raise UnsupportedError(
-            f"{path} has an open shape, {list(tensor.shape)} of {tensor.name!r}, which cannot be "
-            "replayed on an Android device: export it with a fixed one."
+            f"{path} has an open shape, {list(tensor.declared)} of {tensor.name!r}, which cannot "
+            "be replayed on an Android device: export it with a fixed one."
         )
     try:
         np.dtype(tensor.dtype)

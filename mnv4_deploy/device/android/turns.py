@@ -46,19 +46,13 @@ def joined(parts: Sequence[TimedFile]) -> TimedFile:
             f"benchmark_model reported other operators of {first.profile.path} in another run: "
             "use a published build of the tool."
         )
-    profiles = [part.profile for part in parts]
     ops = tuple(
         replace(same[0], samples_us=tuple(chain.from_iterable(op.samples_us for op in same)))
-        for same in zip(*(profile.ops for profile in profiles), strict=True)
+        for same in zip(*(part.profile.ops for part in parts), strict=True)
     )
     return replace(
         first,
-        profile=replace(
-            first.profile,
-            ops=ops,
-            wall_us=tuple(chain.from_iterable(p.wall_us for p in profiles)),
-            profiled_wall_us=tuple(chain.from_iterable(p.profiled_wall_us for p in profiles)),
-        ),
+        profile=replace(first.profile, ops=ops),
         rounds_us=tuple(chain.from_iterable(part.rounds_us for part in parts)),
         profiled_rounds_us=tuple(chain.from_iterable(part.profiled_rounds_us for part in parts)),
         conditions=_conditions([part.conditions for part in parts]),
@@ -67,7 +61,9 @@ def joined(parts: Sequence[TimedFile]) -> TimedFile:
 
 
 def _operators(part: TimedFile) -> tuple[tuple[object, ...], ...]:
-    return tuple((op.tag, op.kind, op.name, op.partition, op.op_index) for op in part.profile.ops)
+    return tuple(
+        (op.tag, op.backend, op.name, op.partition, op.op_index) for op in part.profile.ops
+    )
 
 
 def _conditions(parts: Sequence[Conditions]) -> Conditions:

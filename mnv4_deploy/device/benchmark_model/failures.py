@@ -13,6 +13,7 @@ from mnv4_deploy.errors import (
     ToolchainError,
     UnsupportedError,
 )
+from mnv4_deploy.profiles.runtimes.errors import tells_of_memory
 
 _KILLED, _NOT_FOUND, _NOT_ALLOWED, _SIGNALS = 137, 127, 126, 128
 _CUSTOM_OP = re.compile(r"[Uu]nresolved custom op: *(?P<name>[^\n]{0,80}?)\.?(?:\n|$)")
@@ -22,7 +23,6 @@ _OTHER_PROCESSOR = re.compile(
     r"|is for EM_\w+ \(\d+\) instead of EM_|unexpected e_machine|is \d+-bit instead of \d+-bit"
     r"|syntax error: unexpected"
 )
-_MEMORY = re.compile(r"out of memory|[Cc]annot allocate memory|bad_alloc|[Ff]ailed to allocate \d")
 _ERROR_LINE = re.compile(r"^(?:ERROR|FATAL|error): (?P<said>.*)$", re.MULTILINE)
 
 
@@ -90,7 +90,7 @@ def _of_the_model(code: int, said: str, path: str) -> DeployError | None:
 
 def _of_the_end(code: int, said: str, path: str) -> DeployError | None:
     """For a tool that did not end by itself."""
-    if code == _KILLED or (code and _MEMORY.search(said)):
+    if code == _KILLED or (code and tells_of_memory(said)):
         return ModelFileError(
             f"The device ran out of memory with {path}, or ended benchmark_model: close"
             " programs there, or give a smaller model."

@@ -23,8 +23,8 @@ from mnv4_deploy.device.benchmark_model.run_log import parse_log
 from mnv4_deploy.device.benchmark_model.text_profile import parse_text
 from mnv4_deploy.device.benchmark_model.to_timed import Profiled, to_timed
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
-from mnv4_deploy.profiles.graph.tflite_graph import read_graph
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
 _ROUNDS = 3
@@ -141,11 +141,11 @@ def _check(request: MeasureRequest) -> None:
 
 def _inputs(request: MeasureRequest) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """All inputs with their shapes where the file leaves one open, else nothing."""
-    graph = read_graph(Path(request.path))
+    graph = read_tflite(Path(request.path))
     tensors = [graph.tensors[i] for i in graph.inputs]
     check_names(request.shapes, [tensor.name for tensor in tensors])
     only = len(tensors) == 1
-    shapes = [resolve_shape(t.name, t.shape, request.shapes, only=only) for t in tensors]
-    if all(t.shape == shape for t, shape in zip(tensors, shapes, strict=True)):
+    shapes = [resolve_shape(t.name, t.declared, request.shapes, only=only) for t in tensors]
+    if all(t.declared == shape for t, shape in zip(tensors, shapes, strict=True)):
         return ()
     return tuple((t.name, shape) for t, shape in zip(tensors, shapes, strict=True))

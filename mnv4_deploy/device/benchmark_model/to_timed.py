@@ -9,7 +9,7 @@ from mnv4_deploy.device.benchmark_model.order import in_run_order
 from mnv4_deploy.device.benchmark_model.records import OpRow, OpTable, RowKind, RunLog
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
-from mnv4_deploy.profiles.records.timing import OpKind, OpProfile, OpTiming
+from mnv4_deploy.profiles.records.timing import Backend, OpProfile, OpTiming
 from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
@@ -20,7 +20,7 @@ from mnv4_deploy.profiles.runtimes.run_xnnpack import partition_numbers
 
 RUNTIME = "LiteRT benchmark_model"
 
-_KINDS: dict[RowKind, tuple[OpKind, int]] = {
+_KINDS: dict[RowKind, tuple[Backend, int]] = {
     "delegated": ("xnnpack", EVENT_XNNPACK_OP),
     "operator": ("builtin", EVENT_BUILTIN_OP),
     "delegate kernel": ("builtin", EVENT_BUILTIN_OP),
@@ -61,8 +61,6 @@ def to_timed(
             runtime=RUNTIME,
             threads=request.threads,
             ops=ops,
-            wall_us=tuple(us for batch in rounds for us in batch),
-            profiled_wall_us=tuple(us for batch in profiled_rounds for us in batch),
         ),
         cpus=request.cpus or (),
         rounds_us=rounds,
@@ -88,15 +86,15 @@ def _timings(runs: Sequence[Sequence[OpRow]], path: str, *, least: bool) -> tupl
     ]
     timings = []
     for at, (row, partition) in enumerate(zip(runs[0], partition_numbers(events), strict=True)):
-        kind = _KINDS[row.kind][0]
-        rest_us = _XNNPACK_TRUNCATION_US if kind == "xnnpack" else 0.0
+        backend = _KINDS[row.kind][0]
+        rest_us = _XNNPACK_TRUNCATION_US if backend == "xnnpack" else 0.0
         timings.append(
             OpTiming(
                 tag=row.tag,
-                kind=kind,
+                backend=backend,
                 samples_us=tuple(_row_us(rows[at], least=least) + rest_us for rows in runs),
                 partition=partition,
-                op_index=row.number if kind == "builtin" else None,
+                op_index=row.number if backend == "builtin" else None,
             )
         )
     return tuple(timings)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from mnv4_deploy.decibels import decibels
+from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.records import Cause, CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.sessions.image_runner import ImageRunner
+from mnv4_deploy.sessions.open import open_runner
+from mnv4_deploy.sessions.outputs import Outputs, paired
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.sessions.subjects import open_runner
+from mnv4_deploy.tasks.rows import output_columns, output_figures
 
-Pixels = npt.NDArray[np.uint8]
-Outputs = npt.NDArray[np.float32]
 _Colours = tuple[float, float, float]
 
 # More images make the figures finer but not the answer another one.
@@ -89,9 +88,8 @@ def find_input_fault(reference: ModelRef, candidate: ModelRef, pixels: Pixels) -
         return None
     return Cause(
         best.kind,
-        f"Fed {best.words}, the {roles[0]} agrees with the {roles[1]} to {after:.1f} dB "
-        f"({_agreement(wanted, outputs):.0f} % the same class) instead of "
-        f"{before:.1f} dB ({_agreement(wanted, given):.0f} %).",
+        f"Fed {best.words}, the {roles[0]} agrees with the {roles[1]} to {after:.1f} dB instead "
+        f"of {before:.1f} dB.",
         "Give both the input they were made for: check the preprocessing of the one that was "
         "converted or trained elsewhere.",
     )
@@ -127,16 +125,16 @@ class _Trials:
     """
 
     def __init__(self, subject: ModelRef) -> None:
-        from mnv4_deploy.sessions.image_runner import RUNNERS, ArtifactRunner
-
         self.subject = subject
-        self._file: ArtifactRunner | None = None
+        self._file: ImageRunner | None = None
         if subject.kind != "torch":
-            self._file = RUNNERS[subject.kind](Path(subject.path), subject.preprocessing)
-        self.takes_pixels = self._file is not None and self._file.takes_pixels
+            found = open_runner(subject)
+            assert isinstance(found, ImageRunner)
+            self._file = found
+        self.takes_pixels = self._file is not None and self._file.feed.takes_pixels
 
     def plain(self, pixels: Pixels) -> Outputs:
-        """``[N, classes]`` as the subject is said to be fed."""
+        """Of N images, as the subject is said to be fed."""
         return self._outputs(pixels, self.subject.preprocessing)
 
     def guessed(self, pixels: Pixels, guess: _Guess) -> Outputs:
@@ -145,16 +143,10 @@ class _Trials:
     def _outputs(self, pixels: Pixels, spec: Preprocessing) -> Outputs:
         if self._file is None:
             return open_runner(replace(self.subject, preprocessing=spec)).outputs(pixels)
-        self._file.spec = spec
-        return self._file.run(pixels)
+        self._file.feed.spec = spec
+        return self._file.outputs(pixels)
 
 
 def _sqnr(wanted: Outputs, given: Outputs) -> float:
     """The median over images in dB: one image with large outputs does not rule it."""
-    signal = np.square(wanted.astype(np.float64)).sum(axis=1)
-    noise = np.square(wanted.astype(np.float64) - given).sum(axis=1)
-    return float(np.median([decibels(s, n) for s, n in zip(signal, noise, strict=True)]))
-
-
-def _agreement(wanted: Outputs, given: Outputs) -> float:
-    return 100 * float((wanted.argmax(axis=1) == given.argmax(axis=1)).mean())
+    return output_figures(output_columns(wanted, paired(wanted, given))).median_sqnr_db

@@ -179,7 +179,7 @@ def cluster_executor(
                 "workers and, as its answers are unpickled, here as this user; start it with TLS "
                 "and give tls://HOST:PORT."
             )
-        job = ShardJob(_absolute(job.reference), _absolute(job.candidate))
+        job = ShardJob(job.task, _absolute(job.reference), _absolute(job.candidate))
         answers = _ask(client, address, job, dataset, states)
         place = ClusterExecutor(client, address, job, states, answers, runner)
         _tell(answers, note)

@@ -18,8 +18,6 @@ from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.own import make_own, remove
 from mnv4_deploy.sessions.records import ModelRef
 
-_KEYWORDS = ("bundled", "timm", "random")
-
 
 @dataclass(frozen=True)
 class WorkerProbe:
@@ -68,18 +66,14 @@ def answer(question: WorkerProbe) -> ProbeReply:
 
 def file_of(subject: ModelRef) -> str:
     """The path of the file that ``subject`` is read from; "" if it is none of the user's."""
-    if subject.path:
-        return subject.path
-    if subject.weights.partition(":")[0] in _KEYWORDS:
-        return ""
-    return subject.weights
+    return subject.path if subject.source is None else subject.source.file
 
 
 def moved(subject: ModelRef, path: Path) -> ModelRef:
     """``subject`` read from ``path``."""
-    if subject.path:
+    if subject.source is None:
         return replace(subject, path=str(path))
-    return replace(subject, weights=str(path))
+    return replace(subject, source=subject.source.read_from(path))
 
 
 def run_payload(name: str, parcel: ShardPayload) -> ShardResult:
@@ -119,7 +113,7 @@ class ShardPlugin(WorkerPlugin):
         self._folder = make_own(Path(worker.local_directory))
         job = self._job
         try:
-            job = ShardJob(self._local(job.reference), self._local(job.candidate))
+            job = ShardJob(job.task, self._local(job.reference), self._local(job.candidate))
         except OSError as error:
             self._refusal = f"cannot keep the model files in {self._folder} ({error.strerror})"
         self._crew = WorkerPool(job, self._runner)

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.layers.records import LayerDrift
-from mnv4_deploy.reports.drift.words import number_text
-from mnv4_deploy.reports.markup import Markup, tag
+from mnv4_deploy.text import number_text
 
-_WIDTH, _HEIGHT, _BARS = 360.0, 90.0, 180
+WIDTH, HEIGHT = 360.0, 90.0
+_BARS = 180
 _Peaks = npt.NDArray[np.float64]
 
 
-def channel_charts(layer: LayerDrift) -> list[Markup]:
-    """A figure for the activations and one for the weights, where they are known."""
-    evidence, use = layer.evidence, layer.output
-    charts = []
-    if _shown(evidence.channel_peaks) is not None:
-        limit = max(abs(use.low), abs(use.high)) if use else None
-        charts.append(_figure("Output, largest |value|", evidence.channel_peaks, limit))
-    if _shown(evidence.weight_peaks) is not None:
-        charts.append(_figure("Weights, largest |value|", evidence.weight_peaks, None))
-    return charts
+@dataclass(frozen=True)
+class ChannelChart:
+    """``bars`` is a path within ``WIDTH`` x ``HEIGHT``, ``limit`` the height of what the type
+    can hold, None where that is out of sight or unknown."""
+
+    title: str
+    channels: int
+    bars: str
+    limit: float | None
+    caption: str
+
+
+def channel_charts(layer: LayerDrift) -> Iterable[ChannelChart]:
+    """One of the activations and one of the weights, where they are known."""
+    use = layer.output
+    limit = max(abs(use.low), abs(use.high)) if use else None
+    if (peaks := _shown(layer.evidence.channel_peaks)) is not None:
+        yield _chart("Output, largest |value|", peaks, limit)
+    if (peaks := _shown(layer.evidence.weight_peaks)) is not None:
+        yield _chart("Weights, largest |value|", peaks, None)
 
 
 def _shown(peaks: _Peaks | None) -> _Peaks | None:
@@ -35,49 +46,32 @@ def _shown(peaks: _Peaks | None) -> _Peaks | None:
     return finite if finite.max() > 0 else None
 
 
-def _figure(title: str, peaks: _Peaks | None, limit: float | None) -> Markup:
-    finite = _shown(peaks)
-    assert finite is not None
-    top = float(finite.max())
+def _chart(title: str, peaks: _Peaks, limit: float | None) -> ChannelChart:
+    top = float(peaks.max())
     if limit is not None and np.isfinite(limit):
         top = max(top, min(limit, 1.5 * top))
     else:
         limit = None
-    return tag(
-        "figure",
-        tag("figcaption", f"{title} of each of {len(finite)} channels"),
-        tag(
-            "svg",
-            *_bars(finite, top),
-            *_limit(limit, top),
-            class_="channels",
-            viewBox=f"0 0 {_WIDTH:.0f} {_HEIGHT:.0f}",
-            preserveAspectRatio="none",
-            role="img",
-            aria_label=title,
-        ),
-        tag("p", _caption(finite, limit), class_="muted"),
-        class_="chart",
+    seen = limit is not None and 0 < limit <= top
+    return ChannelChart(
+        title=title,
+        channels=len(peaks),
+        bars=_bars(peaks, top),
+        limit=max(HEIGHT * (1 - limit / top), 1.0) if limit is not None and seen else None,
+        caption=_caption(peaks, limit),
     )
 
 
-def _bars(peaks: _Peaks, top: float) -> Iterable[Markup]:
+def _bars(peaks: _Peaks, top: float) -> str:
     """One path for all bars; where there are too many the largest of neighbours stands."""
     groups = np.array_split(peaks, min(len(peaks), _BARS))
-    width = _WIDTH / len(groups)
+    width = WIDTH / len(groups)
     gap = 0.15 * width if width > 3 else 0.0
-    path = "".join(
-        f"M{at * width:.1f} {_HEIGHT:.0f}v{-_HEIGHT * float(group.max()) / top:.1f}"
-        f"h{width - gap:.2f}V{_HEIGHT:.0f}z"
+    return "".join(
+        f"M{at * width:.1f} {HEIGHT:.0f}v{-HEIGHT * float(group.max()) / top:.1f}"
+        f"h{width - gap:.2f}V{HEIGHT:.0f}z"
         for at, group in enumerate(groups)
     )
-    yield tag("path", class_="bars", d=path)
-
-
-def _limit(limit: float | None, top: float) -> Iterable[Markup]:
-    if limit is not None and 0 < limit <= top:
-        y = max(_HEIGHT * (1 - limit / top), 1.0)
-        yield tag("line", class_="limit", x1=0.0, x2=_WIDTH, y1=y, y2=y)
 
 
 def _caption(peaks: _Peaks, limit: float | None) -> str:

@@ -16,7 +16,7 @@ from mnv4_deploy.layers.records import LayerDrift
 from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.versions import tool_versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def drift_to_dict(result: DriftResult) -> dict[str, Any]:
@@ -24,22 +24,21 @@ def drift_to_dict(result: DriftResult) -> dict[str, Any]:
 
     Keys carry their units and keep their meaning within a ``schema_version``; they always come
     in the same order. What is not known, or is no number, is None. ``metrics`` has what
-    ``--fail-if`` can limit, under the same names. Images go by their names within the data set,
-    files by their own: no path of this machine is written. Names are the files' own, unescaped.
+    ``--fail-if`` can limit, under the same names, ``output`` the task's own record. Images go by
+    their names within the data set, files by their own: no path of this machine is written.
+    Names are the files' own, unescaped.
     """
     layers = result.layers
     document = {
         "schema_version": SCHEMA_VERSION,
+        "task": result.task.name,
         "reference": _subject(result.reference),
         "candidate": _subject(result.candidate),
         "data": result.data,
-        "metrics": metrics(result.output, layers, len(result.skipped)),
+        "metrics": metrics(result.task, result.output, layers, len(result.skipped)),
         "limits": result.limits,
         "failed": result.failed,
-        "output": {
-            **_record(result.output),
-            "worst": [_without(change, "path") for change in result.output.worst],
-        },
+        "output": result.output,
         "layers": None
         if layers is None
         else {**_record(layers), "layers": [_layer(layer) for layer in layers.layers]},
@@ -62,12 +61,15 @@ def drift_to_dict(result: DriftResult) -> dict[str, Any]:
 
 
 def _subject(subject: ModelRef) -> dict[str, Any]:
+    record = _record(subject)
+    source = record.pop("source")
     return {
-        "kind": subject.kind,
-        "name": subject.name,
+        "kind": record.pop("kind"),
+        "name": record.pop("name"),
         "file": file_name(subject.path),
-        **_without(subject, "kind", "name", "path"),
-        "weights": file_name(subject.weights),
+        "model": file_name(source.name) if source else "",
+        "weights": file_name(source.weights) if source else "",
+        **record,
     }
 
 
@@ -81,11 +83,10 @@ def _layer(layer: LayerDrift) -> dict[str, Any]:
 
 
 def _record(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
-
-
-def _without(record: Any, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in _record(record).items() if name not in names}
+    """Its fields, without where a file is on this machine."""
+    return {
+        field.name: getattr(record, field.name) for field in fields(record) if field.name != "path"
+    }
 
 
 def _plain(value: Any) -> Any:

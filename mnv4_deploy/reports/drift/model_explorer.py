@@ -14,7 +14,7 @@ from mnv4_deploy.reports.profile.model_explorer import node_id
 
 Figure = Literal["isolated", "accumulated"]
 _NAMES: dict[Figure, str] = {
-    "isolated": "SQNR of the layer alone (dB)",
+    "isolated": "SQNR isolated (dB)",
     "accumulated": "SQNR accumulated (dB)",
 }
 # In rising order; above the last a node stays white. A gradient would stretch to the 200 dB of

@@ -1,103 +1,64 @@
-"""What a drift means, in sentences, and its figures as people read them."""
+"""What any drift means, in sentences; what depends on the task comes from the task."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
-from mnv4_deploy.decibels import CAP_DB
 from mnv4_deploy.drift.records import DeviceAgreement, DriftResult
 from mnv4_deploy.profiles.records.device import DeviceFacts
+from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.classification.records import Flips, OutputDrift, Proportion
-from mnv4_deploy.text import plural
+from mnv4_deploy.tasks.report import Comparison, Measured
+from mnv4_deploy.text import brief, in_db, number_text, plural, rounded, with_interval
 
-SIGNIFICANT = 0.05
 _MEGA = 1e6
+_TENSORS, _TENSOR_CHARACTERS = 4, 60
 
 
-def decibels_text(sqnr_db: float | None) -> str:
-    if sqnr_db is None or math.isnan(sqnr_db):
-        return "–"
-    return "identical" if sqnr_db >= CAP_DB else f"{sqnr_db:.1f}"
+def subject_sentence(subject: ModelRef) -> str:
+    """What a subject is: its kind and size, what it takes and gives."""
+    kinds = {"torch": "PyTorch", "onnx": "ONNX", "tflite": "TFLite"}
+    spec = subject.preprocessing
+    parts = [
+        kinds[subject.kind],
+        f"{subject.size_bytes / _MEGA:.2f} MB",
+        f"input {spec.height}x{spec.width}",
+    ]
+    if subject.num_classes:
+        parts.append(f"{subject.num_classes:,} classes")
+    if subject.outputs:
+        parts.append(f"gives {tensors_text(subject.outputs)}")
+    return ", ".join(parts)
 
 
-def in_db(sqnr_db: float) -> str:
-    """With its unit; what does not differ has none."""
-    shown = decibels_text(sqnr_db)
-    return shown if sqnr_db >= CAP_DB else f"{shown} dB"
+def tensors_text(tensors: Sequence[TensorFacts]) -> str:
+    """The first inputs or outputs with their types and shapes."""
+    named = [brief(tensor.described, _TENSOR_CHARACTERS) for tensor in tensors[:_TENSORS]]
+    if len(tensors) > _TENSORS:
+        named.append(f"{len(tensors) - _TENSORS} more")
+    return ", ".join(named)
 
 
-def with_interval(share: Proportion) -> str:
-    return f"{share.percent:.2f} % ({share.low_percent:.2f} to {share.high_percent:.2f})"
+def measured_text(measured: Measured, unit: str) -> str:
+    return with_interval(measured.value, measured.low, measured.high, unit)
 
 
-def number_text(value: float | None, digits: int = 3) -> str:
-    """Significant digits, with an exponent only where the zeros would be many."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if abs(value) < 1e-12:
-        return "0"
-    if float(value).is_integer() and abs(value) < 1e6:
-        return f"{value:,.0f}"
-    if abs(value) >= 1e6 or 0 < abs(value) < 1e-4:
-        return f"{value:.{digits - 1}e}"
-    return f"{float(f'{value:.{digits}g}'):,.10g}"
-
-
-def p_text(p_value: float) -> str:
-    return "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
-
-
-def drop_sentence(output: OutputDrift) -> str:
-    """What top-1 lost; "" without labels."""
-    drop, low, high = output.top1_drop, output.top1_drop_low, output.top1_drop_high
-    if drop is None or low is None or high is None:
+def drop_text(comparison: Comparison) -> str:
+    """What the candidate lost, without its unit; "" where that is not told."""
+    if comparison.difference is None:
         return ""
-    if drop == 0:
-        what = "The candidate is right as often as the reference"
-    else:
-        word = "loses" if drop > 0 else "gains"
-        what = f"The candidate {word} {abs(drop):.2f} points of top-1"
-    return f"{what} (95 % interval of the loss: {low:.2f} to {high:.2f} points)."
-
-
-def flips_sentence(flips: Flips) -> str:
-    """Flips and McNemar's test in plain words."""
-    counts = (
-        f"{plural(flips.lost, 'image')} the reference had right went wrong, "
-        f"{flips.gained} it had wrong came right"
-    )
-    if flips.lost + flips.gained == 0:
-        return "No answer transposed from right to wrong or from wrong to right."
-    test = f"McNemar's exact test, {p_text(flips.p_value)}"
-    if flips.p_value >= SIGNIFICANT:
-        return f"{counts}: so uneven a split could be chance ({test})."
-    worse = "worse" if flips.lost > flips.gained else "better"
-    return f"{counts}: the candidate is significantly {worse}, this is hardly chance ({test})."
-
-
-def verdict(flips: Flips) -> str:
-    """The same in one or two words."""
-    return "significant" if flips.p_value < SIGNIFICANT else "could be chance"
-
-
-def outputs_sentence(output: OutputDrift) -> str:
-    return (
-        f"Outputs: SQNR {in_db(output.median_sqnr_db)} in the median image and "
-        f"{in_db(output.sqnr_db)} over all together, cosine "
-        f"{number_text(output.cosine, 5)}, KL divergence {number_text(output.kl)} nats."
-    )
+    return rounded(comparison.difference, comparison.note.partition(" ")[0].rstrip(","))
 
 
 def measured_sentence(result: DriftResult) -> str:
     """How it was measured."""
     output = result.output
     if output.labelled == output.images:
-        labels = "all labelled"
+        known = "all labelled"
     else:
-        labels = f"{output.labelled:,} of them labelled" if output.labelled else "without labels"
+        known = f"{output.labelled:,} of them labelled" if output.labelled else "without labels"
     said = (
-        f"Both ran on the same {output.images:,} images of {result.data} ({labels}), each with "
+        f"Both ran on the same {output.images:,} images of {result.data} ({known}), each with "
         "its own runtime."
     )
     if result.device is not None:
@@ -146,13 +107,3 @@ def _parity_sentence(agreement: DeviceAgreement, title: str) -> str:
         said += f", from layer {agreement.first_layer} on"
     why = f" {agreement.explanation}" if agreement.explanation else ""
     return f"{said}: the figures of the layers are those of this machine.{why}"
-
-
-def subject_sentence(subject: ModelRef) -> str:
-    """What a subject is: its kind, size and preprocessing."""
-    kinds = {"torch": "PyTorch", "onnx": "ONNX", "tflite": "TFLite"}
-    spec = subject.preprocessing
-    return (
-        f"{kinds[subject.kind]}, {subject.size_bytes / _MEGA:.2f} MB, input "
-        f"{spec.height}x{spec.width}, {subject.num_classes} classes"
-    )

@@ -30,19 +30,23 @@ class ParetoPanel:
 
 
 def save_pareto(
-    panels: Sequence[ParetoPanel], accuracy_percent: Mapping[str, float], paths: Sequence[Path]
+    panels: Sequence[ParetoPanel],
+    accuracy: Mapping[str, float],
+    paths: Sequence[Path],
+    *,
+    label: str,
+    unit: str,
 ) -> None:
     """Draw a panel for each device into each of ``paths`` (.png, .svg or .pdf).
 
-    ``accuracy_percent`` is top-1 by model; models without are left out. Raises UnsupportedError
-    for another ending, OutputError where a file cannot be written, ToolchainError where
-    matplotlib is missing, ValueError where no model of a panel has an accuracy.
+    ``accuracy`` is by model, called ``label`` and in ``unit``; models without are left out. Raises
+    UnsupportedError for another ending, OutputError where a file cannot be written,
+    ToolchainError where matplotlib is missing, ValueError where no model of a panel has an
+    accuracy.
     """
     for path in paths:
         check_format(path)
-    names = [
-        n for n in dict.fromkeys(n for p in panels for n in p.latency_ms) if n in accuracy_percent
-    ]
+    names = [n for n in dict.fromkeys(n for p in panels for n in p.latency_ms) if n in accuracy]
     if not names:
         raise ValueError("no model has an accuracy")
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
@@ -74,9 +78,9 @@ def save_pareto(
             axes.set_title(plot_text(panel.title, 44), fontsize=10, loc="left", weight="bold")
             axes.set_xlabel("Latency (ms)")
             if column == 0:
-                axes.set_ylabel("Top-1 (%)")
+                axes.set_ylabel(plot_text(f"{label} ({unit})" if unit else label, 60))
             points = {
-                name: (panel.latency_ms[name], accuracy_percent[name])
+                name: (panel.latency_ms[name], accuracy[name])
                 for name in names
                 if name in panel.latency_ms
             }

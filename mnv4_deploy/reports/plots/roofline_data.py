@@ -8,7 +8,7 @@ from typing import Literal
 
 from mnv4_deploy.profiles.records.profile import Layer, ModelProfile
 from mnv4_deploy.reports.profile.kinds import FAMILIES, Family, family_of
-from mnv4_deploy.reports.profile.rows import bound_at, gmacs_per_s
+from mnv4_deploy.reports.profile.rows import gmacs_per_s
 from mnv4_deploy.text import significant
 
 WORST = 5
@@ -68,11 +68,11 @@ def points_of(profile: ModelProfile) -> tuple[Point, ...]:
         for layer in profile.rows
         if layer.cost and layer.cost.operational_intensity > 0 and (rate := gmacs_per_s(layer))
     ]
-    worst = sorted(placed, key=lambda item: -to_win_us(profile, item[0]))[:WORST]
+    worst = sorted(placed, key=lambda item: -to_win_us(item[0]))[:WORST]
     ranks = {
         layer.index: rank
         for rank, (layer, _, _) in enumerate(worst, start=1)
-        if to_win_us(profile, layer) > 0
+        if to_win_us(layer) > 0
     }
     return tuple(
         Point(
@@ -87,10 +87,9 @@ def points_of(profile: ModelProfile) -> tuple[Point, ...]:
     )
 
 
-def to_win_us(profile: ModelProfile, layer: Layer) -> float:
+def to_win_us(layer: Layer) -> float:
     """Time above the roof, or all of it where there is no roof to compare with."""
-    bound = bound_at(profile, layer)
-    return bound.recoverable_us if bound else layer.latency_us
+    return layer.bound.recoverable_us if layer.bound else layer.latency_us
 
 
 def ceiling_lines(profile: ModelProfile) -> tuple[CeilingLine, ...]:
@@ -138,7 +137,10 @@ def limit_shares(profile: ModelProfile) -> dict[str, float]:
     """
     total_us = sum(layer.latency_us for layer in profile.layers)
     shares: defaultdict[str, float] = defaultdict(float)
-    for layer, bound in zip(profile.layers, profile.bounds, strict=False):
+    for layer in profile.layers:
+        bound = layer.bound
+        if bound is None:
+            continue
         title = LIMIT_TITLES[bound.limit]
         if bound.limit == "memory" and bound.level:
             title = f"memory ({bound.level})"

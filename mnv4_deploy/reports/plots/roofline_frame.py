@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.reports.plots.figures import INK, MUTED
 from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, Point, family_times, limit_shares
-from mnv4_deploy.reports.profile.rows import bound_at
 from mnv4_deploy.text import (
     NO_OPERATOR_TIMES,
     STATISTIC_TITLES,
@@ -149,20 +148,20 @@ def _limits(panel: _Panel, profile: ModelProfile) -> None:
 
 
 def _worst(panel: _Panel, profile: ModelProfile, points: Sequence[Point]) -> None:
-    panel.write("Most time to win" if profile.bounds else "Slowest layers", bold=True)
+    panel.write("Most time to win" if profile.bounded else "Slowest layers", bold=True)
     for point in sorted((p for p in points if p.rank), key=lambda p: p.rank or 0):
         panel.down()
         panel.write(f"{point.rank}", bold=True)
         name = layer_title(point.layer)
-        kind = point.layer.kind
-        panel.write(plot_text(name if kind in name else f"{name}, {kind}", 42), x=0.045)
+        op_type = point.layer.op_type
+        panel.write(plot_text(name if op_type in name else f"{name}, {op_type}", 42), x=0.045)
         panel.down(0.88)
-        panel.write(_outlook(profile, point), x=0.045, colour=MUTED)
+        panel.write(_outlook(point), x=0.045, colour=MUTED)
 
 
-def _outlook(profile: ModelProfile, point: Point) -> str:
+def _outlook(point: Point) -> str:
     now = milliseconds(point.layer.latency_us)
-    bound = bound_at(profile, point.layer)
+    bound = point.layer.bound
     if bound is None or bound.roof_us is None:
         return f"{now}, {100 * point.share:.1f} % of the time"
     least = milliseconds(max(bound.roof_us, bound.overhead_us))
@@ -239,7 +238,7 @@ def draw_caption(figure: Figure, profile: ModelProfile, points: Sequence[Point])
 def _caption(profile: ModelProfile, points: Sequence[Point]) -> list[str]:
     reading = (
         "How to read it: each mark is a layer, its area the time it takes. Numbers name the"
-        f" {'layers with most time to win' if profile.bounds else 'slowest layers'}."
+        f" {'layers with most time to win' if profile.bounded else 'slowest layers'}."
     )
     if profile.whole:
         reading = "How to read it: the mark is the model as a whole, all its operators together."
@@ -272,8 +271,9 @@ def _left_out(profile: ModelProfile, points: Sequence[Point]) -> str:
 
 
 def _unknown(profile: ModelProfile) -> str:
-    if not profile.unknown_kinds:
+    unknown = profile.unknown_op_types
+    if not unknown:
         return ""
-    kinds = ", ".join(plot_text(kind, 24) for kind in profile.unknown_kinds[:4])
-    more = len(profile.unknown_kinds) - 4
-    return f" Cost not known: {kinds}{f' and {more} more' if more > 0 else ''}."
+    named = ", ".join(plot_text(op_type, 24) for op_type in unknown[:4])
+    more = len(unknown) - 4
+    return f" Cost not known: {named}{f' and {more} more' if more > 0 else ''}."

@@ -31,7 +31,7 @@ def trace_events(profile: ModelProfile) -> dict[str, Any]:
     rows = rows_of(profile)
     ran = sorted(
         (layer for layer in profile.layers if layer.samples_us),
-        key=lambda layer: _execution_order(profile, layer),
+        key=lambda layer: min(layer.timing_indices, default=0),
     )
     tracks: dict[str, int] = {}
     events: list[dict[str, Any]] = []
@@ -56,13 +56,8 @@ def trace_events(profile: ModelProfile) -> dict[str, Any]:
     }
 
 
-def _execution_order(profile: ModelProfile, layer: Layer) -> int:
-    joined = profile.measurement.layers[layer.index : layer.index + 1]
-    return min(joined[0].timing_indices, default=0) if joined else layer.index
-
-
 def _track(layer: Layer) -> str:
-    name = _TRACKS.get(layer.where, "Runtime")
+    name = _TRACKS.get(layer.backend, "Runtime")
     return name if layer.partition is None else f"{name} partition {layer.partition}"
 
 
@@ -74,7 +69,7 @@ def _event(layer: Layer, row: Row, track: int, start_us: float) -> dict[str, Any
         "ts": start_us,
         "dur": layer.latency_us,
         "name": layer_title(layer),
-        "cat": clean(layer.kind),
+        "cat": clean(layer.op_type),
         "args": {
             key: clean(value) if isinstance(value, str) else value
             for key in _ARGUMENTS

@@ -10,7 +10,7 @@ from mnv4_deploy.reports.profile.rows import Cell, rows_of
 from mnv4_deploy.text import cell_text
 
 COLUMNS = (
-    *("index", "module", "name", "kind", "compute", "where", "partition", "file_kinds"),
+    *("index", "module", "name", "op_type", "compute", "backend", "partition", "file_op_types"),
     *("kernels", "output_shape", "latency_us", "p10_us", "p50_us", "p90_us", "min_us", "max_us"),
     *("mean_us", "share_percent", "macs", "other_ops", "weight_bytes", "read_bytes"),
     *("written_bytes", "operational_intensity", "gmacs_per_s", "bound", "level", "roof_us"),

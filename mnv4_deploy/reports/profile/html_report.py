@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from importlib.resources import files
 from pathlib import Path, PurePath
-from string import Template
 from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.whole import write_whole
+from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.profiles.records.profile import ModelProfile
-from mnv4_deploy.reports.plots.roofline_data import ceiling_lines, limit_shares, points_of
+from mnv4_deploy.profiles.roofline.groups import NO_MODULE
+from mnv4_deploy.reports.page import render_page, resource
+from mnv4_deploy.reports.plots.roofline_data import ceiling_lines, points_of
 from mnv4_deploy.reports.profile.device_text import device_facts
 from mnv4_deploy.reports.profile.html_sections import (
-    block_names,
     key_figures,
+    limit_parts,
     machine_facts,
     method_facts,
     trust_facts,
 )
-from mnv4_deploy.reports.profile.kinds import FAMILIES, WHOLE, family_of
-from mnv4_deploy.reports.profile.rows import row_of, rows_of
+from mnv4_deploy.reports.profile.kinds import FAMILIES, family_of
+from mnv4_deploy.reports.profile.rows import row_of
 from mnv4_deploy.text import NO_OPERATOR_TIMES, clean, layer_title, markup_text
 
 _LABEL_CHARACTERS = 44
+_NO_CEILINGS = "None are known for this machine and number of threads."
 _SCRIPTS = ("report_base.js", "report_charts.js", "report_page.js")
 
 
 def write_report(profile: ModelProfile, path: Path) -> None:
     """Write the report page of ``profile``, with plotly.js inside (about 5 MB).
 
-    Raises ToolchainError where plotly is missing, OutputError where ``path`` cannot be written.
+    Raises ToolchainError where plotly or Jinja2 is missing, OutputError where ``path`` cannot be
+    written.
     """
     try:
         from plotly.offline import get_plotlyjs
@@ -41,61 +41,70 @@ def write_report(profile: ModelProfile, path: Path) -> None:
         raise ToolchainError(
             "The HTML report needs plotly: pip install 'mnv4-deploy[profile]'."
         ) from error
-    parts = files("mnv4_deploy.reports.profile")
-    # A browser reads any line end as one of these, and so must the hash.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
-    script = "\n".join(parts.joinpath(name).read_text("utf-8") for name in _SCRIPTS)
-    script = f"(() => {{\n{script}\n}})();"
-    page = Template(parts.joinpath("report.html").read_text("utf-8")).substitute(
-        title=_escaped(f"Profile of {PurePath(profile.measurement.path).name}"),
-        style=parts.joinpath("report.css").read_text("utf-8"),
-        # The browser runs these scripts and no other, whatever a name should smuggle in.
-        script_hashes=f"{_hash(plotly)} {_hash(script)}",
-        plotly=plotly,
-        data=script_json(report_data(profile)),
-        script=script,
+    script = "\n".join(resource(f"profile/{name}") for name in _SCRIPTS)
+    measured = profile.measurement
+    device = device_facts(measured.device) if measured.device else []
+    method, machine = method_facts(profile), machine_facts(profile)
+    known = {**dict(machine), **dict(method), **dict(device)}
+    page = render_page(
+        "profile/page.html.j2",
+        title=f"Profile of {PurePath(measured.path).name}",
+        scripts=[get_plotlyjs(), f"(() => {{\n{script}\n}})();"],
+        data=report_data(profile),
+        profile=profile,
+        name=PurePath(measured.path).name,
+        subtitle=filter(
+            None,
+            (
+                *(known.get(key) for key in ("Device", "System", "Runtime")),
+                f"threads: {measured.threads}",
+                known.get("Processor") or known.get("CPU"),
+            ),
+        ),
+        figures=key_figures(profile),
+        warnings=(
+            *(measured.device.warnings if measured.device else ()),
+            *profile.trust.warnings,
+            *((NO_OPERATOR_TIMES,) if profile.whole else ()),
+        ),
+        limits=limit_parts(profile),
+        worst=[
+            point.layer
+            for point in sorted(points_of(profile), key=lambda point: point.rank or 0)
+            if point.rank and not profile.whole
+        ],
+        facts=(
+            *((("Device", device),) if device else ()),
+            ("Can it be believed?", trust_facts(profile)),
+            ("Method", method),
+            ("Machine and its ceilings", machine or [("Ceilings", _NO_CEILINGS)]),
+        ),
     )
     write_whole(path, page.encode("utf-8"))
 
 
-def script_json(data: Any) -> str:
-    """JSON that is safe inside a ``<script>``: no character of it can end or open a tag."""
-    text = json.dumps(data, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
-
-
 def report_data(profile: ModelProfile) -> dict[str, Any]:
-    """What the page's script draws. Only ``label`` and ``lines`` are markup, for plotly."""
-    points = {point.layer.index: point for point in points_of(profile)}
-    device = profile.measurement.device
-    blocks = block_names(profile)
-    layers = [
+    """What the page's script draws. Only ``label`` and ``lines`` are markup, for plotly.
+
+    ``whole`` is the model as the one mark of the roofline, where there are no layers.
+    """
+    ranks = {point.layer.index: point.rank for point in points_of(profile)}
+    total_us = sum(layer.latency_us for layer in profile.rows)
+    marks = [
         {
-            **{key: clean(cell) if isinstance(cell, str) else cell for key, cell in row.items()},
+            **{
+                key: clean(cell) if isinstance(cell, str) else cell
+                for key, cell in row_of(layer, total_us).items()
+            },
             "family": family_of(profile, layer).key,
-            "block": blocks[layer.index],
+            "block": clean(block_of(layer.module)) or NO_MODULE,
             "label": markup_text(layer_title(layer), _LABEL_CHARACTERS),
-            "rank": points[layer.index].rank if layer.index in points else None,
-            "drawn": layer.index in points,
+            "rank": None if profile.whole else ranks.get(layer.index),
+            "drawn": layer.index in ranks,
         }
-        for layer, row in zip(profile.layers, rows_of(profile), strict=True)
+        for layer in profile.rows
     ]
     return {
-        "title": clean(PurePath(profile.measurement.path).name),
-        "figures": key_figures(profile),
-        "findings": [
-            {
-                "title": clean(finding.title),
-                "advice": clean(finding.advice),
-                "recoverable_us": finding.recoverable_us,
-                "layers": [clean(layer_title(profile.layers[index])) for index in finding.layers],
-            }
-            for finding in profile.findings
-        ],
-        "limits": limit_shares(profile),
-        "has_ceilings": profile.ceilings is not None,
         "families": [
             {"key": f.key, "title": f.title, "colour": f.colour, "symbol": f.symbol}
             for f in FAMILIES
@@ -104,40 +113,6 @@ def report_data(profile: ModelProfile) -> dict[str, Any]:
             {"kind": line.kind, "label": markup_text(line.label), "value": line.value}
             for line in ceiling_lines(profile)
         ],
-        "layers": layers,
-        "whole": _whole(profile),
-        "without_layers": NO_OPERATOR_TIMES if profile.whole else "",
-        "device": device_facts(device) if device else [],
-        "machine": machine_facts(profile),
-        "method": method_facts(profile),
-        "trust": trust_facts(profile),
-        "warnings": [
-            clean(warning)
-            for warning in (*(device.warnings if device else ()), *profile.trust.warnings)
-        ],
-        "unknown_kinds": [clean(kind) for kind in profile.unknown_kinds],
+        "layers": [] if profile.whole else marks,
+        "whole": marks[0] if profile.whole else None,
     }
-
-
-def _whole(profile: ModelProfile) -> dict[str, Any] | None:
-    """The model as the one mark of the roofline, where there are no layers."""
-    if profile.whole is None:
-        return None
-    row = row_of(profile.whole, None, profile.whole.latency_us)
-    return {
-        **{key: clean(cell) if isinstance(cell, str) else cell for key, cell in row.items()},
-        "family": WHOLE.key,
-        "label": markup_text(layer_title(profile.whole), _LABEL_CHARACTERS),
-        "rank": None,
-        "drawn": bool(points_of(profile)),
-    }
-
-
-def _hash(script: str) -> str:
-    """``script`` as a source of a Content-Security-Policy."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-def _escaped(text: str) -> str:
-    return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

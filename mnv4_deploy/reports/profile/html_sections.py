@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.profiles.records.profile import ModelProfile, Spread, Trust
-from mnv4_deploy.profiles.roofline.groups import NO_MODULE
+from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, limit_shares
 from mnv4_deploy.text import (
     STATISTIC_TITLES,
-    clean,
     milliseconds,
     plural,
     significant,
@@ -15,18 +13,29 @@ from mnv4_deploy.text import (
 )
 
 Fact = tuple[str, str]
+_COLOURS = {
+    LIMIT_TITLES["compute"]: "#0072B2",
+    LIMIT_TITLES["overhead"]: "#D55E00",
+    LIMIT_TITLES["unknown"]: "#999999",
+}
+_MEMORY_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7")
+_OTHER_COLOUR = "#777777"
 
 
-def block_names(profile: ModelProfile) -> list[str]:
-    """The block of modules that each layer belongs to."""
-    return [clean(block_of(layer.module)) or NO_MODULE for layer in profile.layers]
+def limit_parts(profile: ModelProfile) -> list[tuple[str, float, str]]:
+    """What limits the layers, its share in percent and its colour; the largest first."""
+    memory = iter(_MEMORY_COLOURS)
+    return [
+        (title, percent, _COLOURS.get(title) or next(memory, _OTHER_COLOUR))
+        for title, percent in limit_shares(profile).items()
+    ]
 
 
 def key_figures(profile: ModelProfile) -> list[Fact]:
     trust = profile.trust
     cost = profile.total_cost
     speed = cost.macs / trust.wall_us / 1e3 if trust.wall_us else 0.0
-    outside = sum(layer.where == "builtin" for layer in profile.layers)
+    outside = sum(layer.backend == "builtin" for layer in profile.layers)
     wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
     facts = [
         ("an inference", milliseconds(trust.wall_us)),
@@ -45,8 +54,8 @@ def key_figures(profile: ModelProfile) -> list[Fact]:
     facts.append(("layers", str(len(profile.layers))))
     if profile.measurement.format == "tflite":
         facts.append(("layers outside XNNPACK", str(outside)))
-    if profile.bounds:
-        won_us = sum(bound.recoverable_us for bound in profile.bounds)
+    if profile.bounded:
+        won_us = sum(layer.bound.recoverable_us for layer in profile.layers if layer.bound)
         facts.append(("above the roofs", milliseconds(won_us)))
     return facts
 
@@ -57,10 +66,10 @@ def method_facts(profile: ModelProfile) -> list[Fact]:
     latency = "An inference's latency" if profile.whole else "A layer's latency"
     cpus = ", ".join(str(cpu) for cpu in measured.cpus) or "as the system has it"
     return [
-        ("File", clean(measured.path)),
+        ("File", measured.path),
         ("Format and size", f"{measured.format}, {measured.size_bytes:,} bytes"),
-        ("SHA-256", clean(measured.sha256)),
-        ("Runtime", clean(measured.runtime)),
+        ("SHA-256", measured.sha256),
+        ("Runtime", measured.runtime),
         ("Threads", str(measured.threads)),
         ("CPUs", cpus),
         ("Runs without profiler", f"{sum(map(len, rounds))} in {plural(len(rounds), 'round')}"),
@@ -70,7 +79,7 @@ def method_facts(profile: ModelProfile) -> list[Fact]:
             "Operational intensity",
             "MACs over weights, inputs and outputs in bytes, each tensor counted once.",
         ),
-        *(("Note", clean(note)) for note in measured.notes),
+        *(("Note", note) for note in measured.notes),
     ]
 
 
@@ -111,23 +120,23 @@ def machine_facts(profile: ModelProfile) -> list[Fact]:
     if machine is None:
         return []
     facts = [
-        ("CPU", clean(machine.cpu)),
+        ("CPU", machine.cpu),
         ("Cores", str(machine.cores)),
-        ("Instruction sets", clean(", ".join(machine.isa)) or "–"),
+        ("Instruction sets", ", ".join(machine.isa)),
     ]
-    facts += [(f"{clean(name)} cache", f"{size:,} bytes") for name, size in machine.caches.items()]
+    facts += [(f"{name} cache", f"{size:,} bytes") for name, size in machine.caches.items()]
     if ceilings:
         for source, peaks in ceilings.peak_macs_per_s.items():
             facts += [
-                (f"Peak, {clean(compute)}, {clean(source)}", f"{significant(peak / 1e9)} GMAC/s")
+                (f"Peak, {compute}, {source}", f"{significant(peak / 1e9)} GMAC/s")
                 for compute, peak in peaks.items()
             ]
         facts += [
-            (f"Reading from {clean(level.name)}", f"{significant(level.bytes_per_s / 1e9)} GB/s")
+            (f"Reading from {level.name}", f"{significant(level.bytes_per_s / 1e9)} GB/s")
             for level in ceilings.memory
         ]
         facts += [
-            (f"An operator with nothing to do, {clean(runtime)}", f"{significant(us)} us")
+            (f"An operator with nothing to do, {runtime}", f"{significant(us)} us")
             for runtime, us in ceilings.op_overhead_us.items()
         ]
         if ceilings.clock_ghz:
@@ -135,14 +144,14 @@ def machine_facts(profile: ModelProfile) -> list[Fact]:
         facts.append(("Threads", str(ceilings.threads)))
     facts += [
         (
-            f"Limit of instruction set and clock, one core, {clean(compute)}",
+            f"Limit of instruction set and clock, one core, {compute}",
             f"{significant(limit / 1e9)} GMAC/s",
         )
         for compute, limit in machine.limits_macs_per_s.items()
     ]
     facts += [
-        ("Measured on", clean(machine.measured_on)),
-        ("Method", clean(machine.method)),
-        ("Versions", clean(", ".join(f"{k} {v}" for k, v in machine.versions.items()))),
+        ("Measured on", machine.measured_on),
+        ("Method", machine.method),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in machine.versions.items())),
     ]
     return facts

@@ -78,12 +78,9 @@ _RULES: tuple[tuple[Family, tuple[str, ...]], ...] = (
 
 
 def main_op(profile: ModelProfile, layer: Layer) -> Operator | None:
-    """The file's operator that gave ``layer`` its kind; None where no operator asked for it."""
-    measurement = profile.measurement
-    if not 0 <= layer.index < len(measurement.layers):
-        return None
-    ops = [measurement.graph.ops[i] for i in measurement.layers[layer.index].op_indices]
-    alike = [op for op in ops if op.kind == layer.kind]
+    """The file's operator that gave ``layer`` its type; None where no operator asked for it."""
+    ops = [profile.measurement.graph.ops[i] for i in layer.op_indices]
+    alike = [op for op in ops if op.kind == layer.op_type]
     named = [op for op in alike if op.name == layer.name]
     return next(iter(named or alike or ops), None)
 
@@ -92,9 +89,9 @@ def family_of(profile: ModelProfile, layer: Layer) -> Family:
     """The family of ``layer``; convolutions are told apart by their weights and groups."""
     if layer is profile.whole:
         return WHOLE
-    if layer.where == "runtime":
+    if layer.backend == "runtime":
         return RUNTIME
-    kind = layer.kind.lower().replace("_", "")
+    kind = layer.op_type.lower().replace("_", "")
     family = next((f for f, parts in _RULES if any(part in kind for part in parts)), OTHER)
     if family is not CONVOLUTION:
         return family

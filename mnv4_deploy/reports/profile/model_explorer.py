@@ -32,7 +32,7 @@ def node_data(profile: ModelProfile) -> dict[str, Any]:
         main = main_op(profile, layer)
         if main is None:
             continue
-        for index in profile.measurement.layers[layer.index].op_indices:
+        for index in layer.op_indices:
             results.setdefault(node_id(format_, ops[index]), {"value": 0.0})
         results[node_id(format_, main)]["value"] += layer.latency_us
     return {"name": "Latency (us)", "results": results, "gradient": [dict(s) for s in _GRADIENT]}

@@ -8,11 +8,11 @@ from typing import Any
 
 from mnv4_deploy.profiles.records.plain import to_plain
 from mnv4_deploy.profiles.records.profile import Layer, ModelProfile, Spread
-from mnv4_deploy.reports.profile.rows import bound_at, rows_of
+from mnv4_deploy.reports.profile.rows import rows_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Rows spell these out as text; here they are lists.
-_LISTS = ("file_kinds", "kernels", "output_shape")
+_LISTS = ("file_op_types", "kernels", "output_shape")
 # Rows flatten these; here they are records of their own.
 _NESTED = (
     *("macs", "other_ops", "weight_bytes", "read_bytes", "written_bytes"),
@@ -55,12 +55,11 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         "totals": {
             **to_plain(profile.total_cost),
             "operational_intensity": profile.total_cost.operational_intensity,
-            "unknown_kinds": profile.unknown_kinds,
+            "unknown_op_types": profile.unknown_op_types,
         },
         "device": measured.device,
         "layers": [
-            _layer(profile, layer, row)
-            for layer, row in zip(profile.layers, rows_of(profile), strict=True)
+            _layer(layer, row) for layer, row in zip(profile.layers, rows_of(profile), strict=True)
         ],
         "findings": profile.findings,
         "trust": profile.trust,
@@ -69,7 +68,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         "ceilings": profile.ceilings,
         "refusals": {str(index): reason for index, reason in measured.refusals.items()},
         "file_operators": [
-            {"index": op.index, "kind": op.kind, "name": op.name} for op in measured.graph.ops
+            {"index": op.index, "op_type": op.kind, "name": op.name} for op in measured.graph.ops
         ],
         "runtime_operators": measured.profile.ops,
     }
@@ -77,16 +76,15 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
     return plain
 
 
-def _layer(profile: ModelProfile, layer: Layer, row: Mapping[str, Any]) -> dict[str, Any]:
-    joined = profile.measurement.layers[layer.index : layer.index + 1]
+def _layer(layer: Layer, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: value for key, value in row.items() if key not in (*_LISTS, *_NESTED)},
         **{key: getattr(layer, key) for key in _LISTS},
         "samples_us": layer.samples_us,
-        "file_operator_indices": joined[0].op_indices if joined else (),
-        "runtime_operator_indices": joined[0].timing_indices if joined else (),
+        "file_operator_indices": layer.op_indices,
+        "runtime_operator_indices": layer.timing_indices,
         "cost": layer.cost,
-        "bound": bound_at(profile, layer),
+        "bound": layer.bound,
     }
 
 

@@ -64,8 +64,8 @@ function ticks(low, high) {
 
 function describe(layer) {
   const line = (name, value) => `<br>${name}: ${value}`;
-  let text = `<b>${layer.label}</b><br>${escaped(short(layer.kind, 60))}, ` +
-    `${escaped(short(layer.compute, 30))}, ${escaped(layer.where)}` +
+  let text = `<b>${layer.label}</b><br>${escaped(short(layer.op_type, 60))}, ` +
+    `${escaped(short(layer.compute, 30))}, ${escaped(layer.backend)}` +
     line("latency", `${ms(layer.latency_us)} (${number(layer.share_percent)} %)`);
   if (layer.name) text += line("name", escaped(short(layer.name, 60)));
   if (layer.macs) {

@@ -135,7 +135,7 @@ function bars() {
       hoverinfo: "text", hovertext: rows.map(([layer]) => describe(layer)),
     };
   }).filter((trace) => trace.x.length);
-  const labels = shown.map((layer) => fit(layer.module || layer.name || layer.kind, "bars"));
+  const labels = shown.map((layer) => fit(layer.module || layer.name || layer.op_type, "bars"));
   Plotly.react("bars", traces, barLayout(shown.length, labels, labelWidth("bars")), still);
   legend("bars-legend", traces);
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.records.profile import Layer, ModelProfile, Spread
 
 Cell = int | float | str | None
 Row = dict[str, Cell]
@@ -14,11 +14,7 @@ def rows_of(profile: ModelProfile) -> list[Row]:
     ``share_percent`` is the layer's latency over the sum of all layers'.
     """
     total_us = sum(layer.latency_us for layer in profile.layers)
-    return [row_of(layer, bound_at(profile, layer), total_us) for layer in profile.layers]
-
-
-def bound_at(profile: ModelProfile, layer: Layer) -> Bound | None:
-    return profile.bounds[layer.index] if profile.bounds else None
+    return [row_of(layer, total_us) for layer in profile.layers]
 
 
 def gmacs_per_s(layer: Layer) -> float | None:
@@ -28,19 +24,19 @@ def gmacs_per_s(layer: Layer) -> float | None:
     return layer.cost.macs / layer.latency_us / 1e3
 
 
-def row_of(layer: Layer, bound: Bound | None, total_us: float) -> Row:
+def row_of(layer: Layer, total_us: float) -> Row:
     """The row of one layer of a model whose layers take ``total_us`` together."""
     spread = Spread.of(layer.samples_us)
-    cost = layer.cost
+    cost, bound = layer.cost, layer.bound
     return {
         "index": layer.index,
         "module": layer.module,
         "name": layer.name,
-        "kind": layer.kind,
+        "op_type": layer.op_type,
         "compute": layer.compute,
-        "where": layer.where,
+        "backend": layer.backend,
         "partition": layer.partition,
-        "file_kinds": "; ".join(layer.file_kinds),
+        "file_op_types": "; ".join(layer.file_op_types),
         "kernels": "; ".join(layer.kernels),
         "output_shape": "x".join(str(size) for size in layer.output_shape),
         "latency_us": layer.latency_us,

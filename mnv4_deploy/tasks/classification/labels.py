@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mnv4_deploy.models.weights import imagenet_labels, read_labels
-from mnv4_deploy.sessions.records import ModelRef
+from mnv4_deploy.tasks.task import Model
 
 _IMAGENET = 1000
 _BACKGROUND = "background"
@@ -29,15 +29,15 @@ class Head:
     name: str
 
     @classmethod
-    def of(cls, subject: ModelRef) -> Head:
-        classes, labels = subject.num_classes, subject.labels
+    def of(cls, model: Model) -> Head:
+        classes, labels = model.num_classes, model.labels
         starts_with_background = bool(labels) and labels[0].strip().casefold() == _BACKGROUND
         is_shifted = classes == _IMAGENET + 1 and (not labels or starts_with_background)
         if not labels:
             labels = imagenet_labels(classes)
         if is_shifted and not labels:
             labels = (_BACKGROUND, *imagenet_labels(_IMAGENET))
-        return cls(classes, labels, int(is_shifted), subject.name)
+        return cls(classes, labels, int(is_shifted), model.name)
 
     @property
     def own_labels(self) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +11,14 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class ImageResults:
-    """What two subjects made of N images: arrays with one row an image, by rising ``index``.
+class AnswerColumns:
+    """What is kept of N images besides ``tasks.rows.output_columns``: arrays of one row an image.
 
-    Of the outputs (logits) r of the reference and c of the candidate, float64 throughout:
-    ``signal`` sum r^2, ``noise`` sum (r - c)^2, ``cosine`` of r and c, ``kl`` the divergence
-    KL(softmax r || softmax c) in nats. ``top`` are the five (or all, if fewer) classes with the
-    largest outputs, best first, ties to the lower class; ``label`` is -1 where unknown.
-    ``sha256`` is of the image file's bytes, as 32 bytes.
+    ``label`` is the true class, -1 where unknown. ``top`` are the five (or all, if fewer) classes
+    with the largest outputs, best first, ties to the lower class. ``kl`` is the divergence
+    KL(softmax r || softmax c) of the outputs r and c in nats.
     """
 
-    index: npt.NDArray[np.int64]
     label: npt.NDArray[np.int32]
     reference_top: npt.NDArray[np.int32]
     candidate_top: npt.NDArray[np.int32]
@@ -30,16 +26,6 @@ class ImageResults:
     noise: npt.NDArray[np.float64]
     cosine: npt.NDArray[np.float64]
     kl: npt.NDArray[np.float64]
-    sha256: npt.NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @classmethod
-    def joined(cls, parts: Iterable[ImageResults]) -> ImageResults:
-        """The rows of all ``parts`` in that order. Raises ValueError without a part."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True)

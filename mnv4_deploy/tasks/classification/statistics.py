@@ -12,42 +12,40 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from statistics import NormalDist, median
+from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.decibels import decibels
-from mnv4_deploy.errors import ImagesError
-from mnv4_deploy.images.records import Dataset
+from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.tasks.classification.records import (
     TOP,
     Accuracy,
+    AnswerColumns,
     ClassChange,
     Flips,
     ImageChange,
-    ImageResults,
     OutputDrift,
     Proportion,
 )
+from mnv4_deploy.tasks.rows import ImageRows, output_figures
 
 _Z = NormalDist().inv_cdf(0.975)
 _Mask = npt.NDArray[np.bool_]
 
 
 def summarise(
-    results: ImageResults, dataset: Dataset, labels: tuple[str, ...], *, worst: int = 24
+    rows: ImageRows, images: Sequence[DatasetImage], labels: tuple[str, ...], *, worst: int = 24
 ) -> OutputDrift:
-    """What the candidate's outputs lost against the reference's, over all of ``results``.
+    """What the candidate's outputs lost against the reference's, over all of ``rows``, not none.
 
-    ``dataset`` gives the images their names, ``labels`` the classes theirs (may be empty). Up to
-    ``worst`` images whose outputs changed are named. Raises ImagesError without any image.
+    ``images`` give them their names, ``labels`` the classes theirs (may be empty). Up to
+    ``worst`` images whose outputs changed are named.
     """
-    count = len(results)
-    if not count:
-        raise ImagesError(
-            f"No image of '{dataset.name}' could be used: give a folder of images that decode."
-        )
+    count = len(rows)
+    results = AnswerColumns(**rows.columns)
     known = results.label >= 0
     agree = results.reference_top[:, 0] == results.candidate_top[:, 0]
     reference = candidate = None
@@ -62,6 +60,7 @@ def summarise(
         )
         if reference.top5 and candidate.top5:
             top5_drop = 100 * (reference.top5.count - candidate.top5.count) / reference.top5.total
+    outputs = output_figures(rows.columns)
     return OutputDrift(
         images=count,
         labelled=int(known.sum()),
@@ -73,11 +72,11 @@ def summarise(
         top5_drop=top5_drop,
         agreement=proportion(int(agree.sum()), count),
         flips=flips,
-        sqnr_db=decibels(math.fsum(results.signal), math.fsum(results.noise)),
-        median_sqnr_db=median(map(decibels, results.signal.tolist(), results.noise.tolist())),
-        cosine=math.fsum(results.cosine) / count,
+        sqnr_db=outputs.sqnr_db,
+        median_sqnr_db=outputs.median_sqnr_db,
+        cosine=outputs.cosine,
         kl=math.fsum(results.kl) / count,
-        worst=_worst(results, dataset, worst),
+        worst=_worst(rows.index, results, images, worst),
         classes=_classes(results, known, labels),
     )
 
@@ -145,7 +144,7 @@ def _wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def _accuracy(
-    results: ImageResults, top: npt.NDArray[np.int32], known: _Mask, labels: tuple[str, ...]
+    results: AnswerColumns, top: npt.NDArray[np.int32], known: _Mask, labels: tuple[str, ...]
 ) -> Accuracy:
     total = int(known.sum())
     hits = (top == results.label[:, None])[known]
@@ -155,7 +154,7 @@ def _accuracy(
     return Accuracy(proportion(int(hits[:, 0].sum()), total), top5)
 
 
-def _right(results: ImageResults) -> tuple[_Mask, _Mask]:
+def _right(results: AnswerColumns) -> tuple[_Mask, _Mask]:
     """Which images the reference and the candidate have right."""
     return (
         results.reference_top[:, 0] == results.label,
@@ -163,7 +162,7 @@ def _right(results: ImageResults) -> tuple[_Mask, _Mask]:
     )
 
 
-def _flips(results: ImageResults, known: _Mask) -> Flips:
+def _flips(results: AnswerColumns, known: _Mask) -> Flips:
     before, after = (right[known] for right in _right(results))
     lost, gained = int((before & ~after).sum()), int((~before & after).sum())
     return Flips(
@@ -175,24 +174,31 @@ def _flips(results: ImageResults, known: _Mask) -> Flips:
     )
 
 
-def _worst(results: ImageResults, dataset: Dataset, count: int) -> tuple[ImageChange, ...]:
+def _worst(
+    index: npt.NDArray[np.int64],
+    results: AnswerColumns,
+    images: Sequence[DatasetImage],
+    count: int,
+) -> tuple[ImageChange, ...]:
     # Outputs that are not numbers have no KL: nothing is worse.
     kl = np.where(np.isnan(results.kl), np.inf, results.kl)
-    order = sorted(range(len(results)), key=lambda row: (-kl[row], results.index[row]))
+    order = sorted(range(len(index)), key=lambda row: (-kl[row], index[row]))
     changes = []
     for row in order[: max(count, 0)]:
-        if results.noise[row] == 0:
+        if not results.noise[row].any():
             continue
-        image = dataset.images[int(results.index[row])]
+        image = images[int(index[row])]
         changes.append(
             ImageChange(
-                index=int(results.index[row]),
+                index=int(index[row]),
                 name=image.name,
                 path=image.path,
                 label=int(results.label[row]) if results.label[row] >= 0 else None,
                 reference_class=int(results.reference_top[row, 0]),
                 candidate_class=int(results.candidate_top[row, 0]),
-                sqnr_db=decibels(float(results.signal[row]), float(results.noise[row])),
+                sqnr_db=decibels(
+                    float(results.signal[row].sum()), float(results.noise[row].sum())
+                ),
                 kl=float(results.kl[row]),
             )
         )
@@ -200,7 +206,7 @@ def _worst(results: ImageResults, dataset: Dataset, count: int) -> tuple[ImageCh
 
 
 def _classes(
-    results: ImageResults, known: _Mask, labels: tuple[str, ...]
+    results: AnswerColumns, known: _Mask, labels: tuple[str, ...]
 ) -> tuple[ClassChange, ...]:
     """Every class that has images, the one that lost most first, ties to the lower class."""
     before, after = _right(results)

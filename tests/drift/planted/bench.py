@@ -39,7 +39,7 @@ Inputs = npt.NDArray[np.float32]
 def photographs(split: Literal["calibration", "evaluation"], count: int) -> Pixels:
     """``[count, 64, 64, 3]`` of the bundled photographs."""
     chosen = select(open_folder(DATA / "imagenet-cc-by" / split), count)
-    return np.stack(list(chosen.uint8_arrays(SPEC)))
+    return chosen.pixels(SPEC)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,6 @@ class Bench:
             kind=self.format,
             name=path.name,
             path=str(path),
-            model="",
-            weights="",
             preprocessing=SPEC,
             preprocessing_from="options",
             labels=(),

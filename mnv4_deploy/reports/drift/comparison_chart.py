@@ -1,0 +1,52 @@
+"""A figure of both networks on a common axis, with intervals where there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mnv4_deploy.reports.drift.words import measured_text
+from mnv4_deploy.tasks.report import Comparison, Measured
+
+WIDTH, HEIGHT = 760.0, 72.0
+TEXT = 580.0  # where the figures are written
+_LEFT, _RIGHT, _TOP, _ROW = 96.0, 570.0, 24.0, 30.0
+_PERCENT = "%"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One network's figure at ``x``, ``y``; its interval is from ``low`` to ``high``."""
+
+    name: str
+    text: str
+    x: float
+    low: float
+    high: float
+    y: float
+
+
+def bars(comparison: Comparison) -> Iterable[Bar]:
+    """One for each network that has a figure."""
+    pair = (("reference", comparison.reference), ("candidate", comparison.candidate))
+    known = [(name, measured) for name, measured in pair if measured]
+    ends = [end for _, measured in known for end in _ends(measured)]
+    low, high = min(ends), max(ends)
+    room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = low - room, high + room
+    if comparison.unit == _PERCENT:
+        low, high = max(low, 0.0), min(high, 100.0)
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (_RIGHT - _LEFT)
+
+    for at, (name, measured) in enumerate(known):
+        first, last = _ends(measured)
+        text = measured_text(measured, comparison.unit)
+        yield Bar(name, text, x(measured.value), x(first), x(last), _TOP + at * _ROW)
+
+
+def _ends(measured: Measured) -> tuple[float, float]:
+    if measured.low is None or measured.high is None:
+        return measured.value, measured.value
+    return measured.low, measured.high

@@ -1,0 +1,1 @@
+"""Loops compiled by LLVM: what they do, their machine code, how fast they run."""
