@@ -15,8 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.models.cascaded_group_attention import CascadedGroupAttention, position_bias
-from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
+from mnv4_deploy.models.networks.cascaded_group_attention import (
+    CascadedGroupAttention,
+    position_bias,
+)
+from mnv4_deploy.models.networks.mobile_mqa import MultiQueryAttention
 
 AttentionForm = Literal["matmul", "sdpa"]
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mnv4_deploy.exporters.records import FileAudit
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.records.files import FileFacts
+
+if TYPE_CHECKING:
+    import onnx
 
 _INT32_MAX = 2**31 - 1
 # Where an operator has its bias.
@@ -29,22 +34,22 @@ def check(path: Path, float_reasons: Mapping[str, str] | None = None) -> FileAud
     place of what can be told from the file.
     """
     facts = inspect_file(path)
-    if float_reasons:
-        facts = _with_reasons(path, facts, float_reasons)
     if path.suffix == ".tflite":
         file = TfliteFile(path)
-        biases, outliers = _tflite_biases(file), _tflite_padding(file)
-    else:
-        biases, outliers = _onnx_biases(path), _onnx_padding(path)
-    return FileAudit(path.name, facts, biases, outliers)
-
-
-def _with_reasons(path: Path, facts: FileFacts, reasons: Mapping[str, str]) -> FileFacts:
+        return FileAudit(path.name, facts, _tflite_biases(file), _tflite_padding(file))
     import onnx
 
-    names = [node.name for node in onnx.load(path, load_external_data=False).graph.node]
+    links = OnnxLinks(onnx.load(path).graph)
+    if float_reasons:
+        facts = _with_reasons(links.graph, facts, float_reasons)
+    return FileAudit(path.name, facts, _onnx_biases(links), _onnx_padding(links))
+
+
+def _with_reasons(
+    graph: onnx.GraphProto, facts: FileFacts, reasons: Mapping[str, str]
+) -> FileFacts:
     operators = tuple(
-        replace(op, float_reason=reasons.get(names[op.index], op.float_reason))
+        replace(op, float_reason=reasons.get(graph.node[op.index].name, op.float_reason))
         if op.float_reason is not None
         else op
         for op in facts.operators
@@ -114,61 +119,46 @@ def _tflite_padding(file: TfliteFile) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _onnx_biases(path: Path) -> tuple[str, ...]:
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(path).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    dequantized = {
-        node.output[0]: constants.get(node.input[0])
-        for node in graph.node
-        if node.op_type == "DequantizeLinear"
-    }
+def _onnx_biases(links: OnnxLinks) -> tuple[str, ...]:
     found = []
-    for node in graph.node:
+    for node in links.graph.node:
         if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3:
             continue
-        weight, bias = dequantized.get(node.input[1]), dequantized.get(node.input[2])
-        if weight is None or bias is None:
+        dequantizers = (links.maker(name, "DequantizeLinear") for name in node.input[1:3])
+        weight_q, bias_q = (None if d is None else links.value(d.input[0]) for d in dequantizers)
+        if weight_q is None or bias_q is None:
             continue
-        weight_q = numpy_helper.to_array(weight)
         transposed = node.op_type == "Gemm" and not any(
             a.name == "transB" and a.i for a in node.attribute
         )
         rows = (weight_q.T if transposed else weight_q).reshape(
             weight_q.shape[1 if transposed else 0], -1
         )
-        if _overflows(numpy_helper.to_array(bias), rows, 255):
+        if _overflows(bias_q, rows, 255):
             found.append(node.output[0])
     return tuple(found)
 
 
-def _onnx_padding(path: Path) -> tuple[str, ...]:
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(path).graph
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    dequantizers = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
-    quantizers = {n.input[0]: n for n in graph.node if n.op_type == "QuantizeLinear"}
+def _onnx_padding(links: OnnxLinks) -> tuple[str, ...]:
     found = []
-    for node in graph.node:
+    for node in links.graph.node:
         if node.op_type != "Pad" or len(node.input) < 3:
             continue
         source, result = node.input[2], node.output[0]
-        if source in dequantizers:
+        constant, dequantizer = links.value(source), links.maker(source, "DequantizeLinear")
+        if dequantizer is not None:
             # onnxruntime's quantizer always writes all three inputs.
-            code, scale, zero_point = (constants.get(i) for i in dequantizers[source].input)
+            code, scale, zero_point = map(links.value, dequantizer.input)
             if code is None or scale is None or zero_point is None:
                 continue
             value = float((int(code.ravel()[0]) - int(zero_point)) * scale)
-        elif source in constants:
-            value = float(constants[source].ravel()[0])
+        elif constant is not None:
+            value = float(constant.ravel()[0])
         else:
             continue
-        quantizer = quantizers.get(result)
-        step = None if quantizer is None else float(constants[quantizer.input[1]])
+        quantizers = (n for n in links.readers[result] if n.op_type == "QuantizeLinear")
+        scales = (links.value(quantizer.input[1]) for quantizer in quantizers)
+        step = next((float(scale) for scale in scales if scale is not None), None)
         if _ruinous(value, step):
             found.append(f"{result} pads with {value:g}")
     return tuple(found)

@@ -85,16 +85,16 @@ def widen_scales_in_tflite(quantized: TfliteFile, original: TfliteFile) -> tuple
         if not is_alone or name not in floats or scales.size != quantized.shape(bias)[0]:
             continue
         input_scale, _ = quantized.quantization(source)
-        roomy = widen_scales(
+        wider = widen_scales(
             quantized.constant(weight, np.int8),
             scales,
             original.constant(floats[name], np.float32),
             input_scale=input_scale,
             axis=_TFLITE[quantized.kind(operator)],
         )
-        if roomy is not None:
-            _set(quantized, weight, roomy.weight_codes, roomy.weight_scales)
-            _set(quantized, bias, roomy.bias_codes, input_scale * roomy.weight_scales)
+        if wider is not None:
+            _set(quantized, weight, wider.weight_codes, wider.weight_scales)
+            _set(quantized, bias, wider.bias_codes, input_scale * wider.weight_scales)
             changed.append(name)
     return tuple(changed)
 

@@ -33,6 +33,7 @@ for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
 if TYPE_CHECKING:
     from mnv4_deploy.drift.records import DriftResult
     from mnv4_deploy.exporters.records import ExportResult
+    from mnv4_deploy.models.source import ModelSource
     from mnv4_deploy.parity.records import ParityResult
     from mnv4_deploy.profiles.records.device import DeviceOptions
     from mnv4_deploy.profiles.records.files import FileFacts
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def export(model: str, out: str | Path, **options: Any) -> ExportResult:
+def export(model: str | ModelSource, out: str | Path, **options: Any) -> ExportResult:
     """Export ``model`` to ``out``; ``options`` are the fields of ``ExportRequest``.
 
     Raises InputError, VerificationError or ToolchainError; then nothing appears in ``out``.
@@ -119,15 +120,16 @@ def check_parity(path: str | Path, *devices: str, **options: Any) -> ParityResul
 
 
 def measure_drift(
-    reference: str | Path,
-    candidate: str | Path,
+    reference: str | Path | ModelSource,
+    candidate: str | Path | ModelSource,
     *,
     out: str | Path | None = None,
     **options: Any,
 ) -> DriftResult:
     """What ``candidate`` lost against ``reference``; ``options`` are those of ``DriftRequest``.
 
-    Either is a model file or the name of a model. With ``out`` the reports are written there.
+    Either is a model file, the name of a model or where else a network comes from. With ``out``
+    the reports are written there.
     Raises InputError or ToolchainError; then nothing appears in ``out``.
     """
     from mnv4_deploy.drift.records import DriftRequest
@@ -135,8 +137,8 @@ def measure_drift(
     from mnv4_deploy.progress import Progress
 
     request = DriftRequest(
-        reference=str(reference),
-        candidate=str(candidate),
+        reference=str(reference) if isinstance(reference, Path) else reference,
+        candidate=str(candidate) if isinstance(candidate, Path) else candidate,
         out=None if out is None else Path(out),
         **options,
     )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mnv4_deploy.models.layers import LayerScale
-from mnv4_deploy.models.mlla import MllaBlock
+from mnv4_deploy.models.networks.layers import LayerScale
+from mnv4_deploy.models.networks.mlla import MllaBlock
 
 _IMAGES = 8
 _POSITION_ENCODING = 0.2

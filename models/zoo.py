@@ -1,22 +1,20 @@
 """The models that can be built by name. Importing this imports no torch.
 
 A family adds itself with one line in ``FAMILIES``: a table of variants (objects with the
-fields of :class:`Variant`) and the dotted name of the class that builds one, called as
-``Network(variant, num_classes=..., features_only=...)``.
+fields of :class:`Variant`) and a function that imports the class which builds one.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mnv4_deploy.errors import InputError, UnknownModelError
-from mnv4_deploy.models import (
+from mnv4_deploy.models.networks import (
     efficientvit_variants,
     inverted_residual_variants,
     mlla_variants,
@@ -43,17 +41,24 @@ class Variant(Protocol):
     def published_top1_percent(self) -> float | None: ...
 
 
+class Network(Protocol):
+    """A family's class: makes an untrained network of one of its variants, in training mode."""
+
+    def __call__(self, variant: Any, *, num_classes: int, features_only: bool) -> nn.Module: ...
+
+
 @dataclass(frozen=True)
 class Family:
     """Networks of one class. ``min_size`` is the smallest legal input side in pixels.
 
+    ``network`` imports the class, and torch with it: it is called when a model is built.
     ``mean``, ``std``, ``crop_pct`` and ``interpolation`` are those of ``Preprocessing``, for
     weights that do not come with their own.
     """
 
     name: str
     variants: Sequence[Variant]
-    network: str  # "package.module:Class", imported only when a model is built
+    network: Callable[[], Network]
     min_size: int = 32
     stride: int = 32
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -62,16 +67,36 @@ class Family:
     interpolation: Interpolation = "bicubic"
 
 
+def _mobilenetv4() -> Network:
+    from mnv4_deploy.models.networks.mobilenetv4 import MobileNetV4
+
+    return MobileNetV4
+
+
+def _inverted_residual() -> Network:
+    from mnv4_deploy.models.networks.inverted_residual import InvertedResidualNet
+
+    return InvertedResidualNet
+
+
+def _efficientvit() -> Network:
+    from mnv4_deploy.models.networks.efficientvit import EfficientVit
+
+    return EfficientVit
+
+
+def _mlla() -> Network:
+    from mnv4_deploy.models.networks.mlla import Mlla
+
+    return Mlla
+
+
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        "mobilenetv4",
-        mobilenetv4_variants.VARIANTS,
-        "mnv4_deploy.models.mobilenetv4:MobileNetV4",
-    ),
+    Family("mobilenetv4", mobilenetv4_variants.VARIANTS, _mobilenetv4),
     Family(
         "efficientnet-lite",
         inverted_residual_variants.EFFICIENTNET_LITE,
-        "mnv4_deploy.models.inverted_residual:InvertedResidualNet",
+        _inverted_residual,
         # MEAN_RGB and STDDEV_RGB of tensorflow/tpu efficientnet_lite_builder.py.
         mean=(127 / 255, 127 / 255, 127 / 255),
         std=(128 / 255, 128 / 255, 128 / 255),
@@ -80,21 +105,21 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "mobilenetv2",
         inverted_residual_variants.MOBILENETV2,
-        "mnv4_deploy.models.inverted_residual:InvertedResidualNet",
+        _inverted_residual,
         crop_pct=0.875,
         interpolation="bilinear",
     ),
     Family(
         "efficientvit",
         efficientvit_variants.VARIANTS,
-        "mnv4_deploy.models.efficientvit:EfficientVit",
+        _efficientvit,
         stride=64,
         crop_pct=0.875,
     ),
     Family(
         "mlla",
         mlla_variants.VARIANTS,
-        "mnv4_deploy.models.mlla:Mlla",
+        _mlla,
         # data/build.py of LeapLabTHU/MLLA: the shorter side to 256 / 224 of the crop.
         crop_pct=0.875,
     ),
@@ -115,18 +140,14 @@ class ZooEntry:
     published_top1_percent: float | None
     min_size: int
     stride: int
-    network: str
+    network: Callable[[], Network]
     variant: Variant
     preprocessing: Preprocessing
 
     def builder(self, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:
         """Import the network's class and construct it, in training mode."""
-        module, _, class_name = self.network.partition(":")
-        network = getattr(importlib.import_module(module), class_name)
-        return cast(
-            "nn.Module",
-            network(self.variant, num_classes=num_classes, features_only=features_only),
-        )
+        network = self.network()
+        return network(self.variant, num_classes=num_classes, features_only=features_only)
 
 
 @cache

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.models.layers import LayerScale
-from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
+from mnv4_deploy.models.networks.layers import LayerScale
+from mnv4_deploy.models.networks.mobile_mqa import MultiQueryAttention
 
 CHANNELS = 12
 

@@ -21,6 +21,7 @@ import record_model
 from mnv4_deploy.errors import InputError, ToolchainError, UnknownModelError
 from mnv4_deploy.exporters import recipes
 from mnv4_deploy.models import zoo
+from mnv4_deploy.models.networks.mobilenetv4_variants import VARIANTS
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
@@ -32,6 +33,7 @@ from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 
 ROOT = Path(__file__).parents[1]
 RECORDS = support_facts.read()
+CONV_S_035 = next(variant for variant in VARIANTS if variant.name == "conv-s-035")
 # One of each kind of network, the smallest, in the format that takes seconds to make.
 SAMPLE = {"conv-s-035": "tflite", "mobilenetv2-100": "onnx"}
 # With these, all families, and each network with attention: minutes.
@@ -154,11 +156,30 @@ class TestWhatIsUnknown:
         assert not any(self.reasons(record(), installed).values())
         assert all(self.reasons(record(tools={}), self.TOOLS).values())
 
-    def test_a_model_that_changed(self, monkeypatch):
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"native_size": 192},
+            {"family": "mobilenetv2"},
+            {"variant": dataclasses.replace(CONV_S_035, head_channels=640)},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_a_model_that_changed(self, change, monkeypatch):
         before = record()
-        entry = dataclasses.replace(zoo.entry("conv-s-035"), native_size=192)
+        entry = dataclasses.replace(zoo.entry("conv-s-035"), **change)
         monkeypatch.setattr(zoo, "entry", lambda _: entry)
         assert all("changed" in reason for reason in self.reasons(before).values())
+
+    def test_code_and_where_it_lies_are_no_part_of_it(self, monkeypatch):
+        before = record()
+        entry = zoo.entry("conv-s-035")
+        moved = dataclasses.replace(entry, network=zoo.entry("mlla-t").network)
+        monkeypatch.setattr(zoo, "entry", lambda _: moved)
+        blocks = {type(block) for stage in CONV_S_035.stages for block in stage}
+        for kind in (type(CONV_S_035), type(entry.preprocessing), *blocks):
+            monkeypatch.setattr(kind, "__module__", "mnv4_deploy.elsewhere")
+        assert not any(self.reasons(before).values())
 
     def test_int8_recipes_that_changed(self, monkeypatch):
         before = record()

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mnv4_deploy.exporters.recovery.network import Weighted, kind_of
-from mnv4_deploy.exporters.rewrites.base import ConvPlusMap, LayerGraph
+from mnv4_deploy.exporters.rewrites.base import ConvPlusMap, LayerGraph, reads_only_shape
 
 _RELU6S = frozenset({"ReLU6", "relu6"})
 _CHANNELWISE = frozenset(
@@ -60,7 +60,7 @@ def find_groups(layers: LayerGraph, own: dict[fx.Node, Weighted]) -> list[Channe
     for node in layers.graph.nodes:
         sources = [source for source in node.all_input_nodes if source in group_of]
         kind = kind_of(layers, node)
-        if _reads_shape(node):
+        if reads_only_shape(node):
             continue
         if node in own:
             group_of[sources[0]].readers.append(node)
@@ -80,10 +80,6 @@ def find_groups(layers: LayerGraph, own: dict[fx.Node, Weighted]) -> list[Channe
         if not group.readers:
             group.reason = group.reason or "no layer with weights reads it"
     return list(unique.values())
-
-
-def _reads_shape(node: fx.Node) -> bool:
-    return node.target is getattr and node.args[1] == "shape"
 
 
 def _is_sum(layers: LayerGraph, node: fx.Node, group_of: dict[fx.Node, ChannelGroup]) -> bool:

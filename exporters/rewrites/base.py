@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from mnv4_deploy.models.layers import LayerScale
+from mnv4_deploy.models.networks.layers import LayerScale
 
 
 @dataclass(frozen=True)
@@ -134,32 +134,41 @@ class LayerGraph:
         return self._shapes[node]
 
 
-def map_sizes(
-    root: nn.Module, example: Tensor, kind: type[nn.Module]
-) -> dict[str, tuple[int, int]]:
-    """Height and width of the map ``[B, C, H, W]`` that each module of one kind gets."""
-    sizes: dict[str, tuple[int, int]] = {}
+def reads_only_shape(node: fx.Node) -> bool:
+    return node.target is getattr and node.args[1] == "shape"
 
-    def note(path: str, inputs: tuple[Tensor, ...]) -> None:
-        height, width = inputs[0].shape[-2:]
-        sizes[path] = (height, width)
 
+def inputs_of(root: nn.Module, example: Tensor, kind: type[nn.Module]) -> dict[str, list[Tensor]]:
+    """What each module of one kind gets, one tensor for each time that it is called."""
+    layers = {path: layer for path, layer in root.named_modules() if isinstance(layer, kind)}
+    found: dict[str, list[Tensor]] = {path: [] for path in layers}
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, path=path: note(path, inputs))
-        for path, layer in root.named_modules()
-        if isinstance(layer, kind)
+        layer.register_forward_pre_hook(lambda _, args, path=path: found[path].append(args[0]))
+        for path, layer in layers.items()
     ]
     if handles:
         with torch.no_grad():
             root(example)
     for handle in handles:
         handle.remove()
-    return sizes
+    return found
+
+
+def map_sizes(
+    root: nn.Module, example: Tensor, kind: type[nn.Module]
+) -> dict[str, tuple[int, int]]:
+    """Height and width of the last map ``[B, C, H, W]`` that each module of one kind gets."""
+    found = inputs_of(root, example, kind)
+    return {path: (x[-1].shape[-2], x[-1].shape[-1]) for path, x in found.items() if x}
 
 
 def replace_layer(root: nn.Module, path: str, layer: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, layer)
+
+
+def add_to_bias(layer: nn.Conv2d | nn.Linear, shift: Tensor) -> None:
+    layer.bias = nn.Parameter(shift.clone() if layer.bias is None else layer.bias + shift)
 
 
 def scale_output_channels(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:

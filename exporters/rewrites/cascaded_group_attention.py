@@ -1,6 +1,6 @@
 """Cascaded group attention (EfficientViT) without needless transposes, slices and gathers.
 
-Shape legend: see ``models/cascaded_group_attention.py``; M windows of all images.
+Shape legend: see ``models/networks/cascaded_group_attention.py``; M windows of all images.
 
 TFLite. In NHWC the rows of a window's queries, keys and values are reshapes of what 1x1
 convolutions write, if each has a convolution of its own. Windows of a map are cut out by one
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mnv4_deploy.exporters.rewrites.base import RewriteReport, map_sizes, replace_layer
-from mnv4_deploy.models.cascaded_group_attention import (
+from mnv4_deploy.models.networks.cascaded_group_attention import (
     CascadedGroupAttention,
     LocalWindowAttention,
     position_bias,

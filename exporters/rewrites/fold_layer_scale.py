@@ -16,7 +16,7 @@ from mnv4_deploy.exporters.rewrites.base import (
     replace_layer,
     scale_output_channels,
 )
-from mnv4_deploy.models.layers import LayerScale
+from mnv4_deploy.models.networks.layers import LayerScale
 
 
 def fold_layer_scale(module: nn.Module, example: Tensor) -> RewriteReport:

@@ -22,7 +22,9 @@ from mnv4_deploy.exporters.rewrites.base import (
     ConvPlusMap,
     LayerGraph,
     RewriteReport,
+    add_to_bias,
     norm_as_affine,
+    reads_only_shape,
     replace_layer,
 )
 
@@ -35,7 +37,7 @@ def fold_pre_norm(module: nn.Module, example: Tensor) -> RewriteReport:
         path = str(node.target)
         norm = layers.layer(node)
         assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
-        readers = [user for user in node.users if not _reads_only_shape(user)]
+        readers = [user for user in node.users if not reads_only_shape(user)]
         # A linear layer's features are the last axis, a norm's the second.
         kinds = (nn.Conv2d,) if len(layers.shape(node)) > 2 else (nn.Linear,)
         if not all(type(layers.layer(reader)) in kinds for reader in readers):
@@ -57,7 +59,7 @@ def _fold_into(
 ) -> None:
     conv = layers.layer(reader)
     if isinstance(conv, nn.Linear):
-        _add_to_bias(conv, conv.weight @ shift)
+        add_to_bias(conv, conv.weight @ shift)
         conv.weight = nn.Parameter(conv.weight * scale)
         return
     assert isinstance(conv, nn.Conv2d)
@@ -70,7 +72,7 @@ def _fold_into(
         # A new parameter, because another layer may share the old one.
         conv.weight = nn.Parameter(conv.weight * per_output[:, :, None, None])
         if not any(conv.padding):
-            _add_to_bias(conv, shift_map[0, :, 0, 0])
+            add_to_bias(conv, shift_map[0, :, 0, 0])
             return
         path = str(reader.target)
         following = next(iter(reader.users), reader)
@@ -88,13 +90,9 @@ def _fold_into(
         # The interior goes into the bias, so that the map is zero except at the border and
         # quantizes to the border's own range (litert-torch adds the two up again).
         interior = shift_map[:, :, shift_map.shape[2] // 2, shift_map.shape[3] // 2]
-        _add_to_bias(conv, interior[0])
+        add_to_bias(conv, interior[0])
         border = shift_map - interior[:, :, None, None]
         replace_layer(module, path, ConvPlusMap(conv, border))
-
-
-def _reads_only_shape(node: fx.Node) -> bool:
-    return node.target is getattr and node.args[1] == "shape"
 
 
 def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
@@ -111,7 +109,3 @@ def _without_bias(conv: nn.Conv2d) -> nn.Conv2d:
     )
     plain.weight = nn.Parameter(conv.weight.detach().clone())
     return plain
-
-
-def _add_to_bias(conv: nn.Conv2d | nn.Linear, shift: Tensor) -> None:
-    conv.bias = nn.Parameter(shift.clone() if conv.bias is None else conv.bias + shift)

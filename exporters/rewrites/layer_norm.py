@@ -11,7 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.exporters.rewrites.base import LayerGraph, RewriteReport, replace_layer
+from mnv4_deploy.exporters.rewrites.base import (
+    LayerGraph,
+    RewriteReport,
+    add_to_bias,
+    replace_layer,
+)
 
 
 def fold_layer_norm(module: nn.Module, example: Tensor) -> RewriteReport:
@@ -48,8 +53,7 @@ def fold_layer_norm(module: nn.Module, example: Tensor) -> RewriteReport:
 def _fold_into(linear: nn.Linear, norm: nn.LayerNorm) -> None:
     with torch.no_grad():
         if norm.bias is not None:
-            shift = linear.weight @ norm.bias
-            linear.bias = nn.Parameter(shift if linear.bias is None else linear.bias + shift)
+            add_to_bias(linear, linear.weight @ norm.bias)
         # A new parameter, because another layer may share the old one.
         linear.weight = nn.Parameter(linear.weight * norm.weight)
 

@@ -1,6 +1,6 @@
 """Linear attention with rotary embeddings (MLLA) as products, and tokens that stay in place.
 
-Shape legend: see ``models/mlla.py``; p = d/2 pairs of channels of a head.
+Shape legend: see ``models/networks/mlla.py``; p = d/2 pairs of channels of a head.
 
 Changes, for all ``Blocks`` of MLLA and the ``LinearAttention`` in it:
 - Tokens are NHWC maps throughout, so that neither linear layers nor convolutions move them.
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from mnv4_deploy.exporters.rewrites.base import RewriteReport, map_sizes, replace_layer
 from mnv4_deploy.exporters.rewrites.fold_residual import with_identity
-from mnv4_deploy.models.mlla import (
+from mnv4_deploy.models.networks.mlla import (
     NORMALIZER_EPS,
     Blocks,
     LinearAttention,

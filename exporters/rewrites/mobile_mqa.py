@@ -19,7 +19,7 @@ weights sum to one: the output projection comes first, on the smaller map. And t
 window is a depthwise convolution: unlike a pooling it exists in int8, and the norm before it can
 be folded into it, for which ``pool_queries_by_convolution`` has to come before the folds.
 
-Shape legend: see ``models/mobile_mqa.py``; R = N*h query rows.
+Shape legend: see ``models/networks/mobile_mqa.py``; R = N*h query rows.
 
 Changes: every ``MultiQueryAttention``. Refuses: a pooling that is called with several sizes.
 """
@@ -33,8 +33,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mnv4_deploy.exporters.rewrites.base import ConvPlusMap, RewriteReport, replace_layer
-from mnv4_deploy.models.mobile_mqa import MultiQueryAttention, SameAvgPool2d, pad_before
+from mnv4_deploy.exporters.rewrites.base import (
+    ConvPlusMap,
+    RewriteReport,
+    inputs_of,
+    replace_layer,
+)
+from mnv4_deploy.models.networks.mobile_mqa import MultiQueryAttention, SameAvgPool2d, pad_before
 
 
 class _QueryRows(nn.Module):
@@ -192,23 +197,14 @@ def _mean_as_convolution(pool: SameAvgPool2d, x: Tensor) -> nn.Module:
 
 
 def pool_queries_by_convolution(module: nn.Module, example: Tensor) -> RewriteReport:
-    pools = {p: m for p, m in module.named_modules() if isinstance(m, SameAvgPool2d)}
-    inputs: dict[str, list[Tensor]] = {path: [] for path in pools}
-    hooks = [
-        pool.register_forward_pre_hook(lambda _, args, path=path: inputs[path].append(args[0]))
-        for path, pool in pools.items()
-    ]
-    if pools:
-        with torch.no_grad():
-            module(example)
-    for hook in hooks:
-        hook.remove()
     changed: list[str] = []
     refused: list[tuple[str, str]] = []
-    for path, pool in pools.items():
-        sizes = {x.shape[-2:] for x in inputs[path]}
+    for path, inputs in inputs_of(module, example, SameAvgPool2d).items():
+        pool = module.get_submodule(path)
+        assert isinstance(pool, SameAvgPool2d)
+        sizes = {x.shape[-2:] for x in inputs}
         if len(sizes) == 1:
-            replace_layer(module, path, _mean_as_convolution(pool, inputs[path][0]))
+            replace_layer(module, path, _mean_as_convolution(pool, inputs[0]))
             changed.append(path)
         else:
             refused.append((path, f"it is called with {len(sizes)} sizes"))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.models.records import LOGITS, OutputSpec
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
@@ -143,14 +144,12 @@ def _module_scopes(traced: onnx.ModelProto) -> dict[str, str]:
                 path = names[-2] if len(names) > 1 else ""
                 scopes.update(dict.fromkeys(node.output, path))
     # A node that torch's own optimizer made of several has no entry: it is where its readers are.
-    readers: dict[str, list[str]] = {}
+    links = OnnxLinks(traced.graph)
     for node in reversed(traced.graph.node):
         if not any(name in scopes for name in node.output):
-            paths = [path for name in node.output for path in readers.get(name, [])]
-            scopes.update(dict.fromkeys(node.output, _common_module(paths)))
-        path = scopes.get(node.output[0], "")
-        for name in node.input:
-            readers.setdefault(name, []).append(path)
+            readers = (reader for name in node.output for reader in links.readers[name])
+            path = _common_module([scopes.get(reader.output[0], "") for reader in readers])
+            scopes.update(dict.fromkeys(node.output, path))
     return scopes
 
 
@@ -174,14 +173,14 @@ def _name_by_module(model: onnx.ModelProto, scopes: Mapping[str, str]) -> None:
         name = f"{path}/{node.op_type}".lstrip("/")
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        # Nodes are sorted: what makes a value comes before what reads it.
+        node.input[:] = [renamed.get(name, name) for name in node.input]
         for index, output in enumerate(node.output):
             if output and output not in fixed:
                 renamed[output] = node.name if index == 0 else f"{node.name}:{index}"
+                node.output[index] = renamed[output]
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
     graph.ClearField("value_info")
     for holder in (graph, model):  # torch's stack traces and empty labels
         holder.ClearField("metadata_props")
@@ -193,17 +192,15 @@ def _pool_by_name(model: onnx.ModelProto) -> None:
 
     onnxruntime pools in its blocked layout and in int8; a ReduceMean it runs in plain float.
     """
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    links = OnnxLinks(model.graph)
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2:
             continue
         keeps = all(a.i == 1 for a in node.attribute if a.name == "keepdims")
-        axes = constants.get(node.input[1])
+        axes = links.value(node.input[1])
         if axes is None or not keeps:
             continue
-        if sorted(numpy_helper.to_array(axes).tolist()) in ([2, 3], [-2, -1]):
+        if sorted(axes.tolist()) in ([2, 3], [-2, -1]):
             node.op_type = "GlobalAveragePool"
             node.name = node.name.replace("ReduceMean", "GlobalAveragePool")
             del node.input[1:], node.attribute[:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.ort.float_reasons import image_inputs
 
 if TYPE_CHECKING:
@@ -19,17 +20,12 @@ def first_convolutions(model: onnx.ModelProto) -> Iterator[str]:
     or behind: 32 channels of Conv-S 890 us in int8, 640 us in float; 8 of EfficientViT-M0 510
     and 260.
     """
-    images = image_inputs(model.graph)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    images, links = image_inputs(model.graph), OnnxLinks(model.graph)
     for node in model.graph.node:
         if node.op_type == "Conv" and node.input[0] in images:
             yield node.name
-            following = readers.get(node.output[0], [])
-            if [reader.op_type for reader in following] in (["Relu"], ["Clip"]):
-                yield following[0].name
+            if links.reader_kinds(node.output[0]) in (["Relu"], ["Clip"]):
+                yield links.readers[node.output[0]][0].name
 
 
 def softmax_products(model: onnx.ModelProto) -> list[str]:

@@ -39,6 +39,7 @@ from mnv4_deploy.exporters.to_onnx.float_operators import first_convolutions, so
 from mnv4_deploy.exporters.to_onnx.io_types import round_edges, set_io
 from mnv4_deploy.exporters.to_onnx.weights import set_weights
 from mnv4_deploy.models.records import LOGITS
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.ort.rules import FIRST_CONVOLUTION, INT8_OPS, NO_KERNEL, RULES
 from mnv4_deploy.profiles.runtimes.open_onnx import LOG_ERRORS, open_session
 from mnv4_deploy.profiles.runtimes.quiet import quiet
@@ -52,20 +53,14 @@ _UNTIMED_REASON = "its int8 kernel was not timed here, so that it may be slower"
 _SHIELD_REASON = "it keeps onnxruntime from running what reads it in int8"
 _SHIELDED = ";shielded"
 _SAME_RANGE = frozenset({"Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Flatten"})
-_BIAS_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class OnnxQuantization:
-    """What ``quantize_onnx`` did. ``float_ops`` has ``(node, kind, reason)``."""
+    """How many operators of each kind are int8; ``(node, kind, reason)`` of those in float."""
 
     int8_ops: dict[str, int]
     float_ops: tuple[tuple[str, str, str], ...]
-    removed_pairs: int
-    saturated_biases: tuple[str, ...]
-    calibration_batches: int
-    method: RangeMethod
-    weights: WeightGrid
 
 
 def quantize_onnx(
@@ -106,17 +101,18 @@ def quantize_onnx(
         raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
     reasons = _kept_in_float(fp32_path, model, io, float_modules, float_layers)
     kept = frozenset(reasons)
-    ranges, count = _observe(model, batches, method, whole_range)
+    ranges = _observe(model, batches, method, whole_range)
     try:
         with quiet():
             shaped = onnx.shape_inference.infer_shapes(model)
             quantized = _quantized(shaped, ranges, kept)
-            set_weights(quantized, model, weights)
-            removed = _remove_idle_pairs(quantized, kept, float_outputs=io == "float")
+            links = OnnxLinks(quantized.graph)
+            set_weights(links, OnnxLinks(model.graph), weights)
+            _remove_idle_pairs(links, kept, float_outputs=io == "float")
             if io != "float":
-                round_edges(quantized, ranges)
-            facts = set_io(quantized, io)
-            _shield(quantized, kept)
+                round_edges(links, ranges)
+            facts = set_io(links, io)
+            _shield(links, kept)
             ONNXModel(quantized).clean_initializers()
             ONNXModel(quantized).topological_sort()
             del quantized.metadata_props[:]
@@ -128,10 +124,7 @@ def quantize_onnx(
     except Exception as error:
         raise ToolchainError(f"onnxruntime could not quantize the model ({error}).") from error
     onnx.save(quantized, int8_path)
-    int8_ops, float_ops = _arithmetic(quantized, reasons)
-    return OnnxQuantization(
-        int8_ops, float_ops, removed, _saturated(quantized), count, method, weights
-    )
+    return _arithmetic(quantized, reasons)
 
 
 def float_reasons(
@@ -149,8 +142,8 @@ def float_reasons(
     import onnx
 
     kept = _kept_in_float(fp32_path, onnx.load(fp32_path), io, float_modules, float_layers)
-    _, float_ops = _arithmetic(onnx.load(int8_path), kept)
-    return {name: reason for name, _, reason in float_ops}
+    found = _arithmetic(onnx.load(int8_path), kept)
+    return {name: reason for name, _, reason in found.float_ops}
 
 
 def _kept_in_float(
@@ -172,12 +165,13 @@ def _observe(
     batches: Iterable[npt.NDArray[Any]],
     method: RangeMethod,
     whole_range: Collection[str],
-) -> tuple[dict[str, Range], int]:
-    """Ranges of the values that will be quantized, and how many batches there were."""
+) -> dict[str, Range]:
+    """Ranges of the values that will be quantized."""
     import onnx
 
     collector = RangeCollector(method)
     whole = RangeCollector("minmax")
+    unclipped = _passed_on(model, whole_range)
     watched = list(_watched(model))
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -188,9 +182,7 @@ def _observe(
     # One thread: the TFLite file is calibrated on the other core.
     session = open_session(probe.SerializeToString(), threads=1, log_severity=LOG_ERRORS)
     source = session.get_inputs()[0]
-    count = 0
     for batch in batches:
-        count += 1
         for image in batch if source.shape[0] == 1 else [batch]:
             feed = image[None] if source.shape[0] == 1 else image
             if feed.dtype == np.float32:
@@ -198,25 +190,31 @@ def _observe(
             for name, values in zip(
                 watched, session.run(watched, {source.name: feed}), strict=True
             ):
-                (whole if name in whole_range else collector).update(name, values)
-    if not count:
+                (whole if name in unclipped else collector).update(name, values)
+    ranges = {**collector.ranges(), **whole.ranges()}
+    if not ranges:
         raise UnsupportedError("int8 needs calibration images: there were none.")
-    return _spread(model, {**collector.ranges(), **whole.ranges()}), count
+    return _spread(model, ranges)
+
+
+def _passed_on(model: onnx.ModelProto, outputs: Collection[str]) -> set[str]:
+    """``outputs`` and the values that are only moved and joined on their way to them."""
+    found = set(outputs)
+    for node in reversed(model.graph.node):
+        if node.op_type in (*_SAME_RANGE, "Concat") and not found.isdisjoint(node.output):
+            found.update(node.input)
+    return found
 
 
 def _watched(model: onnx.ModelProto) -> Iterator[str]:
     """Values with a range of their own: not those a Relu replaces or that are only moved."""
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
-    outputs = {value.name for value in model.graph.output}
+    links = OnnxLinks(model.graph)
     for node in model.graph.node:
         if node.op_type in (*_SAME_RANGE, "Cast"):
             continue
         for name in node.output:
-            following = readers.get(name, [])
-            if name in outputs or following not in (["Relu"], ["Clip"], ["Softmax"]):
+            following = links.reader_kinds(name)
+            if name in links.outputs or following not in (["Relu"], ["Clip"], ["Softmax"]):
                 yield name
 
 
@@ -265,108 +263,74 @@ def _quantized(
     return result
 
 
-def _remove_idle_pairs(
-    model: onnx.ModelProto, kept: frozenset[str], *, float_outputs: bool
-) -> int:
+def _remove_idle_pairs(links: OnnxLinks, kept: frozenset[str], *, float_outputs: bool) -> None:
     """Remove the pairs between what can write float, and float readers.
 
     That are products and the operators that were ``kept`` in float.
     """
-    graph = model.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {value.name for value in graph.output}
-    removed = 0
-    for dequantize in [n for n in graph.node if n.op_type == "DequantizeLinear"]:
-        quantize = makers.get(dequantize.input[0])
-        if quantize is None or quantize.op_type != "QuantizeLinear":
+    for dequantize in [n for n in links.graph.node if n.op_type == "DequantizeLinear"]:
+        codes, value = dequantize.input[0], dequantize.output[0]
+        quantize = links.maker(codes, "QuantizeLinear")
+        if quantize is None or len(links.readers[codes]) > 1:
             continue
-        maker = makers.get(quantize.input[0])
-        following = readers.get(dequantize.output[0], [])
-        idle = all(node.op_type not in INT8_OPS or node.name in kept for node in following)
-        if maker is None or not idle or len(readers[quantize.output[0]]) > 1:
+        source = quantize.input[0]
+        maker = links.makers.get(source)
+        idle = all(n.op_type not in INT8_OPS or n.name in kept for n in links.readers[value])
+        if maker is None or not idle or (value in links.outputs and not float_outputs):
             continue
         if maker.op_type in INT8_OPS - {"MatMul", "Gemm"} and maker.name not in kept:
             continue  # onnxruntime's int8 kernel must write 8 bits
-        value = dequantize.output[0]
-        if value in outputs and not float_outputs:
-            continue
-        if value in outputs:
-            for index, name in enumerate(maker.output):
-                if name == quantize.input[0]:
-                    maker.output[index] = value
-        for node in following:
-            node.input[:] = [quantize.input[0] if i == value else i for i in node.input]
-        graph.node.remove(quantize)
-        graph.node.remove(dequantize)
-        removed += 1
-    return removed
+        links.remove(quantize)
+        links.remove(dequantize)
+        if value in links.outputs:
+            links.rename(source, value)
+        else:
+            links.replace_reads(value, source)
 
 
-def _shield(model: onnx.ModelProto, kept: frozenset[str]) -> None:
+def _shield(links: OnnxLinks, kept: frozenset[str]) -> None:
     """Keep onnxruntime from making the ``kept`` operators int8 by itself.
 
     Its optimizer takes a float operator between a DequantizeLinear and a QuantizeLinear for one
     that was meant to be int8, and rounds the weights of a Conv or Gemm per tensor. Dequantizing
     to twice the value and halving it, which is exact, is not that pattern.
     """
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    dequantizers = {
-        node.output[0]: node
-        for node in graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] not in constants
-    }
     half = "shield;half"
-    shielded: dict[str, str] = {}
-    for node in [n for n in graph.node if n.name in kept]:
-        for source in [name for name in node.input if name in dequantizers]:
-            if source not in shielded:
-                codes, scale, zero_point = dequantizers[source].input
-                twice, result = f"{source};twice", f"{source}{_SHIELDED}"
-                value = np.array(numpy_helper.to_array(constants[scale]) * np.float32(2))
-                graph.initializer.append(numpy_helper.from_array(value, f"{twice};scale"))
-                inputs = [codes, f"{twice};scale", zero_point]
-                graph.node.append(
-                    helper.make_node("DequantizeLinear", inputs, [twice], name=twice)
-                )
-                graph.node.append(helper.make_node("Mul", [twice, half], [result], name=result))
-                shielded[source] = result
-        node.input[:] = [shielded.get(name, name) for name in node.input]
-    if not shielded:
-        return
-    graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), half))
-    read = {name for node in graph.node for name in node.input}
-    read |= {value.name for value in graph.output}
-    for source in shielded:
-        if source not in read:
-            graph.node.remove(dequantizers[source])
+    read = (name for node in links.graph.node if node.name in kept for name in node.input)
+    for source in list(dict.fromkeys(read)):
+        dequantize = links.maker(source, "DequantizeLinear")
+        if dequantize is None or dequantize.input[0] in links.constants:
+            continue
+        codes, scale, zero_point = dequantize.input
+        twice, result = f"{source};twice", f"{source}{_SHIELDED}"
+        steps = numpy_helper.to_array(links.constants[scale]) * np.float32(2)
+        links.add_constant(f"{twice};scale", steps)
+        links.add("DequantizeLinear", [codes, f"{twice};scale", zero_point], twice, name=twice)
+        links.add("Mul", [twice, half], result, name=result)
+        links.replace_reads(source, result, kept)
+        if not links.readers[source] and source not in links.outputs:
+            links.remove(dequantize)
+    if links.readers[half]:
+        links.add_constant(half, np.float32(0.5))
 
 
-def _arithmetic(
-    model: onnx.ModelProto, reasons: Mapping[str, str]
-) -> tuple[dict[str, int], tuple[tuple[str, str, str], ...]]:
-    makers = {name: node for node in model.graph.node for name in node.output}
+def _arithmetic(model: onnx.ModelProto, reasons: Mapping[str, str]) -> OnnxQuantization:
+    links = OnnxLinks(model.graph)
     int8: Counter[str] = Counter()
     in_float: list[tuple[str, str, str]] = []
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        maker = makers.get(node.input[0])
+        reads_codes = links.maker(node.input[0], "DequantizeLinear") is not None
         if node.name in reasons:
             in_float.append((node.name, node.op_type, reasons[node.name]))
-        elif (
-            maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INT8_OPS
-        ):
+        elif reads_codes and node.op_type in INT8_OPS:
             int8[node.op_type] += 1
         else:
             in_float.append((node.name, node.op_type, _float_reason(node)))
-    return dict(int8.most_common()), tuple(in_float)
+    return OnnxQuantization(dict(int8.most_common()), tuple(in_float))
 
 
 def _float_reason(node: onnx.NodeProto) -> str:
@@ -377,15 +341,3 @@ def _float_reason(node: onnx.NodeProto) -> str:
         return _SHIELD_REASON
     rule = RULES.get(node.op_type)
     return NO_KERNEL if rule is None else rule.slower or _UNTIMED_REASON
-
-
-def _saturated(model: onnx.ModelProto) -> tuple[str, ...]:
-    """int32 biases at the end of their range: the accumulator would overflow."""
-    from onnx import TensorProto, numpy_helper
-
-    return tuple(
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type == TensorProto.INT32
-        and np.abs(numpy_helper.to_array(tensor).astype(np.int64)).max(initial=0) >= _BIAS_LIMIT
-    )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.exporters.bias_overflow import widened_scales
 from mnv4_deploy.exporters.pair_scales import WeightGrid, channel_scales
-
-if TYPE_CHECKING:
-    import onnx
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer adds to the name of a constant
 _MATRIX_RANK = 2
@@ -32,7 +30,7 @@ class _Layer:
     transposed: bool
 
 
-def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: WeightGrid) -> None:
+def set_weights(quantized: OnnxLinks, original: OnnxLinks, grid: WeightGrid) -> None:
     """Quantize the weights of all layers of ``quantized`` again, in place, on ``grid``.
 
     ``quantized`` is ``original`` in QDQ form as onnxruntime's quantizer made it, with weights per
@@ -42,8 +40,7 @@ def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: Wei
     """
     from onnx import numpy_helper
 
-    constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    floats = {tensor.name: tensor for tensor in original.graph.initializer}
+    constants, floats = quantized.constants, original.constants
 
     def value(name: str) -> npt.NDArray[Any]:
         return numpy_helper.to_array(constants[name])
@@ -60,7 +57,7 @@ def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: Wei
         return dequantized
 
     readers: dict[tuple[str, str], list[_Layer]] = {}
-    for layer in _layers(quantized, constants.keys()):
+    for layer in _layers(quantized):
         if layer.weight[0].removesuffix(_QUANTIZED) in floats:
             readers.setdefault(layer.weight, []).append(layer)
     for (codes_name, scales_name), layers in readers.items():
@@ -81,21 +78,21 @@ def set_weights(quantized: onnx.ModelProto, original: onnx.ModelProto, grid: Wei
             put(layer.bias[1], steps.astype(np.float32))
 
 
-def _layers(model: onnx.ModelProto, constants: Set[str]) -> Iterator[_Layer]:
-    """The operators of ``model`` that multiply with constant int8 weights."""
-    makers = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
-    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    for node in model.graph.node:
+def _layers(links: OnnxLinks) -> Iterator[_Layer]:
+    """The operators that multiply with constant int8 weights."""
+    constants = links.constants.keys()
+    for node in links.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
-        source, weight, *rest = (makers.get(name) for name in node.input)
+        source, weight, *rest = (links.maker(name, "DequantizeLinear") for name in node.input)
         if (
             source is None
             or weight is None
             or not {*weight.input[:2], source.input[1]} <= constants
         ):
             continue
-        if node.op_type != "Conv" and ranks[weight.input[0]] != _MATRIX_RANK:
+        codes = links.constants[weight.input[0]]
+        if node.op_type != "Conv" and len(codes.dims) != _MATRIX_RANK:
             continue
         biases = (tuple(bias.input[:2]) for bias in rest if bias is not None)
         transposed = any(a.name == "transB" and a.i for a in node.attribute)

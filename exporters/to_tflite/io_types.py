@@ -30,7 +30,7 @@ def set_input(file: TfliteFile, io: Io, target: Target) -> None:
     else:
         outer = file.add_tensor(name, inner, "uint8", (scale, zero_point + _UINT8_OFFSET))
         _requantize(file, 0, outer, inner, target)
-    _replace(file, file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
+    _replace(file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
 
 
 def set_outputs(file: TfliteFile, io: Io, target: Target) -> None:
@@ -53,7 +53,7 @@ def set_outputs(file: TfliteFile, io: Io, target: Target) -> None:
         else:
             outer = file.add_tensor(name, inner, "uint8", (scale, zero_point + _UINT8_OFFSET))
             _requantize(file, end, inner, outer, target)
-        _replace(file, file.graph.outputs, file.model.signatureDefs[0].outputs, inner, outer)
+        _replace(file.graph.outputs, file.model.signatureDefs[0].outputs, inner, outer)
 
 
 def _is_from_float(file: TfliteFile, operator: Any) -> bool:
@@ -70,7 +70,7 @@ def pixels_in(file: TfliteFile) -> None:
     file.graph.tensors[inner].name = f"{name};float".encode()
     outer = file.add_tensor(name, inner, "uint8", (1 / 255, 0))
     file.insert_unary(0, "DEQUANTIZE", outer, inner)
-    _replace(file, file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
+    _replace(file.graph.inputs, file.model.signatureDefs[0].inputs, inner, outer)
 
 
 def _requantize(file: TfliteFile, position: int, source: int, result: int, target: Target) -> None:
@@ -82,13 +82,10 @@ def _requantize(file: TfliteFile, position: int, source: int, result: int, targe
     file.insert_unary(position, "DEQUANTIZE", source, real)
 
 
-def _replace(
-    file: TfliteFile, tensors: list[int], entries: list[object], inner: int, outer: int
-) -> None:
-    del file
+def _replace(tensors: list[int], entries: list[Any], inner: int, outer: int) -> None:
     for index, tensor in enumerate(tensors):
         if int(tensor) == inner:
             tensors[index] = outer
     for entry in entries:
-        if entry.tensorIndex == inner:  # type: ignore[attr-defined]
-            entry.tensorIndex = outer  # type: ignore[attr-defined]
+        if entry.tensorIndex == inner:
+            entry.tensorIndex = outer

@@ -23,6 +23,7 @@ from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, op
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.models.records import LOGITS
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.records.graph import Operator
 from mnv4_deploy.profiles.runtimes.open_tflite import allocate, open_interpreter
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 from mnv4_deploy.profiles.xnnpack.refusals import scale_refusal
@@ -66,9 +67,10 @@ def quantize_tflite(
     that the target cannot have in float, or that LiteRT does not have in int16.
     """
     file = TfliteFile(fp32_path)
-    exceptions = _exceptions(fp32_path, recipe, float_layers, int16_layers)
+    exceptions = _exceptions(file, fp32_path, recipe, float_layers, int16_layers)
     if recipe.target != "integer-only":
-        exceptions = [*_kept_in_float(fp32_path, float_modules), *exceptions]
+        inside = operators_inside(fp32_path, float_modules)
+        exceptions = [*_as_exceptions(file, inside, "float"), *exceptions]
     ranges = _observe(fp32_path, batches, method, whole_range)
     if input_range is not None:
         ranges[file.name(int(file.graph.inputs[0]))] = input_range
@@ -144,33 +146,36 @@ def _beyond_scale_ratios(
             readers = [o for o in graph.ops if op.outputs[0] in o.inputs]
             for found in readers if op.kind == "QUANTIZE" else [op]:
                 results.add(graph.tensors[found.outputs[0]].name)
-    with quiet():
-        from ai_edge_quantizer import qtyping
     return {
         (_scope(file, operator), file.kind(operator), "float")
-        for operator in file.graph.operators
+        for operator in file.operators(*RULES.keys() & _known_kinds())
         if file.name(int(operator.outputs[0])) in results
-        and file.kind(operator) in RULES
-        and file.kind(operator) in set(qtyping.TFLOperationName)
     }
 
 
+def _known_kinds() -> frozenset[str]:
+    """The kinds of operators that ai-edge-quantizer has."""
+    with quiet():
+        from ai_edge_quantizer import qtyping
+    return frozenset(qtyping.TFLOperationName)
+
+
 def _exceptions(
-    path: Path, recipe: TfliteRecipe, float_layers: Collection[str], int16_layers: Collection[str]
+    file: TfliteFile,
+    path: Path,
+    recipe: TfliteRecipe,
+    float_layers: Collection[str],
+    int16_layers: Collection[str],
 ) -> list[_Exception]:
     if both := sorted(set(float_layers) & set(int16_layers)):
         raise UnsupportedError(f"Layer {both[0]!r} cannot be float and int16: choose one.")
     if float_layers and recipe.target == "integer-only":
         raise UnsupportedError("The target integer-only has no float layer: use int16 layers.")
-    with quiet():
-        from ai_edge_quantizer import qtyping
-    known = set(qtyping.TFLOperationName)
     wanted: tuple[tuple[Collection[str], LayerPrecision], ...] = (
         (float_layers, "float"),
         (int16_layers, "int16x8"),
     )
     found: list[_Exception] = []
-    names = TfliteFile(path)
     for modules, precision in wanted:
         for module, operators in chosen_operators(path, modules).items():
             able = [o for o in operators if precision == "float" or o.kind in INT16_OPS]
@@ -179,19 +184,16 @@ def _exceptions(
                 raise UnsupportedError(
                     f"Layer {module!r} cannot be int16: LiteRT has no such {kinds}."
                 )
-            for operator in able:
-                if operator.kind in known:
-                    found.append((_scope(names, operator), operator.kind, precision))
+            found += _as_exceptions(file, able, precision)
     return found
 
 
-def _kept_in_float(path: Path, modules: Collection[str]) -> list[_Exception]:
-    with quiet():
-        from ai_edge_quantizer import qtyping
-    known = set(qtyping.TFLOperationName)
-    names = TfliteFile(path)
-    inside = operators_inside(path, modules)
-    return [(_scope(names, o), o.kind, "float") for o in inside if o.kind in known]
+def _as_exceptions(
+    file: TfliteFile, operators: Iterable[Operator], precision: LayerPrecision
+) -> list[_Exception]:
+    """What the library knows among ``operators``."""
+    known = _known_kinds()
+    return [(_scope(file, o), o.kind, precision) for o in operators if o.kind in known]
 
 
 def _scope(file: TfliteFile, operator: Any) -> str:
@@ -276,6 +278,10 @@ def _observe(
             if file.is_constant(tensor):
                 fixed.update(file.name(tensor), file.constant(tensor, np.float32))
     whole = {t for t in map(int, file.graph.outputs) if file.name(t) in whole_range}
+    for operator in reversed(file.graph.operators):
+        moves = file.kind(operator) in (*_SAME_SCALE, "CONCATENATION")
+        if moves and not whole.isdisjoint(map(int, operator.outputs)):
+            whole.update(map(int, operator.inputs))
     batch_size = file.shape(int(file.graph.inputs[0]))[0]
     for batch in batches:
         interpreter.set_tensor(int(file.graph.inputs[0]), _padded(batch, batch_size))

@@ -1,7 +1,8 @@
 """The command ``mnv4-deploy``: its commands, and what becomes of their errors.
 
 Exit codes: 0 done; 1 a limit that was set is exceeded; 2 something given cannot be used; 3 a file
-does not agree with PyTorch; 4 a library or runtime failed; 130 or 143 interrupted.
+does not agree with PyTorch, or a device with this machine; 4 a library or runtime failed; 130 or
+143 interrupted.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ _LIBRARIES = frozenset(
         "ai_edge_litert",
         "ai_edge_quantizer",
         "distributed",
+        "google",  # protobuf
         "huggingface_hub",
+        "jinja2",
         "litert_torch",
         "llvmlite",
+        "markupsafe",
         "matplotlib",
         "onnx",
         "onnxruntime",

@@ -11,11 +11,10 @@ from pathlib import Path
 from mnv4_deploy import drift, images, models, sessions, tasks
 from mnv4_deploy.profiles.machine.cpu import read_cpu
 from mnv4_deploy.sessions.records import ModelKind
-from mnv4_deploy.tasks import classification
 
 _RUNTIMES = {"onnx": "onnxruntime", "tflite": "ai-edge-litert", "torch": "torch"}
 # What runs images and makes figures of them.
-_SOURCES = (drift, images, models, sessions, tasks, classification)
+_SOURCES = (drift, images, models, sessions, tasks)
 
 
 def versions(kinds: Iterable[ModelKind] = ()) -> dict[str, str]:
@@ -55,6 +54,8 @@ def _source_hash() -> str:
     """Of what runs images: two checkouts can have the same version."""
     digest = hashlib.sha256()
     for package in _SOURCES:
-        for path in sorted(Path(package.__path__[0]).glob("*.py")):
-            digest.update(f"{package.__name__} {path.name}\0".encode() + path.read_bytes() + b"\0")
+        folder = Path(package.__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            name = f"{package.__name__} {path.relative_to(folder).as_posix()}"
+            digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]

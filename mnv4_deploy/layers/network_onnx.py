@@ -21,6 +21,7 @@ from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.graph.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
@@ -93,8 +94,9 @@ class OnnxNetwork:
     def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
         model = self._with_outputs(outputs)
         given = {self._name(t): f"{self._name(t)};given" for t in cut}
-        for node in model.graph.node:
-            node.input[:] = [given.get(name, name) for name in node.input]
+        links = OnnxLinks(model.graph)
+        for name, new in given.items():
+            links.replace_reads(name, new)
         model.graph.input.extend(
             self._value(t, given[self._name(t)], values.shape) for t, values in cut.items()
         )

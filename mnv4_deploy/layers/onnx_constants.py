@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
-from mnv4_deploy.layers.families import DEQUANTIZE, WEIGHTED
-from mnv4_deploy.layers.layer import Array, Weights
+from mnv4_deploy.layers.families import WEIGHTED
+from mnv4_deploy.layers.layer import Weights
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 
 # Positions of weights, their scale, their zero point and the bias.
 _INTEGER_WEIGHTS = {
@@ -22,28 +20,8 @@ _INTEGER_WEIGHTS = {
 _Unpacked = tuple[npt.NDArray[np.float32], tuple[float, ...]]
 
 
-class Constants:
-    """Initializers and Constant nodes of a graph, also those behind a DequantizeLinear."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self._tensors[node.output[0]] = node.attribute[0].t
-        self._makers = {name: node for node in graph.node for name in node.output}
-
-    def value(self, name: str) -> Array | None:
-        """None for what is not stored."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
-
-    def scalar_pair(self, names: Sequence[str]) -> tuple[float, int] | None:
-        """Scale and zero point (0 if it is left out); None where they are not single numbers."""
-        scale = self.value(names[0])
-        zero_point = self.value(names[1]) if len(names) > 1 and names[1] else np.zeros(1)
-        if scale is None or zero_point is None or scale.size != 1 or float(scale.item()) <= 0:
-            return None
-        return float(scale.item()), int(zero_point.item())
+class Constants(OnnxLinks):
+    """What nodes compute with that the file stores, also behind a DequantizeLinear."""
 
     def weights(self, node: onnx.NodeProto) -> Weights | None:
         """None for a node without constant weights, or with weights of an unusual kind."""
@@ -54,8 +32,8 @@ class Constants:
         elif node.op_type in WEIGHTED and len(node.input) > 1:
             bias = node.input[2] if len(node.input) > 2 else ""
             found = self._float_weights(node.input[1])
-            maker = self._makers.get(bias)
-            bias = maker.input[0] if maker is not None and maker.op_type in DEQUANTIZE else bias
+            dequantize = self.maker(bias, "DequantizeLinear")
+            bias = bias if dequantize is None else dequantize.input[0]
         else:
             return None
         if found is None:
@@ -76,12 +54,12 @@ class Constants:
         values = self.value(name)
         if values is not None:
             return (values.astype(np.float32), ()) if values.dtype.kind == "f" else None
-        maker = self._makers.get(name)
-        if maker is None or maker.op_type not in DEQUANTIZE:
+        dequantize = self.maker(name, "DequantizeLinear")
+        if dequantize is None:
             return None
-        axis = next((a.i for a in maker.attribute if a.name == "axis"), 1)
-        zero_point = maker.input[2] if len(maker.input) > 2 else ""
-        return self._unpacked(maker.input[0], maker.input[1], zero_point, axis)
+        axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 1)
+        zero_point = dequantize.input[2] if len(dequantize.input) > 2 else ""
+        return self._unpacked(dequantize.input[0], dequantize.input[1], zero_point, axis)
 
     def _unpacked(
         self, name: str, scale_name: str, zero_point_name: str, axis: int | None

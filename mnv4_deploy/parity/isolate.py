@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv4_deploy.parity.layers import LayersPlan
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.records.graph import ModelGraph
 
 _GIVEN = ";given"
@@ -62,13 +63,11 @@ def _onnx_copy(source: Path, graph: ModelGraph, given: Sequence[int], path: Path
     import onnx
 
     model = onnx.load(str(source), load_external_data=False)  # a copy of ours has all in it
-    renamed = {graph.tensors[t].name: f"{graph.tensors[t].name}{_GIVEN}" for t in given}
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+    links = OnnxLinks(model.graph)
     for tensor in given:
         facts = graph.tensors[tensor]
+        name = f"{facts.name}{_GIVEN}"
+        links.replace_reads(facts.name, name)
         dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(facts.dtype))
-        model.graph.input.append(
-            onnx.helper.make_tensor_value_info(renamed[facts.name], dtype, facts.shape)
-        )
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, dtype, facts.shape))
     path.write_bytes(model.SerializeToString())

@@ -90,9 +90,7 @@ def _conv(
 
 class _Facts:
     def __init__(self, model: onnx.ModelProto, graph: ModelGraph) -> None:
-        self._graph = model.graph
         self._constants = Constants(model.graph)
-        self._makers = {name: node for node in model.graph.node for name in node.output}
         self._index = {tensor.name: i for i, tensor in enumerate(graph.tensors)}
         self._shapes = [tensor.shape for tensor in graph.tensors]
         self._quantization: Mapping[int, Quantization] = quantizations(graph)
@@ -115,7 +113,7 @@ class _Facts:
         """What stands between ``node`` and the tensor ``end``; None for what is not known."""
         found, name = "NONE", end
         while name not in node.output:
-            maker = self._makers.get(name)
+            maker = self._constants.makers.get(name)
             if maker is None or maker.op_type not in CONVERSIONS | {"Relu"}:
                 return None
             found = "RELU" if maker.op_type == "Relu" else found
@@ -138,7 +136,7 @@ class _Facts:
     def _kept(self, name: str, evidence: Evidence) -> tuple[Array, Quantization | None] | None:
         """What the layer read there. Sources stand before operators that only move values."""
         at = self._index.get(name, -1)
-        own, maker = self._quantization.get(at), self._makers.get(name)
+        own, maker = self._quantization.get(at), self._constants.makers.get(name)
         array = evidence.sources.get(at)
         if array is None and own is not None:
             array = self._quantized(name, own, evidence)
@@ -158,8 +156,8 @@ class _Facts:
 
     def _quantized(self, name: str, own: Quantization, evidence: Evidence) -> Array | None:
         """Codes of a file's float input: QuantizeLinear has one result alone that is right."""
-        maker = self._makers.get(name)
-        if maker is None or maker.op_type != "QuantizeLinear":
+        maker = self._constants.maker(name, "QuantizeLinear")
+        if maker is None:
             return None
         values = evidence.sources.get(self._index.get(maker.input[0], -1))
         if values is None:
@@ -182,8 +180,8 @@ class _Facts:
         return values.transpose(_LAST), scales
 
     def constant(self, name: str) -> F64 | None:
-        maker = self._makers.get(name)
-        if maker is None or maker.op_type not in DEQUANTIZE:
+        maker = self._constants.maker(name, "DequantizeLinear")
+        if maker is None:
             stored = self._constants.value(name)
             return None if stored is None else stored.astype(np.float64)
         parts = [self._constants.value(part) for part in maker.input]

@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 from mnv4_deploy.errors import InputError
 from mnv4_deploy.exporters.recipes import RECIPES
-from mnv4_deploy.exporters.records import Format
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles.files.whole import replace_whole
+from mnv4_deploy.profiles.records.graph import ModelFormat
 from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 SCHEMA_VERSION = 1
 FACTS = Path(__file__).parent / "facts.json"
 # What decides a file and what runs it. numpy is in every one and decides nothing.
-TOOLS: Mapping[Format, tuple[str, ...]] = {
+TOOLS: Mapping[ModelFormat, tuple[str, ...]] = {
     "onnx": ("torch", "onnxscript", "onnx", "onnxsim", "onnxruntime"),
     "tflite": ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
 }
@@ -47,7 +47,7 @@ DECIDES_NO_FILE: frozenset[str | tuple[str, float, float]] = frozenset(
 class Kind:
     """One way to export a model. ``target`` is what runs the file: see ``recipes.RECIPES``."""
 
-    format: Format
+    format: ModelFormat
     precision: Precision
     target: str
 
@@ -74,7 +74,7 @@ class FileSupport:
     where that is less than usual.
     """
 
-    format: Format
+    format: ModelFormat
     precision: Precision
     target: str
     works: bool | None
@@ -115,8 +115,9 @@ class ModelSupport:
 def digest(model: str) -> str:
     """SHA-256 of the data that decides what ``model`` is and how it is quantized.
 
-    Code has no part in it: a comment would make an hour's recording void. What code changes,
-    the tests find by exporting a model of each family again.
+    Code has no part in it, nor where it lies: a comment would make an hour's recording void, and
+    so would a folder's new name. What code changes, the tests find by exporting a model of each
+    family again.
     """
     entry = zoo.entry(model)
     recipes = []
@@ -125,7 +126,7 @@ def digest(model: str) -> str:
         ratios = [(kind, ratio.low, ratio.high) for kind, ratio in r.scale_ratios]
         decisive = tuple(ratio for ratio in ratios if ratio not in DECIDES_NO_FILE)
         recipes.append((r.target, float_ops, r.symmetric_products, decisive))
-    data = (entry.network, entry.variant, entry.native_size, entry.preprocessing, recipes)
+    data = (entry.family, entry.variant, entry.native_size, entry.preprocessing, recipes)
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 

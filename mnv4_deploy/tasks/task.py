@@ -2,7 +2,7 @@
 
 A task knows no file, no runtime and no command. Export, budget, drift, limits and reports ask it
 for what depends on the task, and treat all tasks alike. To add one, write a subclass of
-:class:`Task` in a folder of its own and add it to ``tasks/find.py``.
+:class:`Task` in a folder of its own.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.profiles.graph.external_weights import load_tensor
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.records.graph import Tensor
 
 # Positions of operands that are codes, and of the scale of the result, which is codes (-1: not).
@@ -95,11 +96,7 @@ class _Stored:
 
     def __init__(self, path: Path, graph: Any) -> None:
         self._path = path
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if attribute.name == "value":
-                    self._tensors[node.output[0]] = attribute.t
+        self._tensors = OnnxLinks(graph).constants
 
     def scaled(self, tensor: Tensor, node: Any, position: int) -> Tensor | None:
         """``tensor`` with the scale and zero point that ``node`` has from ``position`` on."""

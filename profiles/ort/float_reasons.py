@@ -7,11 +7,11 @@ QuantizeLinear and DequantizeLinear (Q/DQ) nodes, so it only explains what was o
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 from mnv4_deploy.profiles.ort.rules import (
     CONVERSIONS,
     FEW_CHANNELS,
@@ -60,20 +60,11 @@ def image_inputs(graph: onnx.GraphProto) -> frozenset[str]:
     )
 
 
-class _Wiring:
-    """Who writes and who reads each value of a graph."""
+class _Wiring(OnnxLinks):
+    """Who writes and who reads each value of a graph, Q and DQ looked through."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.makers = {name: node for node in graph.node for name in node.output if name}
-        self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            for name in filter(None, node.input):
-                self.readers[name].append(node)
-            for attribute in node.attribute:
-                if node.op_type == "Constant" and attribute.name == "value":
-                    self.constants[node.output[0]] = attribute.t
-        self.outputs = {value.name for value in graph.output}
+        super().__init__(graph)
         self.images = image_inputs(graph)
 
     def origin(self, name: str) -> tuple[str, onnx.NodeProto | None]:
@@ -107,11 +98,10 @@ class _Wiring:
 
     def is_single_pair(self, codes: str) -> bool:
         """Whether a QuantizeLinear writes ``codes`` and one operator reads them dequantized."""
-        maker = self.makers.get(codes)
         readers = [
             r for dq in self.readers[codes] for name in dq.output for r in self.readers[name]
         ]
-        return maker is not None and maker.op_type == "QuantizeLinear" and len(readers) == 1
+        return self.maker(codes, "QuantizeLinear") is not None and len(readers) == 1
 
     def codes(self, node: onnx.NodeProto) -> str:
         """The type of what a Q writes or a DQ reads, "" where no zero point tells."""

@@ -22,8 +22,8 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayersDrift
-from mnv4_deploy.models.mobilenetv4 import MobileNetV4
-from mnv4_deploy.models.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant
+from mnv4_deploy.models.networks.mobilenetv4 import MobileNetV4
+from mnv4_deploy.models.networks.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel

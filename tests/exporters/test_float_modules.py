@@ -24,8 +24,8 @@ from mnv4_deploy.exporters.to_tflite import write as tflite_files
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
-from mnv4_deploy.models.efficientvit import EfficientVit
-from mnv4_deploy.models.efficientvit_variants import Variant
+from mnv4_deploy.models.networks.efficientvit import EfficientVit
+from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
@@ -258,7 +258,7 @@ class _EnoughError(Exception):
     ("format_", "maker", "quantizer"),
     [
         ("tflite", tflite_files, "quantize_tflite"),
-        ("onnx", onnx_files, "quantize_onnx"),
+        ("onnx", onnx_files, "quantize.quantize_onnx"),
     ],
 )
 def test_the_pipeline_hands_float_modules_on(tmp_path, monkeypatch, format_, maker, quantizer):
@@ -278,7 +278,7 @@ def test_the_pipeline_hands_float_modules_on(tmp_path, monkeypatch, format_, mak
         maker.write_int8(source, tmp_path / "int8", job, Int8Choice())
 
     monkeypatch.setattr(chains, "rewrite", recorded)
-    monkeypatch.setattr(getattr(maker, quantizer), quantizer, record)
+    monkeypatch.setattr(f"{maker.__name__}.{quantizer}", record)
     monkeypatch.setattr(maker, "convert", convert)
     request = ExportRequest(
         model="efficientvit-m0",

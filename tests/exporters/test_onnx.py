@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.exporters.audit import check
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
@@ -105,7 +106,7 @@ def test_int8_runs_in_int8_with_no_island_but_softmax(int8, tmp_path):
     assert kinds["DequantizeLinear"] <= 1 + 8
     float_kinds = {kind for _, kind, _ in report.float_ops}
     assert float_kinds == {"Conv", "Relu", "Softmax", "MatMul", "Reshape", "Transpose"}
-    assert report.saturated_biases == ()
+    assert check(path).overflowing_biases == ()
     assert {e.key for e in onnx.load(path).metadata_props} == {"labels"}
 
 

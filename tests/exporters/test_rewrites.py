@@ -11,7 +11,7 @@ from mnv4_deploy.exporters.rewrites.base import ConvPlusMap, Rewrite, RewriteRep
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.rewrites.fold_layer_scale import fold_layer_scale
 from mnv4_deploy.exporters.rewrites.fold_pre_norm import fold_pre_norm
-from mnv4_deploy.models.layers import LayerScale
+from mnv4_deploy.models.networks.layers import LayerScale
 
 CHANNELS = 8
 

@@ -11,12 +11,12 @@ from mnv4_deploy.exporters.rewrites.cascaded_group_attention import WindowsNhwc,
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.cascaded_group_attention import (
+from mnv4_deploy.models.networks.cascaded_group_attention import (
     CascadedGroupAttention,
     LocalWindowAttention,
 )
-from mnv4_deploy.models.efficientvit import EfficientVit
-from mnv4_deploy.models.efficientvit_variants import Variant
+from mnv4_deploy.models.networks.efficientvit import EfficientVit
+from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 # Heads and depthwise sides differ by stage; at 64 px the stages have 4x4, 2x2 and 1x1 positions.

@@ -18,12 +18,12 @@ from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.rewrites.fold_batch_norm import fold_batch_norm
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
-from mnv4_deploy.models.cascaded_group_attention import (
+from mnv4_deploy.models.networks.cascaded_group_attention import (
     CascadedGroupAttention,
     LocalWindowAttention,
 )
-from mnv4_deploy.models.efficientvit import EfficientVit
-from mnv4_deploy.models.efficientvit_variants import Variant
+from mnv4_deploy.models.networks.efficientvit import EfficientVit
+from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 HEADS = (2, 3, 2)

@@ -9,9 +9,9 @@ from torch import nn
 
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.cascaded_group_attention import CascadedGroupAttention
-from mnv4_deploy.models.layers import LayerScale
-from mnv4_deploy.models.mobile_mqa import MultiQueryAttention
+from mnv4_deploy.models.networks.cascaded_group_attention import CascadedGroupAttention
+from mnv4_deploy.models.networks.layers import LayerScale
+from mnv4_deploy.models.networks.mobile_mqa import MultiQueryAttention
 
 # Square, non-square, odd. At a stride of 32 these are the smallest with a border and no interior.
 SIZES = ((64, 64), (64, 96), (65, 97))

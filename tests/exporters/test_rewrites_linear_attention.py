@@ -17,8 +17,8 @@ from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
-from mnv4_deploy.models.mlla import Mlla
-from mnv4_deploy.models.mlla_variants import Variant
+from mnv4_deploy.models.networks.mlla import Mlla
+from mnv4_deploy.models.networks.mlla_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.records.files import FileFacts

@@ -22,7 +22,12 @@ from mnv4_deploy.exporters.rewrites.mobile_mqa import (
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock, MultiQueryAttention, SameAvgPool2d
+from mnv4_deploy.models.networks.mobile_mqa import (
+    MobileMqaBlock,
+    MultiQueryAttention,
+    SameAvgPool2d,
+)
+from mnv4_deploy.models.records import OutputSpec
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from tests.mqa_cases import CASES, CHANNELS, Case, attention, image, settle
 
@@ -155,7 +160,8 @@ def test_tflite_is_one_partition_in_float_and_int8(tmp_path: Path) -> None:
     net = Net(**STRIDED.options())
     fp32, int8 = tmp_path / "fp32.tflite", tmp_path / "int8.tflite"
     rewritten = rewrite(net, "tflite", STRIDED.size)
-    export_tflite(rewritten.module, fp32, input_shape=(1, *STRIDED.size))
+    outputs = (OutputSpec("logits", whole_range=True, is_map=True),)
+    export_tflite(rewritten.module, fp32, input_shape=(1, *STRIDED.size), outputs=outputs)
     x = image(STRIDED.size, batch=8, channels=3).float()
     with torch.no_grad():
         expected = net(x).permute(0, 2, 3, 1).numpy()

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnv4_deploy.exporters import audit as truth
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
+from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 
 _TYPES = {np.dtype(np.float32): 0, np.dtype(np.int32): 2, np.dtype(np.int8): 9}
 _RISKY = 2**31 - 1 - 127 * 255 * 27  # the largest bias that 27 products of 127 * 255 leave safe
@@ -249,7 +250,8 @@ def test_padding_in_int8(tmp_path, quantized, zero_point, is_outlier):
             [1, 2, 4, 4],
             [1, 2, 6, 6],
         )
-        assert len(truth._onnx_padding(as_onnx)) == is_outlier, name
+        links = OnnxLinks(onnx.load(as_onnx).graph)
+        assert len(truth._onnx_padding(links)) == is_outlier, name
 
 
 def test_padding_with_a_computed_value_is_not_judged(tmp_path: Path):

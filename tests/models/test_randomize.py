@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.mlla import Mlla, MllaBlock
-from mnv4_deploy.models.mlla_variants import Variant
+from mnv4_deploy.models.networks.mlla import Mlla, MllaBlock
+from mnv4_deploy.models.networks.mlla_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 

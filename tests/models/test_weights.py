@@ -17,8 +17,8 @@ from mnv4_deploy.errors import InputError, UnknownModelError, WeightsError
 from mnv4_deploy.images import sets as images
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models import checkpoint_file, weights, zoo
-from mnv4_deploy.models.efficientvit import Residual
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
+from mnv4_deploy.models.networks.efficientvit import Residual
+from mnv4_deploy.models.networks.mobile_mqa import MobileMqaBlock
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 

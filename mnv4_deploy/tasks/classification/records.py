@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 TOP = 5
+TRUTH_ADVICE = "give a folder with one subfolder a class, or a labels file"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mnv4_deploy.tasks.classification.records import (
+    TRUTH_ADVICE,
     ClassChange,
     Flips,
     ImageChange,
@@ -12,7 +13,6 @@ from mnv4_deploy.tasks.classification.records import (
     Proportion,
 )
 from mnv4_deploy.tasks.classification.statistics import class_name
-from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from mnv4_deploy.tasks.report import (
     CardLine,
     Comparison,
@@ -33,7 +33,7 @@ _METHODS = (
 )
 _MISSING = (
     "There is no accuracy, no test and no list of classes, because the true classes of these "
-    f"images are not known: {CLASSIFICATION.truth_advice}."
+    f"images are not known: {TRUTH_ADVICE}."
 )
 
 

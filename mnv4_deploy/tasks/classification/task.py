@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mnv4_deploy.errors import InputError, UnsupportedError
 from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.models.records import LOGITS
-from mnv4_deploy.tasks.classification.records import TOP, OutputDrift
+from mnv4_deploy.tasks.classification.records import TOP, TRUTH_ADVICE, OutputDrift
 from mnv4_deploy.tasks.rows import Columns, ImageRows, output_columns
 from mnv4_deploy.tasks.task import BriefColumn, Metric, Model, Outputs, RunnableModel, Task
 
@@ -43,7 +43,7 @@ class Classification(Task):
         BriefColumn("agree", "agreement"),
         BriefColumn("SQNR", "median_sqnr_db"),
     )
-    truth_advice = "give a folder with one subfolder a class, or a labels file"
+    truth_advice = TRUTH_ADVICE
     metrics: ClassVar[Mapping[str, Metric]] = {
         "top1": Metric("%", "top-1 accuracy of the candidate", truth=True),
         "top1_reference": Metric("%", "top-1 accuracy of the reference", truth=True),

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from mnv4_deploy.models.layers import ConvNorm, LayerScale, make_divisible
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
-from mnv4_deploy.models.mobilenetv4_variants import (
+from mnv4_deploy.models.networks.layers import ConvNorm, LayerScale, make_divisible
+from mnv4_deploy.models.networks.mobile_mqa import MobileMqaBlock
+from mnv4_deploy.models.networks.mobilenetv4_variants import (
     Block,
     ConvBlock,
     FusedIbBlock,

@@ -13,13 +13,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from mnv4_deploy.models.cascaded_group_attention import (
+from mnv4_deploy.models.networks.cascaded_group_attention import (
     CascadedGroupAttention,
     ConvBatchNorm,
     LocalWindowAttention,
 )
-from mnv4_deploy.models.efficientvit_variants import KEY_DIM, Variant
-from mnv4_deploy.models.layers import make_divisible
+from mnv4_deploy.models.networks.efficientvit_variants import KEY_DIM, Variant
+from mnv4_deploy.models.networks.layers import make_divisible
 
 _EXPANSION = 2
 _MERGING_EXPANSION = 4

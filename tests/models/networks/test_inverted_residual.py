@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.inverted_residual import SamePad
 from mnv4_deploy.models.layer_costs import layer_costs
 from mnv4_deploy.models.macs import count_macs, count_parameters
+from mnv4_deploy.models.networks.inverted_residual import SamePad
 
 # Kernel, stride, expansion, channels, repeats: the tables of arXiv 1801.04381 and 1905.11946.
 MOBILENETV2 = "311-16-1 326-24-2 326-32-3 326-64-4 316-96-3 326-160-3 316-320-1"

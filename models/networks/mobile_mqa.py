@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mnv4_deploy.models.layers import LayerScale
+from mnv4_deploy.models.networks.layers import LayerScale
 
 QueryStride = int | tuple[int, int]
 

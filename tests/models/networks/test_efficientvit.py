@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.cascaded_group_attention import (
+from mnv4_deploy.models.macs import count_macs, count_parameters
+from mnv4_deploy.models.networks.cascaded_group_attention import (
     CascadedGroupAttention,
     LocalWindowAttention,
 )
-from mnv4_deploy.models.efficientvit import EfficientVit
-from mnv4_deploy.models.efficientvit_variants import Variant
-from mnv4_deploy.models.macs import count_macs, count_parameters
+from mnv4_deploy.models.networks.efficientvit import EfficientVit
+from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 # Channels, depths, heads and depthwise sides of the paper's table; parameters and MACs at 224 px.

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock
+from mnv4_deploy.models.networks.mobile_mqa import MobileMqaBlock
 
 FEATURES = {
     "conv-s": (32, 64, 96, 960),

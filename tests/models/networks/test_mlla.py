@@ -10,8 +10,8 @@ from torch.nn.functional import conv2d, gelu, layer_norm, silu
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.layer_costs import layer_costs
 from mnv4_deploy.models.macs import count_macs, count_parameters
-from mnv4_deploy.models.mlla import LinearAttention, Mlla, RotaryEmbedding
-from mnv4_deploy.models.mlla_variants import Variant
+from mnv4_deploy.models.networks.mlla import LinearAttention, Mlla, RotaryEmbedding
+from mnv4_deploy.models.networks.mlla_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
 # Width, depths; parameters (the authors' code), 1e9 MACs of layers and of products, billions of

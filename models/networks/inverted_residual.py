@@ -11,8 +11,8 @@ import math
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mnv4_deploy.models.inverted_residual_variants import Padding, Stage, Variant
-from mnv4_deploy.models.layers import make_divisible
+from mnv4_deploy.models.networks.inverted_residual_variants import Padding, Stage, Variant
+from mnv4_deploy.models.networks.layers import make_divisible
 
 
 @fx.wrap

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv4_deploy.models.macs import count_parameters
-from mnv4_deploy.models.mobile_mqa import MobileMqaBlock, MultiQueryAttention
+from mnv4_deploy.models.networks.mobile_mqa import MobileMqaBlock, MultiQueryAttention
 from tests.mqa_cases import CASES, CHANNELS, Case, attention, image, settle
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
-from mnv4_deploy.models.mlla_variants import Variant
+from mnv4_deploy.models.networks.mlla_variants import Variant
 
 _ROPE_BASE = 10000
 NORMALIZER_EPS = 1e-6
