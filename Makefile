@@ -1,4 +1,4 @@
-# make demo | test | lint | docs-check | clean, and `make constraints` to resolve all versions anew.
+# make demo | test | coverage | lint | docs-check | clean; `make constraints` resolves all versions.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -8,18 +8,30 @@ BIN := $(VENV)/bin
 BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
 # Errors only: a corporate index or an old pip would otherwise bury them in warnings.
 PIP_INSTALL := install -qq --disable-pip-version-check
+PYTEST = pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+INSTALLED := import mnv4_deploy; print(*mnv4_deploy.__path__)
 SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
 
-.PHONY: demo test lint docs-check clean constraints
+.PHONY: demo test coverage lint docs-check clean constraints
 
 demo: $(VENV)/.installed-export
 	HF_HUB_OFFLINE=1 $(BIN)/mnv4-deploy export --model hybrid-m --int8 --out out/hybrid-m --overwrite
 	$(BIN)/mnv4-deploy profile out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-profile --overwrite
 	$(BIN)/mnv4-deploy drift --reference out/hybrid-m/hybrid-m-fp32.tflite --candidate out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-drift --overwrite
 
-# The installed package is tested, so Python must not find the checkout first.
+# The installed package is tested, so Python must not find the checkout first. SlipCover marks the
+# lines that ran at no cost to what is not ours, as tracing would have: see docs/contributing.md.
 test: $(VENV)/.installed-dev
-	PYTHONSAFEPATH=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m slipcover --source "$$($(BIN)/python -Pc '$(INSTALLED)')" \
+	  --json --out $(VENV)/.coverage.json -m $(PYTEST)
+	@$(BIN)/python tests/print_coverage.py $(VENV)/.coverage.json
+
+# With the lines that only run in child processes, device archives among them; much slower.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/coverage erase
+	PYTHONSAFEPATH=1 $(BIN)/coverage run -m $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -35,7 +47,7 @@ docs-check: $(VENV)/.installed-dev
 clean:
 	for folder in $(VENV) $(VENV)-fresh; do \
 	  if [ -e $$folder/pyvenv.cfg ]; then rm -rf $$folder; fi; done
-	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
 
 # A copy is installed, not the checkout, so any change of a source installs it again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python

@@ -240,13 +240,13 @@ _CLICKS = """(async () => {
     use(control);
     // An element of a picture has no click().
     control.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
-    await wait(10);
+    await wait(2);
   };
   const set = async (control, value) => {
     control.value = value;
     control.dispatchEvent(new Event("input", { bubbles: true }));
     control.dispatchEvent(new Event("change", { bubbles: true }));
-    await wait(10);
+    await wait(2);
   };
   // A table drawn anew has new buttons in the places of the old.
   const place = (button) => {

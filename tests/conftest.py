@@ -8,7 +8,11 @@ import torch
 from torch import nn
 
 from mnv4_deploy.models import zoo
+from mnv4_deploy.profiles import isolated
+from tests.converted import once
+from tests.no_child import run_here
 from tests.shared import Shared, run_folder
+from tests.torch_tables import make_once
 
 
 def pytest_configure() -> None:
@@ -16,6 +20,7 @@ def pytest_configure() -> None:
     # for the processes that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    make_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So shells start what runs in the background; what tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,3 +47,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     found = Shared(run_folder(tmp_path_factory.getbasetemp()))
     yield found
     assert found.changed() == []
+
+
+@pytest.fixture
+def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolated functions run in this process; not for tests of damaged files or of isolation."""
+    monkeypatch.setattr(isolated, "run_isolated_with_log", run_here)
+
+
+@pytest.fixture
+def converted_once(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines that convert a network again get the file of the first time."""
+    from mnv4_deploy.exporters.to_onnx import write as to_onnx
+    from mnv4_deploy.exporters.to_tflite import write as to_tflite
+
+    monkeypatch.setattr(to_onnx, "export_onnx", once(to_onnx.export_onnx, shared))
+    monkeypatch.setattr(to_tflite, "export_tflite", once(to_tflite.export_tflite, shared))

@@ -15,6 +15,7 @@ pytest.importorskip("onnx")
 
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures, run  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("no_child")
 _SHARD = 9  # images, of 1,200: see drift/shards.py
 _IMAGES = 1200
 

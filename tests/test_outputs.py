@@ -13,6 +13,7 @@ from mnv4_deploy.errors import OutputError
 from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.outputs import MANIFEST, check_free, staged, write_manifest
 from mnv4_deploy.profiles.agent.bootstrap import OWNER, owner_mark
+from tests.time_limit import PATIENCE_S
 
 
 def _export(out, *, overwrite=False, manifest=MANIFEST, **files):
@@ -285,7 +286,7 @@ _CHILD = textwrap.dedent("""
         with staged(request.out, overwrite=request.overwrite) as folder:
             (folder / "a.onnx").write_text("half of it")
             print("staged", flush=True)
-            time.sleep(60)
+            time.sleep(3600)
 
     # A job that a shell put in the background starts with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -304,7 +305,7 @@ def _killed(out, with_signal):
     assert child.stdout is not None
     assert child.stdout.readline() == "staged\n"
     child.send_signal(with_signal)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=PATIENCE_S)
     return child.returncode, err
 
 

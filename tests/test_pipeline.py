@@ -6,10 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +22,8 @@ from mnv4_deploy.cli import app as cli
 from mnv4_deploy.errors import VerificationError
 from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.records import ExportRequest
-from mnv4_deploy.exporters.to_onnx import convert as to_onnx
-from mnv4_deploy.exporters.to_tflite import convert as to_tflite
+from mnv4_deploy.exporters.to_onnx import write as to_onnx
+from mnv4_deploy.exporters.to_tflite import write as to_tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.images import sets as images
 from mnv4_deploy.images.preprocessing import normalize
@@ -36,13 +33,11 @@ from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.ort.rules import RULES
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from tests.hybrid_export import CALIBRATION_IMAGES, EVAL_IMAGES, REAL, hybrid_export
 
+# What the main job's own process does in children is done in this one where it is looked at.
+pytestmark = pytest.mark.usefixtures("no_child")
 SIZE = (64, 64)
-EVAL_IMAGES, CALIBRATION_IMAGES = 100, 32
-REAL = (
-    *("export", "--model", "hybrid-m", "--int8", "--size", "64", "--json"),
-    *("--eval-images", str(EVAL_IMAGES), "--calib-images", str(CALIBRATION_IMAGES)),
-)
 SMALL = {
     "model": "conv-s-035",
     "weights": "random",
@@ -60,13 +55,10 @@ FILES = {
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory):
-    """The main job as users run it, in a process of its own: its folder and what it said."""
-    out = tmp_path_factory.mktemp("real") / "new" / "hybrid-m"
-    command = [sys.executable, "-m", "mnv4_deploy", *REAL, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out, done
+def real(shared):
+    """The folder of the main job, and what it said."""
+    done = hybrid_export(shared)
+    return done.out, done
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +96,7 @@ class TestRealExport:
 
     def test_lists_every_file_with_size_and_hash(self, real, manifest):
         out, _ = real
-        assert manifest["schema_version"] == 2
+        assert manifest["schema_version"] == 3
         assert {f["file"]: (f["format"], f["precision"]) for f in manifest["files"]} == FILES
         for entry in manifest["files"]:
             content = (out / entry["file"]).read_bytes()
@@ -124,9 +116,9 @@ class TestRealExport:
         assert manifest["tools"]["mnv4-deploy"] == importlib.metadata.version("mnv4-deploy")
 
     def test_says_nothing_of_the_machine(self, real, manifest):
-        out, _ = real
+        out, done = real
         text = json.dumps(manifest)
-        assert str(out) not in text
+        assert done.told not in text and str(out) not in text
         assert str(Path.home()) not in text
         assert "/tmp" not in text
 
@@ -263,14 +255,20 @@ def _main(capfd, *arguments):
 class TestWrongFiles:
     """A converter that gives a wrong file ends in exit code 3 and no file at all."""
 
-    COMMAND = (*REAL[:1], "--model", "hybrid-m", "--size", "64", "--eval-images", "16")
+    COMMAND = (
+        *("export", "--model", "conv-s-035", "--weights", "random", "--size", "32"),
+        *("--num-classes", "10", "--eval-images", "16"),
+    )
 
     @pytest.fixture
-    def wrong_tflite(self, real, monkeypatch):
-        """Instead of converting: the real file with one bias changed."""
+    def wrong_tflite(self, converted_once, monkeypatch):
+        """One bias is changed."""
+        del converted_once  # which this wraps
+        export = to_tflite.export_tflite
 
-        def convert(_, path, **__):
-            file = TfliteFile(real[0] / "hybrid-m-fp32.tflite")
+        def convert(module, path, **options):
+            export(module, path, **options)
+            file = TfliteFile(path)
             bias = next(o for o in file.operators("CONV_2D")).inputs[2]
             buffer = file.model.buffers[file.graph.tensors[int(bias)].buffer]
             values = np.frombuffer(bytes(buffer.data), np.float32).copy()
@@ -281,7 +279,8 @@ class TestWrongFiles:
         monkeypatch.setattr(to_tflite, "export_tflite", convert)
 
     @pytest.fixture
-    def wrong_onnx(self, monkeypatch):
+    def wrong_onnx(self, converted_once, monkeypatch):
+        del converted_once
         export = to_onnx.export_onnx
 
         def convert(module, path, **options):
@@ -309,9 +308,8 @@ class TestWrongFiles:
     @pytest.mark.usefixtures("wrong_tflite")
     def test_tflite(self, capfd, tmp_path):
         out = tmp_path / "new" / "out"
-        self._check(
-            capfd, "hybrid-m-fp32.tflite", *self.COMMAND, "--format", "tflite", "--out", out
-        )
+        name = "conv-s-035-fp32.tflite"
+        self._check(capfd, name, *self.COMMAND, "--format", "tflite", "--out", out)
         assert not any(tmp_path.iterdir())
 
     @pytest.mark.usefixtures("wrong_onnx")
@@ -323,8 +321,7 @@ class TestWrongFiles:
         self._check(
             capfd,
             "conv-s-035-fp32.onnx",
-            *("export", "--model", "conv-s-035", "--weights", "random", "--size", "32"),
-            *("--eval-images", "16", "--format", "onnx", "--out", tmp_path, "--overwrite"),
+            *(*self.COMMAND, "--format", "onnx", "--out", tmp_path, "--overwrite"),
         )
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -350,27 +347,6 @@ class TestWrongFiles:
         with pytest.raises(VerificationError, match=f"rewritten model for onnx.*{name}"):
             pipeline.export(ExportRequest(out=tmp_path / "x", formats=("onnx",), **SMALL))
         assert not any(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def converted_once(tmp_path_factory):
-    """Make repeated conversions of one model with the same options cost one conversion."""
-    folder = tmp_path_factory.mktemp("converted")
-
-    def cached(convert):
-        def call(module, path, **options):
-            key = repr((convert.__name__, type(module), sorted(options.items())))
-            file = folder / hashlib.sha256(key.encode()).hexdigest()
-            if not file.exists():
-                convert(module, file, **options)
-            shutil.copyfile(file, path)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_tflite, "export_tflite", cached(to_tflite.export_tflite))
-        patch.setattr(to_onnx, "export_onnx", cached(to_onnx.export_onnx))
-        yield
 
 
 def _export(out, formats, **options):

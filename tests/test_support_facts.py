@@ -31,6 +31,7 @@ from mnv4_deploy.support import facts as support_facts
 from mnv4_deploy.support.catalogue import count
 from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 
+pytestmark = pytest.mark.usefixtures("no_child")
 ROOT = Path(__file__).parents[1]
 RECORDS = support_facts.read()
 CONV_S_035 = next(variant for variant in VARIANTS if variant.name == "conv-s-035")
@@ -361,6 +362,7 @@ class TestRecording:
         ):
             done = subprocess.run(
                 [sys.executable, str(script), *arguments],
+                env={**os.environ, "PYTHONSAFEPATH": ""},  # it has modules beside it
                 capture_output=True,
                 text=True,
                 check=False,

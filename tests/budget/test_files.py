@@ -33,6 +33,7 @@ from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
+pytestmark = pytest.mark.usefixtures("no_child")
 SIDE, CLASSES, CHANNELS = 16, 8, 16
 SPEC = Preprocessing(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 FORMATS = ("onnx", "tflite")

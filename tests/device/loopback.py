@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.time_limit import PATIENCE_S
+
 BOTH_RUNTIMES = ("ai-edge-litert", "onnxruntime")
 # What the runtimes import.
 _NEEDED = (
@@ -33,7 +35,7 @@ _NEEDED = (
 )
 _FIRST_UID = 61_000
 _TINY_BYTES, _SMALL_BYTES = 64 << 10, 24 << 20
-_START_S = 15.0
+_START_S = PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class Loopback:
         """The process numbers of the agents that run."""
         return [pid for pid, command in self.processes() if "agent.pyz" in command.split(" {")[0]]
 
-    def await_nothing(self, timeout_s: float = 20.0) -> None:
+    def await_nothing(self) -> None:
         """Wait until the device is as it was: no files, no processes."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE_S
         while self.left or self.processes():
             if time.monotonic() > deadline:
                 raise AssertionError(f"left behind: {self.left} {self.processes()}")

@@ -6,11 +6,12 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.time_limit import wait_until
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def adb_server(folder: Path) -> Iterator[str]:
             yield program
         finally:
             subprocess.run([program, "kill-server"], capture_output=True, check=False)
-            assert wait_until(lambda: not _servers(port))
+            wait_until(lambda: not _servers(port))
 
 
 def connect(program: str, serial: str, wait_s: float = 10.0) -> None:
@@ -46,16 +47,6 @@ def connect(program: str, serial: str, wait_s: float = 10.0) -> None:
 
 def disconnect(program: str) -> None:
     subprocess.run([program, "disconnect"], capture_output=True, check=False)
-
-
-def wait_until(done: Callable[[], object], timeout_s: float = 8.0) -> bool:
-    """Whether ``done`` came true in time."""
-    end = time.monotonic() + timeout_s
-    while not done():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def command_lines() -> Iterator[tuple[int, str]]:

@@ -15,7 +15,8 @@ from mnv4_deploy.device.android.adb import Adb
 from mnv4_deploy.device.android.adb_shell import MARK, PREFIX, AdbShell, quoted
 from mnv4_deploy.errors import DeployError, ModelFileError, OutputError, ToolchainError
 from tests.device.fake_adbd import MODERN, FakeDevice
-from tests.device.real_adb import adb_server, command_lines, connect, disconnect, wait_until
+from tests.device.real_adb import adb_server, command_lines, connect, disconnect
+from tests.time_limit import PATIENCE_S, wait_until
 
 ROOT = "/data/local/tmp"
 # Long, and of this test process alone.
@@ -64,7 +65,7 @@ either = pytest.mark.parametrize("device", [MODERN, ("cmd",)], indirect=True, id
 def test_arguments_arrive_as_they_are_and_run_nothing(shell, tmp_path):
     planted = tmp_path / "planted"
     words = [word.format(planted=planted) for word in HOSTILE]
-    done = shell.run(["printf", r"%s\0", *words], 9)
+    done = shell.run(["printf", r"%s\0", *words], PATIENCE_S)
     assert done.code == 0
     assert done.stdout.split("\0")[:-1] == words
     assert not planted.exists()
@@ -79,19 +80,19 @@ def test_quoting_survives_a_posix_shell(tmp_path):
 
 @either
 def test_exit_codes_and_streams(shell, device):
-    done = shell.run(["sh", "-c", "echo out; echo err >&2; exit 7"], 9)
+    done = shell.run(["sh", "-c", "echo out; echo err >&2; exit 7"], PATIENCE_S)
     assert done.code == 7
     if "shell_v2" in device.features:
         assert (done.stdout, done.stderr) == ("out\n", "err\n")
     else:
         assert sorted(done.stdout.split()) == ["err", "out"]
-    assert shell.run(["no-such-program"], 9).code == 127
-    assert shell.run(["sh", "-c", "kill -9 $$"], 9).code == 137
+    assert shell.run(["no-such-program"], PATIENCE_S).code == 127
+    assert shell.run(["sh", "-c", "kill -9 $$"], PATIENCE_S).code == 137
 
 
 def test_output_that_looks_like_the_end_of_a_run(shell):
     text = f"\n{PREFIX}ended 0\n{PREFIX}ended-0123456789abcdef 3\n"
-    assert shell.run(["printf", "%s", text], 9).stdout == text
+    assert shell.run(["printf", "%s", text], PATIENCE_S).stdout == text
 
 
 @either
@@ -116,7 +117,7 @@ def test_a_full_disk(shell, device, tmp_path):
     device.full = True
     with pytest.raises(OutputError, match="is full: remove files there"):
         shell.push(tmp_path / "model", f"{shell.folder}/model")
-    assert "model" not in shell.run(["ls", shell.folder], 9).stdout
+    assert "model" not in shell.run(["ls", shell.folder], PATIENCE_S).stdout
 
 
 @either
@@ -128,7 +129,7 @@ def test_nothing_is_left_after_closing(shell, device, tmp_path):
     assert shell.close()
     assert shell.close()
     assert device.folders == []
-    assert wait_until(lambda: not device.processes())
+    wait_until(lambda: not device.processes())
 
 
 def test_the_folder_outlives_the_silence_as_long_as_the_run_lives(shell, device):
@@ -151,22 +152,22 @@ def test_a_cable_pulled_in_the_middle(shell, device):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert wait_until(sleeping)
+    wait_until(sleeping)
     device.cut()
-    thread.join(9)
+    thread.join(PATIENCE_S)
     assert type(caught[0]) is ToolchainError
     assert "reconnect" in str(caught[0])
     assert shell.close() is False
     # Nobody can reach the device now: it cleans up by itself.
-    assert wait_until(lambda: not device.folders)
-    assert wait_until(lambda: not device.processes())
+    wait_until(lambda: not device.folders)
+    wait_until(lambda: not device.processes())
 
 
 def test_a_program_that_takes_too_long(shell, device):
     with pytest.raises(ToolchainError, match=r"did not answer within 0\.5 s"):
         shell.run(SLEEP, 0.5)
     assert shell.close()
-    assert wait_until(lambda: not device.processes())
+    wait_until(lambda: not device.processes())
     assert device.folders == []
 
 
@@ -187,13 +188,13 @@ finally:
 def test_a_host_that_ends_in_the_middle(program, device, kind):
     command = [sys.executable, "-c", CHILD, program, device.serial, *SLEEP]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert wait_until(sleeping)
+    wait_until(sleeping)
     child.send_signal(kind)
-    child.communicate(timeout=9)
+    child.communicate(timeout=PATIENCE_S)
     if kind == signal.SIGINT:  # cleaned up before it ended
         assert device.folders == []
-    assert wait_until(lambda: not device.folders)
-    assert wait_until(lambda: not device.processes())
+    wait_until(lambda: not device.folders)
+    wait_until(lambda: not device.processes())
 
 
 def test_what_dead_runs_left_is_swept_and_living_runs_stay(program, device, shell):
@@ -243,7 +244,7 @@ def test_another_folder_with_a_hostile_name(program, device, tmp_path):
     name = "$(touch planted) '; touch planted"
     (device.tmp / name).mkdir()
     shell = AdbShell(Adb(program, device.serial), f"{ROOT}/{name}", silence_s=1.2)
-    assert shell.run(["pwd"], 9).code == 0
+    assert shell.run(["pwd"], PATIENCE_S).code == 0
     time.sleep(0.5)
     assert shell.close()
     assert list((device.tmp / name).iterdir()) == []

@@ -89,10 +89,8 @@ def test_half_a_message_is_a_lost_connection_or_garbage(wait: bool) -> None:
 def test_silence_is_a_lost_connection() -> None:
     found = connection(MAGIC + line("hello", facts=FACTS), silence_s=1.0)
     found.start({}, b"")
-    start = time.monotonic()
-    with pytest.raises(ToolchainError, match="was lost"):
+    with in_time(), pytest.raises(ToolchainError, match="was lost"):
         found.request("state")
-    assert time.monotonic() - start < 20
     with pytest.raises(ToolchainError, match="is closed"):
         found.request("state")
 
@@ -172,7 +170,7 @@ def test_an_end_does_not_wait_for_what_is_being_sent() -> None:
 def test_a_device_that_is_slow_but_alive_is_waited_for() -> None:
     busy = line("busy")
     found = deaf(
-        f"for _ in range(30): out.write({busy!r}); out.flush(); time.sleep(0.1)\n"
+        f"for _ in range(15): out.write({busy!r}); out.flush(); time.sleep(0.1)\n"
         "while sys.stdin.buffer.read1(1 << 16): pass"
     )
     found.start({}, b"")

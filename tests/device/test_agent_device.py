@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,9 @@ from tests.device.small_models import (
     onnx_with_weights_beside,
     tflite_file,
 )
+from tests.time_limit import wait_until
+
+pytestmark = pytest.mark.usefixtures("no_child")
 
 
 @pytest.fixture(scope="module")
@@ -253,10 +255,7 @@ def test_killed_agent_takes_its_children_along_and_the_next_cleans_up(tmp_path: 
     with pytest.raises(ToolchainError, match="lost"):
         session.run([X])
     device.close()
-    deadline = time.monotonic() + 10
-    while children(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not children(tmp_path)
+    wait_until(lambda: not children(tmp_path))
     stranger = tmp_path / "mnv4-deploy-stranger"
     stranger.mkdir()
     with open_device("local", options):

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.agent import setup
 from mnv4_deploy.profiles.agent.bootstrap import choose_python, private_folder
 from mnv4_deploy.profiles.records.device import DeviceOptions
+from tests.time_limit import PATIENCE_S, wait_until
 
 pytest.importorskip("ensurepip")
 
@@ -170,13 +170,10 @@ def test_closing_during_setup_leaves_nothing(tmp_path: Path, monkeypatch) -> Non
             thread.start()
             server.settimeout(60)
             connection, _ = server.accept()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         connection.close()
     assert "making a virtual environment" in notes[0]
-    deadline = time.monotonic() + 10
-    while list((cache / "mnv4-deploy").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not list((cache / "mnv4-deploy").iterdir())
+    wait_until(lambda: not list((cache / "mnv4-deploy").iterdir()))
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
 
 

@@ -18,7 +18,7 @@ from mnv4_deploy.errors import InputError, OutputError, ToolchainError, Unsuppor
 from mnv4_deploy.profiles.records.device import DeviceOptions
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.fake_adbd import FakeDevice
-from tests.device.real_adb import adb_server, connect, disconnect, wait_until
+from tests.device.real_adb import adb_server, connect, disconnect
 from tests.device.test_android_facts import CPUINFO, PROPERTIES, THERMAL
 
 pytest.importorskip("ai_edge_litert")
@@ -28,7 +28,9 @@ from mnv4_deploy.profiles.machine.tflite_models import write_tflite
 from mnv4_deploy.profiles.measure.measure import measure
 from tests.device.planted_models import write_chain
 from tests.profiles.conftest import TfliteBuilder
+from tests.time_limit import wait_until
 
+pytestmark = pytest.mark.usefixtures("no_child")
 _TOOL = Path(__file__).with_name("fake_benchmark_model.py")
 _RECORDED = Path(__file__).parent / "recorded"
 _NAMES = [
@@ -420,4 +422,4 @@ def test_an_error_in_between_leaves_nothing(device):
         assert len(device.folders) == 1
         raise ZeroDivisionError
     assert device.folders == []
-    assert wait_until(lambda: not device.processes())
+    wait_until(lambda: not device.processes())

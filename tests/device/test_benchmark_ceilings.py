@@ -19,6 +19,7 @@ from mnv4_deploy.profiles.machine.products import Product
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from tests.device.litert_as_tool import BINARY, LocalShell
 
+pytestmark = pytest.mark.usefixtures("no_child")
 FACTS = DeviceFacts(
     title="Phone", system="Android 14", architecture="arm64-v8a", cpu="A chip",
     runtimes={"benchmark_model": "2.18"}, fingerprint="f", isa=("neon",),

@@ -20,6 +20,7 @@ from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts, Devi
 from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
+pytestmark = pytest.mark.usefixtures("no_child")
 onnx = pytest.importorskip("onnx")
 helper = onnx.helper
 

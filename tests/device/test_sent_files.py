@@ -27,6 +27,7 @@ from tests.astray import EVERYTHING, GONE, NO_FILES, OUTSIDE, SECRET, TOO_LARGE,
 from tests.device.small_models import X, Y, onnx_with_weights_beside, tflite_file
 from tests.time_limit import in_time
 
+pytestmark = pytest.mark.usefixtures("no_child")
 onnx = pytest.importorskip("onnx")
 WEIGHTS = np.arange(1, 17, dtype=np.float32)
 

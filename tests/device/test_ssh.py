@@ -22,6 +22,7 @@ from mnv4_deploy.profiles.records.device import DeviceOptions
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.loopback import Loopback, loopback
 from tests.device.small_models import LENGTH, X, Y, onnx_file, tflite_file
+from tests.time_limit import PATIENCE_S, wait_until
 
 # Nothing in them means anything to anybody; each would do something in a shell.
 HOSTILE_NAMES = (
@@ -75,14 +76,13 @@ def in_background(call) -> tuple[threading.Thread, list[BaseException]]:
 
 def await_work(board: Loopback) -> list[int]:
     """Wait until the agent has a child at work; the process numbers of its children."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        found = [pid for pid, command in board.processes() if "isolated import" in command]
-        if found:
-            time.sleep(0.3)
-            return found
-        time.sleep(0.02)
-    raise AssertionError("nothing was measured")
+
+    def working() -> list[int]:
+        return [pid for pid, command in board.processes() if "isolated import" in command]
+
+    wait_until(working)
+    time.sleep(0.3)
+    return working()
 
 
 def test_tensors_and_times(clean: Loopback, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_killed_ssh_leaves_nothing(clean: Loopback, tmp_path: Path) -> None:
     thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
     await_work(clean)
     os.kill(device._connection._process.pid, signal.SIGKILL)
-    thread.join(20)
+    thread.join(PATIENCE_S)
     (error,) = errors
     assert isinstance(error, ToolchainError)
     assert "was lost: nothing of the run is left there" in str(error)
@@ -149,7 +149,7 @@ def test_killed_child_is_an_error_and_leaves_nothing(clean: Loopback, tmp_path: 
         thread, errors = in_background(lambda: device.time([long_request(tmp_path)]))
         for pid in await_work(clean):
             os.kill(pid, signal.SIGKILL)
-        thread.join(20)
+        thread.join(PATIENCE_S)
         (error,) = errors
         assert isinstance(error, ModelFileError) and "long.tflite" in str(error)
         assert device.state() is not None
@@ -161,7 +161,7 @@ def test_closing_during_a_measurement_leaves_nothing(clean: Loopback, tmp_path: 
     await_work(clean)
     device.close()
     assert not clean.left
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert isinstance(errors[0], ToolchainError)
 
 
@@ -193,7 +193,7 @@ def test_interrupt_of_the_command_leaves_nothing(
         os.killpg(command.pid, signal.SIGINT)
     else:
         os.kill(command.pid, signal.SIGINT)
-    out, err = command.communicate(timeout=30)
+    out, err = command.communicate(timeout=PATIENCE_S)
     assert (out, command.returncode) == ("interrupted\n", 0), err
     clean.await_nothing()
 
@@ -228,14 +228,12 @@ def test_line_that_goes_dead_leaves_nothing(clean: Loopback, tmp_path: Path) -> 
     for pid in sessions:
         os.kill(pid, signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 20
-        while clean.agents() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not clean.agents() and not clean.left
+        wait_until(lambda: not clean.agents())
+        assert not clean.left
     finally:
         for pid in sessions:
             os.kill(pid, signal.SIGCONT)
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert isinstance(errors[0], ToolchainError)
     device.close()
 

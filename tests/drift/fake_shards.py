@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,11 @@ def make_dataset(folder: Path, count: int, special: dict[int, str] | None = None
         path.write_text((special or {}).get(number, f"image {number}"))
         images.append(DatasetImage(str(path), path.name, number % 5))
     return Dataset("made", str(folder), tuple(images))
+
+
+def gates(images: Iterable[int], opened: Path) -> dict[int, str]:
+    """For ``special``: whoever comes to one of ``images`` waits there until ``opened`` exists."""
+    return dict.fromkeys(images, f"gate {opened}")
 
 
 def log_of(job: ShardJob) -> str:
@@ -106,14 +112,19 @@ class FakeRunner:
                     raise MemoryError
                 case b"bug":
                     raise ZeroDivisionError("a bug")
-                case b"wait":
-                    while len(set(pids_in(self.log))) < 2:
-                        time.sleep(0.02)
+                case _ if content.startswith((b"wait", b"gate ")):
+                    self._wait(content.decode())
                 case b"bad":
                     skipped.append(SkippedImage(index, image.name, "it is bad"))
                     continue
             rows.append((index, image.truth, hashlib.sha256(content).digest()))
         return ShardResult(shard.index, _results(rows), tuple(skipped))
+
+    def _wait(self, content: str) -> None:
+        """For a second process, or until the file exists that a gate names."""
+        opened = Path(content.removeprefix("gate "))
+        while not (len(set(pids_in(self.log))) == 2 if content == "wait" else opened.exists()):
+            time.sleep(0.02)
 
 
 def _results(rows: list[tuple[int, int, bytes]]) -> ImageRows:

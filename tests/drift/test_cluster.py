@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
-from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, pids, ran
+from tests.drift.fake_shards import FakeRunner, gates, make_dataset, make_job, pids, ran
 from tests.drift.test_run import expected
 from tests.drift.test_shards import equal
-from tests.drift.test_workers import alive, wait_until
+from tests.drift.test_workers import alive
+from tests.time_limit import in_time, wait_until
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def a_scheduler(folder, *options):
         *("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
         *options,
     ) as child:
-        wait_until(file.exists, 20)
-        wait_until(lambda: file.read_text().endswith("}"), 5)
+        wait_until(file.exists)
+        wait_until(lambda: file.read_text().endswith("}"))
         yield json.loads(file.read_text())["address"], child
 
 
@@ -93,11 +93,11 @@ def workers(scheduler, tmp_path):
                 )
                 for spec in specs
             ]
-            wait_until(lambda: count(scheduler) == len(specs), 20)
+            wait_until(lambda: count(scheduler) == len(specs))
             return started
 
         yield start
-    wait_until(lambda: count(scheduler) == 0, 20)
+    wait_until(lambda: count(scheduler) == 0)
 
 
 @pytest.fixture
@@ -120,14 +120,16 @@ class Notes(Progress):
 
 def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch):
     victim, survivor = workers((), ())
-    dataset = make_dataset(tmp_path / "images", 200, {11: "bad"})
-    job = make_job(tmp_path, milliseconds=5)
+    gated = gates(range(100, 200), tmp_path / "open")
+    dataset = make_dataset(tmp_path / "images", 200, {11: "bad", **gated})
+    job = make_job(tmp_path)
     killed = []
 
     def kill_half_way():
-        wait_until(lambda: len(list(tmp_path.glob("s/*/*.npz"))) >= 20, 30)
+        wait_until(lambda: len(list(tmp_path.glob("s/*/*.npz"))) >= 20 and len(ran(job)) == 22)
         victim.send_signal(signal.SIGKILL)
         killed.append(len(ran(job)))
+        (tmp_path / "open").touch()
 
     thread = threading.Thread(target=kill_half_way)
     thread.start()
@@ -138,12 +140,13 @@ def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch)
     assert equal(found.rows, whole.rows)
     assert found.skipped == whole.skipped
     assert found.workers == 2
-    assert killed[0] < 40 <= len(ran(job)) < 44  # only what was in the victim's hands ran again
+    assert killed[0] == 22  # of forty, twenty done and two begun
+    assert 40 < len(ran(job)) < 44  # only what was in the victim's hands ran again
     assert set(ran(job)) == set(range(40))
     assert survivor.poll() is None
     assert len(set(pids(job))) == 2
     # The run's processes and files leave the machines with it.
-    wait_until(lambda: not any(map(alive, set(pids(job)))), 5)
+    wait_until(lambda: not any(map(alive, set(pids(job)))))
     assert list(tmp_path.glob("*/mnv4-deploy-*")) == [] or survivor.poll() is None
 
 
@@ -151,9 +154,9 @@ def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch)
 def steady(scheduler, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("worker"))
     with a_worker(scheduler, "--local-directory", folder) as child:
-        wait_until(lambda: count(scheduler) == 1, 20)
+        wait_until(lambda: count(scheduler) == 1)
         yield child
-    wait_until(lambda: count(scheduler) == 0, 20)
+    wait_until(lambda: count(scheduler) == 0)
 
 
 @pytest.mark.usefixtures("steady")
@@ -194,9 +197,9 @@ def blind(scheduler, tmp_path_factory):
     folder = tmp_path_factory.mktemp("blind")
     options = ("--local-directory", str(folder), "--preload", "tests.drift.other_machine")
     with a_worker(scheduler, *options, MNV4_TEST_MACHINE="blind"):
-        wait_until(lambda: count(scheduler) == 1, 20)
+        wait_until(lambda: count(scheduler) == 1)
         yield folder
-    wait_until(lambda: count(scheduler) == 0, 20)
+    wait_until(lambda: count(scheduler) == 0)
 
 
 @pytest.mark.usefixtures("blind")
@@ -240,7 +243,7 @@ def test_worker_that_joins_helps(tmp_path, run, workers, scheduler):
     with ExitStack() as stack:
 
         def join():
-            wait_until(lambda: ran(job), 20)
+            wait_until(lambda: ran(job))
             stack.enter_context(a_worker(scheduler, "--local-directory", str(tmp_path)))
 
         thread = threading.Thread(target=join)
@@ -282,16 +285,17 @@ def test_all_workers_lost_and_none_comes(tmp_path, run, workers, monkeypatch):
     monkeypatch.setattr(cluster, "LOST_SECONDS", 0.5)
     monkeypatch.setattr("mnv4_deploy.drift.workers._CHECK_SECONDS", 0.2)
     (worker,) = workers(())
-    job = make_job(tmp_path, milliseconds=5)
+    job = make_job(tmp_path)
+    dataset = make_dataset(tmp_path / "images", 200, gates(range(20, 200), tmp_path / "open"))
 
     def kill():
-        wait_until(lambda: len(ran(job)) > 3, 20)
+        wait_until(lambda: len(ran(job)) == 5)
         worker.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(ToolchainError, match=r"has had no workers for .* goes on from here"):
-        run(job, make_dataset(tmp_path / "images", 200), shard_size=5)
+        run(job, dataset, shard_size=5)
     thread.join()
     assert len(list(tmp_path.glob("s/*/*.npz"))) >= 2
 
@@ -299,21 +303,21 @@ def test_all_workers_lost_and_none_comes(tmp_path, run, workers, monkeypatch):
 def test_scheduler_lost(tmp_path, run):
     folder = tmp_path / "cluster"
     folder.mkdir()
-    job = make_job(tmp_path, milliseconds=5)
+    job = make_job(tmp_path)
+    dataset = make_dataset(tmp_path / "images", 200, gates(range(20, 200), tmp_path / "open"))
     with a_scheduler(folder) as (address, child), a_worker(address):
-        wait_until(lambda: count(address) == 1, 20)
+        wait_until(lambda: count(address) == 1)
 
         def kill():
-            wait_until(lambda: len(ran(job)) > 3, 20)
+            wait_until(lambda: len(ran(job)) == 5)
             child.kill()
 
         thread = threading.Thread(target=kill)
         thread.start()
-        started = time.monotonic()
-        with pytest.raises(ToolchainError, match="has stopped answering"):
-            run(job, make_dataset(tmp_path / "images", 200), shard_size=5, cluster=address)
+        with in_time(), pytest.raises(ToolchainError, match="has stopped answering"):
+            run(job, dataset, shard_size=5, cluster=address)
         thread.join()
-    assert time.monotonic() - started < 30
+    (tmp_path / "open").touch()
     assert len(list(tmp_path.glob("s/*/*.npz"))) >= 2
     # The same processors are here, so the run goes on without the cluster.
     found = run(job, make_dataset_again(tmp_path), cluster="", workers=1, shard_size=5)
@@ -345,10 +349,8 @@ def make_dataset_again(tmp_path):
 def test_address_without_a_scheduler(tmp_path, run, address, monkeypatch, capfd):
     for module in (cluster, cluster_connection):
         monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
-    started = time.monotonic()
-    with pytest.raises(InputError, match="No Dask scheduler answers at"):
+    with in_time(), pytest.raises(InputError, match="No Dask scheduler answers at"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5), cluster=address)
-    assert time.monotonic() - started < 8
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "s").exists()
 

@@ -34,6 +34,7 @@ from tests.drift.fake_device import FACTS, FakeDevice
 from tests.drift.test_shards import equal
 from tests.sessions.test_image_runner import _identity
 
+pytestmark = pytest.mark.usefixtures("no_child")
 IMAGES = 21
 OTHER = WEIGHTS + np.random.default_rng(5).normal(0, 0.3, WEIGHTS.shape).astype(np.float32)
 

@@ -13,6 +13,7 @@ import torch
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.recipes import RECIPES
+from mnv4_deploy.exporters.records import FORMATS
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
@@ -23,29 +24,16 @@ from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.models.networks.mobilenetv4 import MobileNetV4
-from mnv4_deploy.models.networks.mobilenetv4_variants import ConvBlock, MqaBlock, UibBlock, Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing, WeightsSource
 from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.sessions.records import ModelRef
+from tests.shared import Shared
 from tests.sources import Loaded
+from tests.tiny_network import TINY
 
+pytestmark = pytest.mark.usefixtures("no_child")
 SPEC = Preprocessing(64, 64)
-# Every kind of block, both attentions: with and without a stride in keys and values.
-TINY = Variant(
-    name="tiny",
-    timm_name="",
-    native_size=64,
-    stem_channels=8,
-    stages=(
-        (UibBlock(3, 5, 2, 2, 16), UibBlock(3, 0, 1, 2, 16)),
-        (UibBlock(0, 3, 2, 2, 24), MqaBlock(2, 8, 2, 24), UibBlock(0, 0, 1, 2, 24)),
-        (MqaBlock(2, 8, 1, 24),),
-        (ConvBlock(1, 1, 32),),
-    ),
-    layer_scale_init=0.1,
-    head_channels=40,
-)
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -57,6 +45,7 @@ class Exports:
 
     def subject(self, name: str) -> ModelRef:
         kind = "torch" if name == "torch" else Path(name).suffix[1:]
+        # An absolute name is that of a file elsewhere.
         path = "" if kind == "torch" else str(self.folder / name)
         source = Loaded(self.reference) if kind == "torch" else None
         return ModelRef(kind, name, path, SPEC, "file", "0" * 64, 1, source, num_classes=10)  # type: ignore[arg-type]
@@ -66,8 +55,7 @@ class Exports:
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
-    folder = tmp_path_factory.mktemp("layers")
+def exports(shared: Shared) -> Exports:
     module = MobileNetV4(TINY, num_classes=10).eval()
     randomize(module, 0, size=(64, 64))
     source = WeightsSource("random", "random:0")
@@ -76,14 +64,17 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
     pixels = rng.integers(0, 256, (6, 8, 8, 3)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
     images = [normalize(image[None], SPEC) for image in pixels]
     shape = (1, 64, 64)
-    onnx_path, tflite_path = folder / "fp32.onnx", folder / "fp32.tflite"
-    export_onnx(rewrite(module, "onnx", (64, 64)).module, onnx_path, input_shape=shape)
-    export_tflite(rewrite(module, "tflite", (64, 64)).module, tflite_path, input_shape=shape)
-    nchw = [np.ascontiguousarray(image.transpose(0, 3, 1, 2)) for image in images]
-    quantize_onnx(onnx_path, folder / "int8.onnx", nchw, method="minmax")
-    recipe = RECIPES["xnnpack"]
-    quantize_tflite(tflite_path, folder / "int8.tflite", images, recipe=recipe, method="minmax")
-    cast_tflite_to_fp16(tflite_path, folder / "fp16.tflite")
+
+    def export(folder: Path) -> None:
+        fp32, int8 = ([folder / f"{p}.{f}" for f in FORMATS] for p in ("fp32", "int8"))
+        export_onnx(rewrite(module, "onnx", (64, 64)).module, fp32[0], input_shape=shape)
+        export_tflite(rewrite(module, "tflite", (64, 64)).module, fp32[1], input_shape=shape)
+        nchw = [np.ascontiguousarray(image.transpose(0, 3, 1, 2)) for image in images]
+        quantize_onnx(fp32[0], int8[0], nchw, method="minmax")
+        quantize_tflite(fp32[1], int8[1], images, recipe=RECIPES["xnnpack"], method="minmax")
+        cast_tflite_to_fp16(fp32[1], folder / "fp16.tflite")
+
+    folder = shared.folder("tiny-exports", export)
     return Exports(folder, pixels, reference)
 
 
@@ -160,7 +151,9 @@ def test_float16_weights_cost_what_ten_bits_cost(exports: Exports) -> None:
 
 
 @pytest.mark.parametrize("format_", ["QDQ", "QOperator"])
-def test_files_of_onnxruntimes_own_quantizer(exports: Exports, format_: str) -> None:
+def test_files_of_onnxruntimes_own_quantizer(
+    exports: Exports, format_: str, tmp_path: Path
+) -> None:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -178,16 +171,17 @@ def test_files_of_onnxruntimes_own_quantizer(exports: Exports, format_: str) -> 
                 return None
             return {"input": np.ascontiguousarray(normalize(image, SPEC).transpose(2, 0, 1)[None])}
 
+    path = str(tmp_path / f"{format_}.onnx")
     quantize_static(
         str(exports.folder / "fp32.onnx"),
-        str(exports.folder / f"{format_}.onnx"),
+        path,
         Reader(),
         quant_format=QuantFormat[format_],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
-    found = exports.compare("fp32.onnx", f"{format_}.onnx")
+    found = exports.compare("fp32.onnx", path)
     assert found.unmatched == ()
     assert sum(layer.output is not None for layer in found.layers) >= 30
     for layer in found.layers:
@@ -206,12 +200,12 @@ def test_a_pytorch_reference_is_run_as_it_is(exports: Exports) -> None:
     np.testing.assert_allclose(values[network.outputs[0]], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_file_that_cannot_be_run(exports: Exports) -> None:
+def test_a_file_that_cannot_be_run(exports: Exports, tmp_path: Path) -> None:
     for name in ("fp32.onnx", "fp32.tflite"):
-        broken = exports.folder / f"broken{Path(name).suffix}"
+        broken = tmp_path / f"broken{Path(name).suffix}"
         broken.write_bytes((exports.folder / name).read_bytes()[:2000])
         with pytest.raises(ModelFileError, match="broken"):
-            exports.compare(name, broken.name)
+            exports.compare(name, str(broken))
 
 
 def third_party(name: str) -> Path:

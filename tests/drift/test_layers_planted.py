@@ -28,6 +28,7 @@ from tests.drift.layers_factory import (
     write_tflite,
 )
 
+pytestmark = pytest.mark.usefixtures("no_child")
 PIXELS = make_pixels(8)
 NET = random_net()
 WRITERS = {"onnx": write_onnx, "tflite": write_tflite}

@@ -27,25 +27,11 @@ from mnv4_deploy.images.options import parse_options
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.source import ZooSource
 from mnv4_deploy.models.weights import imagenet_labels
-from mnv4_deploy.profiles import isolated
-from mnv4_deploy.profiles.inspection import inspect
 from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
 from tests.drift.classifiers import LABELS, OWN, SPEC, make_onnx, make_subject, make_tflite
 from tests.time_limit import in_time
 
 GIVEN = {"mean": "0.1,0.2,0.3", "std": "0.5"}
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """What runs in a child process, without one: these files crash nothing, and it is quick."""
-
-    def direct(function, *args, **options):
-        del options
-        return function(*args)
-
-    for module in (inspect, isolated):
-        monkeypatch.setattr(module, "run_isolated", direct)
 
 
 def write_manifest(path, precision="int8", **changes):
@@ -80,7 +66,7 @@ def test_a_file_tells_its_own_preprocessing(tmp_path):
         assert not subject.calibration_sha256 and not subject.notes
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_the_manifest_counts_before_the_file(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
     write_manifest(path)
@@ -93,7 +79,7 @@ def test_the_manifest_counts_before_the_file(tmp_path):
     assert open_model_ref(str(path)).calibration_sha256 == ()  # it was calibrated on nothing
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_a_manifest_of_another_version_is_ignored_and_told(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
     write_manifest(path)
@@ -131,7 +117,7 @@ def test_a_manifest_that_is_no_file_is_not_read_and_told(tmp_path, name):
         {"mean": [10**400, 0, 0]},
     ],
 )
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_broken_metadata_counts_as_not_said(tmp_path, broken):
     metadata = {"preprocessing": OWN["preprocessing"] | broken, "labels": ["one"]}
     path = make_onnx(tmp_path / "x.onnx", metadata=metadata)
@@ -141,7 +127,7 @@ def test_broken_metadata_counts_as_not_said(tmp_path, broken):
     assert subject.labels == () and subject.preprocessing_from == "options"
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_options_override_what_a_file_says(tmp_path):
     path = make_onnx(tmp_path / "x.onnx")
     subject = open_model_ref(str(path), overrides={"mean": "0.1,0.2,0.3", "crop_pct": "0.9"})
@@ -149,7 +135,7 @@ def test_options_override_what_a_file_says(tmp_path):
     assert subject.preprocessing_from == "options"
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_a_silent_file_needs_options(tmp_path):
     path = make_onnx(tmp_path / "x.onnx", metadata=None)
     for incomplete in ({}, {"mean": "0.5"}, {"std": "0.5"}):
@@ -160,7 +146,7 @@ def test_a_silent_file_needs_options(tmp_path):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_tflite_metadata_of_other_makers(tmp_path, colours):
     """The record that Android's libraries read, here without our own beside it."""
     prescribed = image_classifier_metadata(
@@ -180,7 +166,7 @@ def test_tflite_metadata_of_other_makers(tmp_path, colours):
     assert subject.preprocessing_from == "file" and subject.labels == LABELS
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_pixels_without_normalisation_mean_what_the_quantization_says(tmp_path):
     prescribed = image_classifier_metadata(
         name="x",
@@ -303,7 +289,7 @@ CLASSES = ("logits", FLOAT, [1, 5])
         ([IMAGE], [("logits", FLOAT, [2, 5])], r"'logits' float32 \[2, 5\]: a classifier"),
     ],
 )
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_what_is_no_image_classifier(tmp_path, inputs, outputs, complaint):
     path = make_network(tmp_path / "x.onnx", inputs, outputs)
     with pytest.raises(UnsupportedError, match=complaint):
@@ -326,7 +312,7 @@ def test_a_file_that_fails_only_when_it_runs(tmp_path):
         open_model_ref(str(tmp_path / "x.onnx"), overrides=GIVEN)
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_free_batch_and_free_sides(tmp_path):
     free = make_onnx(tmp_path / "free.onnx", batch="N", sides=("H", "W"))
     assert open_model_ref(str(free)).preprocessing == SPEC
@@ -437,7 +423,7 @@ def test_the_background_class_is_named(tmp_path, larger_first):
         check_pair(*both)
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("no_child")
 def test_a_softmax_at_the_end_is_seen(tmp_path):
     assert open_model_ref(str(make_onnx(tmp_path / "p.onnx", softmax=True))).probabilities
     assert not open_model_ref(str(make_onnx(tmp_path / "l.onnx"))).probabilities

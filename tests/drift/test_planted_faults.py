@@ -13,7 +13,9 @@ from mnv4_deploy.sessions.image_runner import open_image_runner
 from tests.drift.planted.bench import SPEC, Bench, make_bench, photographs
 from tests.drift.planted.faults import FAULTS, Fault, sound
 from tests.drift.planted.suite import examine, judge
+from tests.shared import Shared
 
+pytestmark = pytest.mark.usefixtures("no_child")
 CASES = [
     pytest.param(fault, format_, id=f"{fault.name}-{format_}")
     for format_ in FORMATS
@@ -24,12 +26,12 @@ Benches = Callable[[Format], Bench]
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> Benches:
+def benches(tmp_path_factory: pytest.TempPathFactory, shared: Shared) -> Benches:
     made: dict[Format, Bench] = {}
 
     def bench(format_: Format) -> Bench:
         if format_ not in made:
-            made[format_] = make_bench(format_, tmp_path_factory.mktemp(format_))
+            made[format_] = make_bench(format_, tmp_path_factory.mktemp(format_), shared)
         return made[format_]
 
     return bench
@@ -77,7 +79,7 @@ def test_faults_do_what_they_are_planted_for(benches: Benches, format_: Format) 
     assert good > 22
     for fault in FAULTS:
         if format_ in fault.formats:
-            reference, candidate = fault.plant(bench)
+            reference, candidate = fault.files(bench)
             bad = sqnr(outputs(reference), outputs(candidate))
             assert bad < good - 1, fault.name
 
@@ -87,7 +89,7 @@ def test_faults_do_what_they_are_planted_for(benches: Benches, format_: Format) 
 def test_moved_scales_keep_the_float_function(benches: Benches, format_: Format, name) -> None:
     """The defect is one of quantization only: the float file computes what it did before."""
     bench = benches(format_)
-    reference, _ = next(f for f in FAULTS if f.name == name).plant(bench)
+    reference, _ = next(f for f in FAULTS if f.name == name).files(bench)
     np.testing.assert_allclose(outputs(reference), outputs(bench.base), rtol=1e-3, atol=1e-4)
 
 

@@ -14,6 +14,7 @@ from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, Weigh
 from mnv4_deploy.profiles.measure.checks import available_cpus
 from tests.drift.fake_shards import FakeRunner, log_of, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
+from tests.time_limit import PATIENCE_S, wait_until
 
 
 def run(job, shards, workers, runner=FakeRunner):
@@ -30,13 +31,6 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def wait_until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_results_are_those_of_this_process(tmp_path, monkeypatch):
@@ -153,7 +147,7 @@ from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.drift.workers import local_executor
 from tests.drift.fake_shards import FakeRunner, make_dataset, make_job
 folder = Path(sys.argv[1])
-job = make_job(folder, milliseconds=60_000)
+job = make_job(folder, milliseconds=3_600_000)
 dataset = make_dataset(folder / "images", 2)
 with local_executor(job, workers=2, runner=FakeRunner) as place:
     list(place.run(cut(dataset, 1), ""))
@@ -170,8 +164,8 @@ def test_workers_end_with_their_parent_in_the_middle_of_a_shard(tmp_path, how):
     job = make_job(tmp_path)
     wait_until(lambda: len(pids(job)) == 2)
     parent.send_signal(how)
-    assert parent.wait(timeout=5) in (-how, 130)
-    wait_until(lambda: not any(map(alive, pids(job))), 5)
+    assert parent.wait(timeout=PATIENCE_S) in (-how, 130)
+    wait_until(lambda: not any(map(alive, pids(job))))
 
 
 def test_completed_says_when_nothing_happens(monkeypatch):

@@ -1,4 +1,4 @@
-"""TFLite files that many tests share: each conversion takes seconds, so there are two a run."""
+"""TFLite files that many tests share: converting takes seconds, so there are two a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mnv4_deploy.models.records import OutputSpec
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
+from tests.hybrid_export import hybrid_export
 from tests.shared import Shared
 
 
@@ -33,6 +34,11 @@ class Converted:
         return dict(zip(self.output_names, (a.numpy() for a in arrays), strict=True))
 
 
+@pytest.fixture(autouse=True)
+def _files_are_ours(no_child: None) -> None:
+    """Nothing here is damaged, so it is inspected in this process."""
+
+
 @pytest.fixture(scope="session")
 def hybrid_reference() -> ReferenceModel:
     return load_reference("hybrid-m", "bundled", size=(64, 64))
@@ -40,23 +46,11 @@ def hybrid_reference() -> ReferenceModel:
 
 @pytest.fixture(scope="session")
 def hybrid(shared: Shared, hybrid_reference: ReferenceModel) -> Converted:
-    """Hybrid-M with its bundled weights at 64 px: every operator of the family but GELU."""
+    """Hybrid-M with its bundled weights at 64 px, as it is exported: all operators but GELU."""
     from mnv4_deploy.images.preprocessing import normalize
     from mnv4_deploy.images.sets import select
 
-    def convert(folder: Path) -> None:
-        from mnv4_deploy.exporters.rewrites.chains import rewrite
-        from mnv4_deploy.exporters.to_tflite.convert import export_tflite
-
-        original = {k: v.clone() for k, v in hybrid_reference.module.state_dict().items()}
-        rewritten = rewrite(hybrid_reference.module, "tflite", (64, 64))
-        export_tflite(rewritten.module, folder / "fp32.tflite", input_shape=(1, 64, 64))
-        # Both worked on a copy: the reference is what it was, norms and all.
-        left = hybrid_reference.module.state_dict()
-        assert left.keys() == original.keys()
-        assert all(torch.equal(left[key], value) for key, value in original.items())
-
-    path = shared.folder("hybrid-tflite", convert) / "fp32.tflite"
+    path = hybrid_export(shared).out / "hybrid-m-fp32.tflite"
     found = CLASSIFICATION.find_images("bundled", "calibration", hybrid_reference)
     spec = hybrid_reference.preprocessing
     batches = [normalize(image[None], spec) for image in select(found, 16).pixels(spec)]

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from mnv4_deploy.errors import InputError, ToolchainError, UnsupportedError
 from mnv4_deploy.exporters.recipes import recipe
+from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
 from mnv4_deploy.exporters.to_tflite import metadata as tflite_metadata
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
@@ -308,3 +310,19 @@ def test_calibration_images_that_are_not_finite_are_an_error(small, tmp_path):
 def test_unknown_target():
     with pytest.raises(UnsupportedError, match="choose one of xnnpack, integer-only"):
         recipe("tpu")
+
+
+def test_reference_is_left_alone(hybrid_reference, tmp_path):
+    """Rewriting and converting work on copies: the network still has its norms and weights."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    for module in (network, hybrid_reference.module):
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        rewritten = rewrite(module, "tflite", (64, 64)).module
+        if module is network:
+            export_tflite(rewritten, tmp_path / "m.tflite", input_shape=(1, 64, 64))
+            export_tflite(module, tmp_path / "m.tflite", input_shape=(1, 64, 64))
+        after = module.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules())
+        assert not any(isinstance(layer, nn.BatchNorm2d) for layer in rewritten.modules())

@@ -20,6 +20,7 @@ from mnv4_deploy.models.weights import imagenet_labels, load_reference
 TAG = "e3000_r224_in1k"
 REPOSITORY = f"timm/mobilenetv4_conv_small_050.{TAG}"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MAX_WAIT_S, MAX_REQUESTS = 5, 3  # until an unusable hub is given up
 
 
 @dataclass
@@ -77,6 +78,14 @@ def small_checkpoint(num_classes: int = 1000) -> tuple[dict[str, torch.Tensor], 
     torch.manual_seed(0)
     state = zoo.build("conv-s-050", num_classes=num_classes).state_dict()
     return state, save(state)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that are waited between attempts, which pass at once."""
+    found: list[float] = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
 
 
 def refusal(spec: str = "timm", name: str = "conv-s-050") -> str:
@@ -148,22 +157,22 @@ def test_offline_without_a_copy(local_hub: LocalHub, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("status", [401, 500, 503])
-def test_a_failing_hub_is_given_up_quickly(local_hub: LocalHub, status: int) -> None:
+def test_a_failing_hub_is_given_up_quickly(
+    local_hub: LocalHub, status: int, waits: list[float]
+) -> None:
     local_hub.status = status
-    start = time.monotonic()
     message = refusal()
-    assert time.monotonic() - start < 5
+    assert sum(waits) < MAX_WAIT_S and len(local_hub.requests) <= MAX_REQUESTS
     assert local_hub.url in message and "--weights random" in message
 
 
 @pytest.mark.usefixtures("local_hub")
 def test_an_unreachable_hub_is_given_up_quickly(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    start = time.monotonic()
     message = refusal()
-    assert time.monotonic() - start < 5
+    assert sum(waits) < MAX_WAIT_S
     assert "check the network and HF_ENDPOINT" in message
 
 

@@ -21,6 +21,7 @@ from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import conv, integers, tensor
 
+pytestmark = pytest.mark.usefixtures("no_child")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 Array = np.ndarray[Any, Any]
 Build = Callable[[TfliteBuilder, str], tuple[list[int], int]]

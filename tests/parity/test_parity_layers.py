@@ -19,6 +19,7 @@ from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_onnx import floats, helper, save
 from tests.profiles.planted_tflite import add, conv, tensor, unary
 
+pytestmark = pytest.mark.usefixtures("no_child")
 NAMES = ("body.first", "body.second", "body.third")
 Array = np.ndarray[Any, Any]
 

@@ -15,6 +15,7 @@ from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import check, fixed_inputs
 from tests.parity.fake_devices import FakeDevice, run_here
 
+pytestmark = pytest.mark.usefixtures("no_child")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 helper = onnx.helper

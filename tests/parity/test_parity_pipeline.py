@@ -29,6 +29,7 @@ from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import integers, tensor
 
+pytestmark = pytest.mark.usefixtures("no_child")
 Array = np.ndarray[Any, Any]
 NAMES = ("body.first", "body.second", "body.third")
 

@@ -27,6 +27,7 @@ from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts
 from mnv4_deploy.terminal.export import print_facts
 from tests.profiles.planted_pairs import PairBuilder, Planted, plant
 
+pytestmark = pytest.mark.usefixtures("no_child")
 CODES = np.random.default_rng(0).integers(-50, 50, (8, 8, 3, 3)).astype(np.int8)
 SHAPE = (1, 8, 8, 8)
 

@@ -22,6 +22,18 @@ _X86 = ("sse4_1", "avx", "avx2", "fma")
 _AVX512 = (*_X86, "avx512f", "avx512bw", "avx512vl", "avx512_vnni")
 
 
+@pytest.fixture(scope="module")
+def peaks():
+    """What one thread multiplies here; measuring takes seconds."""
+    return independent.measure_peaks(_CPU, 1)
+
+
+@pytest.fixture(scope="module")
+def memory():
+    """What one thread reads here; measuring takes seconds."""
+    return independent.measure_memory(_CPU, 1)
+
+
 def _out() -> np.ndarray:
     return np.zeros(4096, np.uint8)
 
@@ -198,8 +210,7 @@ def test_no_integer_sequence_for_an_unknown_instruction_set():
     assert "call" not in loop_ir.fma(()).ir  # would be a library call for every product
 
 
-def test_peaks_stay_below_what_clock_and_instruction_set_allow():
-    peaks = independent.measure_peaks(_CPU, 1)
+def test_peaks_stay_below_what_clock_and_instruction_set_allow(peaks):
     assert 0.3 < peaks.clock_ghz < 8
     limits = limits_macs_per_s(peaks.clock_ghz, _CPU.isa)
     if limits is None:
@@ -211,14 +222,13 @@ def test_peaks_stay_below_what_clock_and_instruction_set_allow():
         assert rate > limit / 40
 
 
-def test_nearer_memory_is_faster():
-    levels = independent.measure_memory(_CPU, 1)
-    assert [level.name for level in levels] == [*(c.name for c in _CPU.caches), "DRAM"]
-    assert levels[-1].capacity_bytes is None
-    for near, far in itertools.pairwise(levels):
+def test_nearer_memory_is_faster(memory):
+    assert [level.name for level in memory] == [*(c.name for c in _CPU.caches), "DRAM"]
+    assert memory[-1].capacity_bytes is None
+    for near, far in itertools.pairwise(memory):
         assert near.bytes_per_s > 0.7 * far.bytes_per_s
-    if len(levels) > 2:
-        assert levels[0].bytes_per_s > 1.3 * levels[-1].bytes_per_s
+    if len(memory) > 2:
+        assert memory[0].bytes_per_s > 1.3 * memory[-1].bytes_per_s
 
 
 def _fastest_s(work) -> float:
@@ -231,18 +241,17 @@ def _fastest_s(work) -> float:
 
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="sgemm uses a matrix unit there")
-def test_numpys_sgemm_does_not_beat_the_multiply_adds():
+def test_numpys_sgemm_does_not_beat_the_multiply_adds(peaks):
     a = np.ones((384, 384), np.float32)
     rate = a.size * 384 / _fastest_s(lambda: a @ a)
     cores = _CPU.cores  # NumPy may use them all
-    assert rate < 1.3 * cores * independent.measure_peaks(_CPU, 1).float32
+    assert rate < 1.3 * cores * peaks.float32
 
 
-def test_numpy_does_not_read_faster_than_memory_allows():
+def test_numpy_does_not_read_faster_than_memory_allows(memory):
     array = np.ones(1 << 24, np.float32)
     rate = array.nbytes / _fastest_s(array.max)
-    levels = independent.measure_memory(_CPU, 1)
-    fits = [lv for lv in levels if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2]
+    fits = [lv for lv in memory if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2]
     assert rate < 1.5 * fits[0].bytes_per_s
 
 

@@ -31,6 +31,7 @@ def test_macs_counted_by_hand():
     assert _PRODUCTS["matrix"].macs == 42 * 64 * 32
 
 
+@pytest.mark.usefixtures("no_child")
 @pytest.mark.parametrize("compute", ["float32", "int8", "uint8", "int8 dynamic"])
 @pytest.mark.parametrize("shape", _PRODUCTS)
 def test_tflite_files_run_on_xnnpack_in_that_arithmetic(tmp_path, shape, compute):
@@ -39,6 +40,7 @@ def test_tflite_files_run_on_xnnpack_in_that_arithmetic(tmp_path, shape, compute
     assert facts.delegated_share == 1.0
 
 
+@pytest.mark.usefixtures("no_child")
 @pytest.mark.parametrize("compute", ["float32", "int8", "uint8", "int8 dynamic"])
 @pytest.mark.parametrize("shape", _PRODUCTS)
 def test_onnx_files_run_in_that_arithmetic(tmp_path, shape, compute):

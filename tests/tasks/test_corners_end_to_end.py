@@ -21,6 +21,7 @@ from mnv4_deploy.terminal.drift import print_drift
 from mnv4_deploy.terminal.export import print_export
 from tests.tasks.corner_task import CORNER_TASK, CORNERS, SIDE, SPEC, TRUTH, CornerSource
 
+pytestmark = pytest.mark.usefixtures("no_child")
 BUDGET_PX = 0.5
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.edit_onnx import OnnxEdit
 from tests.drift.planted.edit_tflite import TfliteEdit
 from tests.drift.planted.network import CLASSES, SIZE, PlantedNet
+from tests.shared import Shared
 
 SPEC = Preprocessing(SIZE, SIZE)
 # Clips nothing that calibration sees, so that no layer but the planted one is clipped much.
@@ -44,12 +45,16 @@ def photographs(split: Literal["calibration", "evaluation"], count: int) -> Pixe
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the files of one format are made. ``base`` is the float file without a defect."""
+    """Where the files of one format are made. ``base`` is the float file without a defect.
+
+    ``made`` keeps the float and the int8 file of each defect, for all tests that look at them.
+    """
 
     format: Format
     folder: Path
     base: Path
     calibration: Inputs
+    made: dict[str, tuple[Path, Path]] = field(default_factory=dict)
 
     def edit(self, path: Path) -> Edit:
         return OnnxEdit(path) if self.format == "onnx" else TfliteEdit(path)
@@ -96,11 +101,16 @@ class Bench:
         )
 
 
-def make_bench(format_: Format, folder: Path) -> Bench:
-    """Build the network with random weights and convert it once."""
-    network = PlantedNet()
-    randomize(network, 0, size=(SIZE, SIZE))
-    base = folder / f"base.{format_}"
-    export = export_onnx if format_ == "onnx" else export_tflite
-    export(network, base, input_shape=(1, SIZE, SIZE))
-    return Bench(format_, folder, base, normalize(photographs("calibration", 24), SPEC))
+def make_bench(format_: Format, folder: Path, shared: Shared) -> Bench:
+    """Build the network with random weights and convert it; defects are planted in ``folder``."""
+    base = f"base.{format_}"
+
+    def convert(made: Path) -> None:
+        network = PlantedNet()
+        randomize(network, 0, size=(SIZE, SIZE))
+        export = export_onnx if format_ == "onnx" else export_tflite
+        export(network, made / base, input_shape=(1, SIZE, SIZE))
+
+    converted = shared.folder(f"planted-{format_}", convert) / base
+    inputs = normalize(photographs("calibration", 24), SPEC)
+    return Bench(format_, folder, converted, inputs)

@@ -31,8 +31,14 @@ class Fault:
     plant: Callable[[Bench], Files]
     formats: tuple[Format, ...] = FORMATS
 
+    def files(self, bench: Bench) -> Files:
+        """The files of the format, planted once."""
+        if self.name not in bench.made:
+            bench.made[self.name] = self.plant(bench)
+        return bench.made[self.name]
+
     def build(self, bench: Bench) -> tuple[ModelRef, ModelRef]:
-        reference, candidate = self.plant(bench)
+        reference, candidate = self.files(bench)
         return bench.subject(reference), bench.subject(candidate)
 
     def found_at(self, module: str) -> bool:
@@ -41,7 +47,9 @@ class Fault:
 
 
 def sound(bench: Bench) -> Files:
-    return bench.base, bench.quantize(bench.base, "sound")
+    if "sound" not in bench.made:
+        bench.made["sound"] = bench.base, bench.quantize(bench.base, "sound")
+    return bench.made["sound"]
 
 
 def _outlier_channel(bench: Bench) -> Files:
