@@ -8,8 +8,6 @@ BIN := $(VENV)/bin
 BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
 # Errors only: a corporate index or an old pip would otherwise bury them in warnings.
 PIP_INSTALL := install -qq --disable-pip-version-check
-PYTEST = pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
-INSTALLED := import mnv4_deploy; print(*mnv4_deploy.__path__)
 SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
 
 .PHONY: demo test coverage lint docs-check clean constraints
@@ -19,19 +17,19 @@ demo: $(VENV)/.installed-export
 	$(BIN)/mnv4-deploy profile out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-profile --overwrite
 	$(BIN)/mnv4-deploy drift --reference out/hybrid-m/hybrid-m-fp32.tflite --candidate out/hybrid-m/hybrid-m-int8.tflite --out out/hybrid-m-drift --overwrite
 
-# The installed package is tested, so Python must not find the checkout first. SlipCover marks the
-# lines that ran at no cost to what is not ours, as tracing would have: see docs/contributing.md.
+# The installed package is tested, so Python must not find the checkout first.
 test: $(VENV)/.installed-dev
-	PYTHONSAFEPATH=1 $(BIN)/python -m slipcover --source "$$($(BIN)/python -Pc '$(INSTALLED)')" \
-	  --json --out $(VENV)/.coverage.json -m $(PYTEST)
-	@$(BIN)/python tests/print_coverage.py $(VENV)/.coverage.json
+	PYTHONSAFEPATH=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-# With the lines that only run in child processes, device archives among them; much slower.
+# The same with SlipCover in every process that the tests start: what share of the lines ran.
+coverage: COUNTED := $(abspath $(VENV))/.counted-lines
 coverage: $(VENV)/.installed-dev
-	$(BIN)/coverage erase
-	PYTHONSAFEPATH=1 $(BIN)/coverage run -m $(PYTEST)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	@rm -rf $(COUNTED) && mkdir $(COUNTED)
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" | while read -r site; do \
+	  echo 'import os; "COUNT_LINES" in os.environ and exec(open(os.environ["COUNT_LINES"]).read())' \
+	    > "$$site/count_lines.pth"; done
+	COUNT_LINES=$(CURDIR)/tests/coverage/count.py COUNTED_LINES=$(COUNTED) $(MAKE) test
+	@$(BIN)/python tests/coverage/report.py $(COUNTED) $(REPORT_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -47,7 +45,7 @@ docs-check: $(VENV)/.installed-dev
 clean:
 	for folder in $(VENV) $(VENV)-fresh; do \
 	  if [ -e $$folder/pyvenv.cfg ]; then rm -rf $$folder; fi; done
-	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
+	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache
 
 # A copy is installed, not the checkout, so any change of a source installs it again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
