@@ -59,7 +59,9 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def converted_once(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines that convert a network again get the file of the first time."""
     from mnv4_deploy.exporters.to_onnx import write as to_onnx
+    from mnv4_deploy.exporters.to_onnx.convert import export_onnx
     from mnv4_deploy.exporters.to_tflite import write as to_tflite
+    from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 
-    monkeypatch.setattr(to_onnx, "export_onnx", once(to_onnx.export_onnx, shared))
-    monkeypatch.setattr(to_tflite, "export_tflite", once(to_tflite.export_tflite, shared))
+    monkeypatch.setattr(to_onnx, "export_onnx", once(export_onnx, shared))
+    monkeypatch.setattr(to_tflite, "export_tflite", once(export_tflite, shared))

@@ -264,7 +264,7 @@ class TestWrongFiles:
     def wrong_tflite(self, converted_once, monkeypatch):
         """One bias is changed."""
         del converted_once  # which this wraps
-        export = to_tflite.export_tflite
+        export = vars(to_tflite)["export_tflite"]
 
         def convert(module, path, **options):
             export(module, path, **options)
@@ -281,7 +281,7 @@ class TestWrongFiles:
     @pytest.fixture
     def wrong_onnx(self, converted_once, monkeypatch):
         del converted_once
-        export = to_onnx.export_onnx
+        export = vars(to_onnx)["export_onnx"]
 
         def convert(module, path, **options):
             export(module, path, **options)

@@ -116,6 +116,16 @@ class TfliteFile:
         operator.builtinOptions = getattr(self.schema, f"{options}T")()
         self.graph.operators.insert(position, operator)
 
+    def add(self, left: int, right: int, result: int) -> Any:
+        """An ADD, for the caller to put in its place."""
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = self.opcode("ADD")
+        operator.inputs = np.array([left, right], dtype=np.int32)
+        operator.outputs = np.array([result], dtype=np.int32)
+        operator.builtinOptionsType = self.schema.BuiltinOptions.AddOptions
+        operator.builtinOptions = self.schema.AddOptionsT()
+        return operator
+
     def rename_signature(self, inputs: list[str], outputs: list[str]) -> None:
         """Give the default signature these argument names and make them the tensor names."""
         signature = self.model.signatureDefs[0]

@@ -9,13 +9,14 @@ import numpy as np
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.images.records import Pixels
+from mnv4_deploy.layers.effects import EffectTally
 from mnv4_deploy.layers.evidence import gather_evidence
 from mnv4_deploy.layers.families import PAD
 from mnv4_deploy.layers.join import join, seen_through
 from mnv4_deploy.layers.layer import Array, Isolated, Network, NetworkLayer
 from mnv4_deploy.layers.layout import channel_axis
 from mnv4_deploy.layers.open_network import open_network
-from mnv4_deploy.layers.records import LayerDrift, LayersDrift
+from mnv4_deploy.layers.records import LayerDrift, LayersDrift, OutputEffects
 from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally, differing
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.sessions.records import ModelRef
@@ -39,11 +40,14 @@ def compare_layers(
     candidate: ModelRef,
     pixels: Pixels,
     progress: Progress | None = None,
+    *,
+    effects: bool = False,
 ) -> LayersDrift:
     """Every layer of ``candidate`` against ``reference`` on ``pixels`` ``[N, H, W, 3]``.
 
     ``pixels`` are RGB, resized for the candidate, before normalisation. The result's ``ranking``
-    is empty and its layers have no cause yet. Tensors of one image are held at a time.
+    is empty and its layers have no cause yet. Tensors of one image are held at a time. With
+    ``effects`` the reference also runs once a layer on the first images, twelve times on others.
 
     Raises ModelFileError for a file that cannot be run layer by layer, ToolchainError where a
     runtime is missing, WeightsError and UnknownModelError for a PyTorch model that cannot be
@@ -53,6 +57,8 @@ def compare_layers(
     theirs = open_network(reference, size, candidate.kind)
     mine = open_network(candidate, size, reference.kind)
     work = _Comparison(reference, candidate, theirs, mine, pixels[0])
+    if effects:
+        work.find_effects()
     for done, image in enumerate(pixels, 1):
         work.add(image)
         if progress is not None:
@@ -90,6 +96,8 @@ class _Comparison:
             for layer in self.layers
         }
         self.alone = self._isolate(reference_values)
+        self.example, self.mine_values = example, values
+        self.effects: EffectTally | None = None
         self.shapes = {layer.output: values[layer.output].shape for layer in self.layers}
         self.tallies = {layer.output: self._tallies(layer) for layer in self.layers}
 
@@ -117,6 +125,37 @@ class _Comparison:
             ChannelTally(channel_axis(self.mine.format, len(self.shapes[layer.output]))),
         )
 
+    def find_effects(self) -> None:
+        """From now on, if the reference's tensors are real numbers and the outputs comparable."""
+        theirs = {layer.output: layer for layer in self.theirs.layers}
+        matched = {t for match in self.matches.values() for t in match.tensors}
+        if not self.isolated or any(theirs[t].quantization is not None for t in matched):
+            return
+        values = self.theirs.run(self.theirs.feed(self.example, self.subjects[0].preprocessing))
+        if self._outputs(self.mine_values, values) is None:
+            return
+        self.effects = EffectTally(
+            self.theirs,
+            self.matches,
+            [self.by_output[output] for output in self.isolated],
+            {t: self.by_output[t] for t in self.cut},
+            values,
+        )
+
+    def _outputs(
+        self, values: Mapping[int, Array], reference_values: Mapping[int, Array]
+    ) -> list[Array] | None:
+        """The candidate's outputs in the reference's layout; None where they are others."""
+        found = []
+        for mine, theirs in zip(self.mine.outputs, self.theirs.outputs, strict=True):
+            output, match = values[mine], self.matches.get(mine)
+            if match is not None and match.tensors == (theirs,):
+                output = match.back(output, reference_values)[theirs]
+            if output.shape != reference_values[theirs].shape:
+                return None
+            found.append(output)
+        return found
+
     def add(self, image: Pixels) -> None:
         reference, candidate = self.subjects
         wanted = self.theirs.run(self.theirs.feed(image, reference.preprocessing))
@@ -128,6 +167,11 @@ class _Comparison:
             feed = self.mine.feed(image, reference.preprocessing)
             given = {t: expected[t] for t in self.cut}
             alone = self.alone({**given, **feed})
+            if self.effects is not None:
+                outputs = self._outputs(values, wanted)
+                assert outputs is not None
+                feed = self.theirs.feed(image, reference.preprocessing)
+                self.effects.add(feed, wanted, alone, outputs)
         for output, tallies in self.tallies.items():
             truth = expected[output].astype(np.float64)
             tallies.accumulated.add(truth, values[output].astype(np.float64))
@@ -152,7 +196,14 @@ class _Comparison:
             ranking=(),
             unmatched=unmatched,
             notes=tuple(self.notes),
+            effects=self._effects(),
         )
+
+    def _effects(self) -> OutputEffects | None:
+        if self.effects is None:
+            return None
+        positions = {layer.output: i for i, layer in enumerate(self.layers)}
+        return self.effects.result([positions[output] for output in self.isolated])
 
     def _computes(self) -> Mapping[int, str]:
         candidate = self.subjects[1]

@@ -36,6 +36,21 @@ class Match:
         """The reference's values in the candidate's layout."""
         return self.layout(_picked(values, self.tensors, self.axis, self.channels))
 
+    def back(self, values: Array, reference: Mapping[int, Array]) -> dict[int, Array]:
+        """Values in the candidate's layout as the reference's tensors have them.
+
+        ``reference`` has arrays of their shapes. Channels that are not compared are 0.
+        """
+        parts = [reference[t] for t in self.tensors]
+        picked = _picked(reference, self.tensors, self.axis, self.channels)
+        found = self.layout.back(values, picked.shape)
+        if self.channels is not None:
+            whole = np.zeros(parts[0].shape, values.dtype)
+            whole[(slice(None),) * self.axis + (slice(*self.channels),)] = found
+            found = whole
+        ends = np.cumsum([part.shape[self.axis] for part in parts])[:-1]
+        return dict(zip(self.tensors, np.split(found, ends, self.axis), strict=True))
+
 
 def _picked(
     values: Mapping[int, Array],

@@ -88,6 +88,8 @@ class Weights:
 
 
 Isolated = Callable[[Values], dict[int, Array]]
+# From the network's inputs, as ``feed`` makes them, and the noise of each tensor to its outputs.
+Disturbed = Callable[[Values, Values], tuple[Array, ...]]
 
 
 class Network(Protocol):
@@ -116,6 +118,14 @@ class Network(Protocol):
         The readers of a tensor in ``cut`` read the given value, quantized as the network has
         it, instead of what the network computes. The arrays in ``cut`` are examples. The
         network's inputs are given as well, as ``feed`` makes them.
+        """
+        ...
+
+    def disturb(self, examples: Mapping[int, Array]) -> Disturbed:
+        """A function to the network's outputs where noise is added to float tensors.
+
+        ``examples`` are arrays like the noise. What reads such a tensor, or is given it as an
+        output, gets it with its noise; tensors without any are as they were.
         """
         ...
 

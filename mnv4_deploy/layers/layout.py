@@ -24,6 +24,10 @@ class Layout:
     def __call__(self, values: Array) -> Array:
         return values.transpose(self.axes).reshape(self.shape)
 
+    def back(self, values: Array, shape: tuple[int, ...]) -> Array:
+        """The array of ``shape`` that lies like ``values`` in this layout."""
+        return values.reshape([shape[i] for i in self.axes]).transpose(np.argsort(self.axes))
+
 
 def channel_axis(format_: Format, ndim: int) -> int:
     """NHWC in TFLite, NCHW elsewhere; in matrices the channels come last."""

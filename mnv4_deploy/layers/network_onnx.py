@@ -16,7 +16,15 @@ import onnx
 
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
+from mnv4_deploy.layers.layer import (
+    Array,
+    Disturbed,
+    Format,
+    Isolated,
+    NetworkLayer,
+    Values,
+    Weights,
+)
 from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
@@ -114,6 +122,32 @@ class OnnxNetwork:
                 feeds[given[self._name(tensor)]] = np.ascontiguousarray(ready, dtype=dtype)
             found = session.run(names, {k: v for k, v in feeds.items() if k in used})
             return {t: self._real(t, v) for t, v in zip(outputs, found, strict=True)}
+
+        return run
+
+    def disturb(self, examples: Mapping[int, Array]) -> Disturbed:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        names = {t: self._name(t) for t in examples}
+        disturbed = {name: f"{name};disturbed" for name in names.values()}
+        links = OnnxLinks(model.graph)
+        for tensor, name in names.items():
+            links.replace_reads(name, disturbed[name])
+            noise = f"{name};noise"
+            links.add("Add", [name, noise], disturbed[name], name=disturbed[name])
+            model.graph.input.append(self._value(tensor, noise, examples[tensor].shape))
+        results = [self._name(t) for t in self.outputs]
+        results = [disturbed.get(name, name) for name in results]
+        del model.graph.output[:]
+        outputs = zip(self.outputs, results, strict=True)
+        model.graph.output.extend(self._value(t, name) for t, name in outputs)
+        session = self._open(model)
+        still = {t: np.zeros(array.shape, np.float32) for t, array in examples.items()}
+
+        def run(feed: Values, noise: Values) -> tuple[Array, ...]:
+            feeds = {self._name(t): values for t, values in feed.items()}
+            feeds |= {f"{names[t]};noise": noise.get(t, still[t]) for t in examples}
+            return tuple(session.run(results, feeds))
 
         return run
 

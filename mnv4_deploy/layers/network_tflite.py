@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.families import WEIGHTED
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
+from mnv4_deploy.layers.layer import (
+    Array,
+    Disturbed,
+    Format,
+    Isolated,
+    NetworkLayer,
+    Values,
+    Weights,
+)
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.files.own import scratch_folder
@@ -101,11 +110,7 @@ class TfliteNetwork:
             [*file.graph.inputs, *(given[t] for t in cut)], dtype=np.int32
         )
         file.graph.outputs = np.array(outputs, dtype=np.int32)
-        file.model.signatureDefs = []
-        with scratch_folder() as folder:
-            path = folder / "layers.tflite"
-            file.write(path)
-            interpreter = self._open(content=path.read_bytes())
+        interpreter = self._open_edited(file)
 
         def run(values: Values) -> dict[int, Array]:
             for tensor in self.inputs:
@@ -123,6 +128,54 @@ class TfliteNetwork:
             return {t: self._real(t, interpreter.get_tensor(t)) for t in outputs}
 
         return run
+
+    def disturb(self, examples: Mapping[int, Array]) -> Disturbed:
+        file = TfliteFile(self._path)
+        added = {
+            t: tuple(
+                file.add_tensor(f"{file.name(t)};{what}", t, "float32")
+                for what in ("noise", "disturbed")
+            )
+            for t in examples
+        }
+
+        def read(tensors: Sequence[int]) -> npt.NDArray[np.int32]:
+            return np.array(
+                [added[int(t)][1] if int(t) in added else int(t) for t in tensors], np.int32
+            )
+
+        operators: list[Any] = []
+        for operator in file.graph.operators:
+            operator.inputs = read(operator.inputs)
+            operators.append(operator)
+            for tensor in map(int, operator.outputs):
+                if tensor in added:
+                    operators.append(file.add(tensor, *added[tensor]))
+        file.graph.operators = operators
+        file.graph.outputs = read(file.graph.outputs)
+        noises = [noise for noise, _ in added.values()]
+        file.graph.inputs = np.array([*file.graph.inputs, *noises], dtype=np.int32)
+        results = [int(t) for t in file.graph.outputs]
+        interpreter = self._open_edited(file)
+        still = {t: np.zeros(array.shape, np.float32) for t, array in examples.items()}
+
+        def run(feed: Values, noise: Values) -> tuple[Array, ...]:
+            # The runtime gives the memory of inputs that were read to other tensors.
+            for tensor in self.inputs:
+                interpreter.set_tensor(tensor, feed[tensor])
+            for tensor, (source, _) in added.items():
+                interpreter.set_tensor(source, noise.get(tensor, still[tensor]))
+            interpreter.invoke()
+            return tuple(interpreter.get_tensor(t) for t in results)
+
+        return run
+
+    def _open_edited(self, file: TfliteFile) -> Any:
+        file.model.signatureDefs = []
+        with scratch_folder() as folder:
+            path = folder / "layers.tflite"
+            file.write(path)
+            return self._open(content=path.read_bytes())
 
     def weights(self, layer: NetworkLayer) -> Weights | None:
         op = self.graph.ops[layer.op]

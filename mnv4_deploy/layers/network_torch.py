@@ -19,7 +19,15 @@ from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.find_layers import find_layers
-from mnv4_deploy.layers.layer import Array, Format, Isolated, NetworkLayer, Values, Weights
+from mnv4_deploy.layers.layer import (
+    Array,
+    Disturbed,
+    Format,
+    Isolated,
+    NetworkLayer,
+    Values,
+    Weights,
+)
 from mnv4_deploy.models.records import OutputSpec, Preprocessing
 from mnv4_deploy.profiles.join.modules import canonical
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
@@ -81,15 +89,22 @@ class TorchNetwork:
         return str(getattr(node.target, "__name__", node.target))
 
     def _execute(
-        self, given: Mapping[int, TorchTensor], cut: Mapping[int, TorchTensor] | None = None
+        self,
+        given: Mapping[int, TorchTensor],
+        cut: Mapping[int, TorchTensor] | None = None,
+        noise: Mapping[int, TorchTensor] | None = None,
     ) -> list[Any]:
-        """The value of every node; the readers of a node in ``cut`` read that value instead."""
+        """The value of every node; the readers of a node in ``cut`` read that value instead.
+
+        Those of a node in ``noise`` read the sum, which is also left in the runner's ``env``.
+        """
         results: list[Any] = []
         self._runner.env = {}
         for i, node in enumerate(self._nodes):
             result = given[i] if i in given else self._runner.run_node(node)
             results.append(result)
-            self._runner.env[node] = result if cut is None or i not in cut else cut[i]
+            read = result if cut is None or i not in cut else cut[i]
+            self._runner.env[node] = read if noise is None or i not in noise else read + noise[i]
         return results
 
     def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
@@ -114,6 +129,17 @@ class TorchNetwork:
             with torch.inference_mode():
                 found = self._execute({0: torch.from_numpy(values[0])}, tensors)
             return {t: found[t].numpy() for t in outputs}
+
+        return run
+
+    def disturb(self, examples: Mapping[int, Array]) -> Disturbed:
+        del examples  # nothing is compiled for them
+
+        def run(feed: Values, noise: Values) -> tuple[Array, ...]:
+            tensors = {t: torch.from_numpy(np.ascontiguousarray(v)) for t, v in noise.items()}
+            with torch.inference_mode():
+                self._execute({0: torch.from_numpy(feed[0])}, noise=tensors)
+            return tuple(self._runner.env[self._nodes[t]].numpy() for t in self.outputs)
 
         return run
 

@@ -79,6 +79,8 @@ CauseKind = Literal[
     "padding constant",
     "softmax or sigmoid range",
     "coarse weights",
+    "rounded weights",
+    "rounded activations",
     "accumulated noise",
     "channel order",
     "normalisation",
@@ -134,23 +136,56 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
+class OutputEffect:
+    """What the network's outputs gain where one layer is put back to float.
+
+    ``layer`` indexes ``LayersDrift.layers``. ``gain_db``: it alone; ``total_gain_db``: with all
+    that are ranked before it. ``weights_share``: the part (0..1) of the layer's own noise that
+    is not the rounding and clipping of its output: rounded weights and the arithmetic.
+    """
+
+    layer: int
+    gain_db: float
+    total_gain_db: float
+    weights_share: float
+
+
+@dataclass(frozen=True)
+class OutputEffects:
+    """Where the noise of the outputs comes from, found by disturbing the reference.
+
+    ``ranked``: the layers whose mending gains most, each after those before it.
+    ``explained_share``: the part (at most 1) of the outputs' noise power that the sum of what
+    all layers do to them accounts for.
+    """
+
+    images: int
+    sqnr_db: float
+    explained_share: float
+    ranked: tuple[OutputEffect, ...]
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """One entry of the ranking of what went wrong, worst first.
 
     ``layer`` indexes ``LayersDrift.layers``; None where the cause is not one layer's: then
-    ``module`` is "input" (the two see different pixels) or "all layers".
+    ``module`` is "input" (the two see different pixels) or "all layers". ``effect``: what mending
+    it would gain, None where that is not known.
     """
 
     module: str
     layer: int | None
     cause: Cause
+    effect: OutputEffect | None = None
 
 
 @dataclass(frozen=True)
 class LayersDrift:
     """All layers in the order they run. ``ranking`` has the worst first.
 
-    ``unmatched`` are outputs of the candidate's operators that have no counterpart.
+    ``unmatched`` are outputs of the candidate's operators that have no counterpart. ``effects``:
+    None where layers could not be run alone, or the reference's tensors are no float.
     """
 
     images: int
@@ -158,6 +193,7 @@ class LayersDrift:
     ranking: tuple[Diagnosis, ...]
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    effects: OutputEffects | None = None
 
     def most_damaged(self, count: int) -> tuple[LayerDrift, ...]:
         """By :attr:`LayerDrift.damage`; layers that did not run alone come last."""

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from mnv4_deploy.device.device import Device
     from mnv4_deploy.drift.device_executor import DeviceExecutor
     from mnv4_deploy.drift.run import ImageRun
+    from mnv4_deploy.tasks.task import Summary, Task
 
 MIN_LAYER_IMAGES = 4
 MAX_LAYER_IMAGES = 1024
+# Sound int8 files of our reference networks agree to 20 dB and more in the median image.
+SOUND_DB = 20.0
+_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _result(
             with progress.stage(f"Compare {request.device} with this machine"):
                 parity, notes = compare_files(job, bench.device, pixels)
                 bench.device.close()  # the rest, which may take minutes, is done here
-        layers = _layers(job, pixels, progress)
+        layers = _layers(job, pixels, progress, matters=_matters(task, output))
     values = limits.metrics(task, output, layers, len(run.skipped))
     return DriftResult(
         task=task,
@@ -188,16 +192,29 @@ def _check(request: DriftRequest) -> None:
         check_free(request.out, overwrite=request.overwrite, names=NAMES, manifest=MANIFEST)
 
 
-def _layers(job: ShardJob, pixels: npt.NDArray[np.uint8], progress: Progress) -> LayersDrift:
+def _matters(task: Task, output: Summary) -> bool:
+    """Whether the drift is more than int8 always costs: then it has causes worth mending.
+
+    The task's budget metric got worse by more than chance, or the outputs agree badly.
+    """
+    figures = task.figures(output)
+    drop, sqnr_db = figures[task.budget], figures["median_sqnr_db"]
+    significant = drop is not None and drop > _STANDARD_ERRORS * task.chance(output)
+    return significant or sqnr_db is None or sqnr_db < SOUND_DB
+
+
+def _layers(
+    job: ShardJob, pixels: npt.NDArray[np.uint8], progress: Progress, *, matters: bool
+) -> LayersDrift:
     from mnv4_deploy.drift.causes.diagnose import diagnose
     from mnv4_deploy.drift.causes.input_faults import find_input_fault
     from mnv4_deploy.layers.compare import compare_layers
 
     reference, candidate = job.reference, job.candidate
     with progress.stage("Compare layer by layer"):
-        layers = compare_layers(reference, candidate, pixels)
+        layers = compare_layers(reference, candidate, pixels, effects=True)
     with progress.stage("Look for causes"):
-        return diagnose(layers, find_input_fault(reference, candidate, pixels))
+        return diagnose(layers, find_input_fault(reference, candidate, pixels), matters=matters)
 
 
 def _pixels(

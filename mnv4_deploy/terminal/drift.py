@@ -13,8 +13,10 @@ from mnv4_deploy.layers.records import Agreement, LayerDrift, LayersDrift
 from mnv4_deploy.reports.drift.words import (
     device_text,
     drop_text,
+    gain_sentence,
     measured_text,
     parity_sentences,
+    ranking_title,
     subject_sentence,
 )
 from mnv4_deploy.sessions.records import ModelRef
@@ -137,12 +139,12 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
         "through the network; range: how much of the int8 range is used.[/]",
         soft_wrap=True,
     )
-    if layers.ranking:
-        console.print("\n[bold]What it comes from, worst first[/]")
+    console.print(f"\n[bold]{_text(ranking_title(layers))}[/]", soft_wrap=True)
     for place, entry in enumerate(layers.ranking[:_CAUSES], 1):
         console.print(
             f"{place}. [bold]{_text(entry.module)}[/]: {_text(entry.cause.kind)}. "
-            f"{_text(entry.cause.sentence)} {_text(entry.cause.advice)}",
+            f"{_text(entry.cause.sentence)} {_text(gain_sentence(layers, entry))}"
+            f"{_text(entry.cause.advice)}",
             soft_wrap=True,
         )
 

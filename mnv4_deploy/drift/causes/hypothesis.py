@@ -29,7 +29,8 @@ class Hypothesis:
     """A possible cause and the noise share that it accounts for.
 
     ``of_range``: it lies in the range of the layer's output, so that whoever reads that output
-    suffers from it too.
+    suffers from it too. ``culprit``: the ``LayerDrift.index`` of the layer that is to blame, where
+    it is another one.
     """
 
     kind: CauseKind
@@ -37,6 +38,7 @@ class Hypothesis:
     sentence: str
     advice: str
     of_range: bool = False
+    culprit: int | None = None
 
     @property
     def cause(self) -> Cause:

@@ -141,6 +141,7 @@ def _passed_on(layer: LayerDrift, culprit: LayerDrift, noise: float) -> Hypothes
         f"Its noise ({decibels(noise)}) comes from the range of {name(culprit)}, which it "
         f"{'shares' if same_range(layer, culprit) else 'reads'}.",
         f"Mend {name(culprit)}.",
+        culprit=culprit.index,
     )
 
 

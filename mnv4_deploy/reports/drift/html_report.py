@@ -12,9 +12,11 @@ from mnv4_deploy.reports.drift.thumbnails import SIZE, thumbnail
 from mnv4_deploy.reports.drift.words import (
     device_text,
     drop_text,
+    gain_sentence,
     measured_sentence,
     measured_text,
     parity_sentences,
+    ranking_title,
     subject_sentence,
     tensors_text,
 )
@@ -46,6 +48,8 @@ def report_page(result: DriftResult) -> str:
         differs=any(agreement.differing for agreement in result.parity),
         comparisons=comparison_chart,
         drop_text=drop_text,
+        gain_sentence=gain_sentence,
+        ranking_title=ranking_title,
         measured_text=measured_text,
         network=network_chart,
         channels=channel_chart,

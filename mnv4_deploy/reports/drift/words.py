@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mnv4_deploy.drift.records import DeviceAgreement, DriftResult
+from mnv4_deploy.layers.records import Diagnosis, LayersDrift
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.sessions.records import ModelRef
@@ -68,6 +69,26 @@ def measured_sentence(result: DriftResult) -> str:
     if result.skipped:
         said += f" {plural(len(result.skipped), 'file')} could not be used."
     return said
+
+
+def ranking_title(layers: LayersDrift) -> str:
+    """What the list of causes is headed, or what stands in its place."""
+    if layers.ranking:
+        return "What it comes from, worst first"
+    return "Nothing to mend: the drift is no more than int8 costs, and no layer stands out."
+
+
+def gain_sentence(layers: LayersDrift, entry: Diagnosis) -> str:
+    """What mending an entry of the ranking would win, with those before it; "" if unknown."""
+    effects, effect = layers.effects, entry.effect
+    if effects is None or effect is None:
+        return ""
+    before, gain = effects.sqnr_db, effect.total_gain_db
+    together = "" if gain == effect.gain_db else " and that of those above"
+    return (
+        f"Without its noise{together} the outputs would agree to {in_db(before + gain)} instead "
+        f"of {in_db(before)}. "
+    )
 
 
 def device_text(device: DeviceFacts, runtimes: tuple[str, ...]) -> str:

@@ -37,7 +37,7 @@ class Verdict:
 
 def examine(reference: ModelRef, candidate: ModelRef) -> LayersDrift:
     pixels = photographs("evaluation", 16)[:_IMAGES]
-    layers = compare_layers(reference, candidate, pixels)
+    layers = compare_layers(reference, candidate, pixels, effects=True)
     return diagnose(layers, find_input_fault(reference, candidate, pixels))
 
 

@@ -1,0 +1,194 @@
+"""What each layer's own noise does to the outputs: it is added to the reference, layer by layer.
+
+A layer's own noise is what it makes of inputs as they reach it in the candidate, rounded and
+clipped, beside what the reference's layer makes of the same inputs; so nothing is counted twice.
+What the noise of one layer changes at the outputs adds up over layers as long as it is small, and
+what mending some of them would gain follows from products of these changes, without more runs.
+
+Few outputs on few images would fit any sum of many layers. So the first images only choose the
+layers that change the outputs most, and what mending these gains is told from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mnv4_deploy.decibels import decibels
+from mnv4_deploy.layers.join import Match
+from mnv4_deploy.layers.layer import Array, Network, NetworkLayer, Values
+from mnv4_deploy.layers.records import OutputEffect, OutputEffects
+
+# So many images choose this many layers; of these none is ranked that gains less.
+SCREENED_IMAGES = 4
+_CHOSEN = 12
+_LEAST_DB = 0.05
+
+_Changes = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OwnNoise:
+    """Of one layer, in the candidate's layout, and how much of its power is not its output's."""
+
+    values: Array
+    weights_power: float
+    power: float
+
+
+def own_noise(layer: NetworkLayer, alone: Array, reference: Array) -> OwnNoise:
+    """``alone`` and ``reference`` are what both networks' layers make of the same inputs."""
+    noise = alone - reference
+    rounded = reference
+    if layer.quantization is not None:
+        rounded = layer.quantization.dequantize(layer.quantization.quantize(reference))
+    rest = (alone - rounded).astype(np.float64)
+    weights_power = float(np.vdot(rest, rest))
+    output = (rounded - reference).astype(np.float64)
+    return OwnNoise(noise, weights_power, weights_power + float(np.vdot(output, output)))
+
+
+class EffectTally:
+    """Sums over images for :class:`OutputEffects`.
+
+    ``layers`` are the candidate's that run alone, ``cut`` the tensors they read.
+    """
+
+    def __init__(
+        self,
+        theirs: Network,
+        matches: Mapping[int, Match],
+        layers: Sequence[NetworkLayer],
+        cut: Mapping[int, NetworkLayer],
+        reference_values: Mapping[int, Array],
+    ) -> None:
+        self._theirs, self._matches, self._layers, self._cut = theirs, matches, layers, cut
+        read = {t for layer in layers for t in matches[layer.output].tensors}
+        given = {t for tensor in cut for t in matches[tensor].tensors}
+        self._alone = theirs.isolate({t: reference_values[t] for t in given}, sorted(read))
+        self._disturbed = theirs.disturb({t: reference_values[t] for t in read})
+        self._chosen = tuple(range(len(layers)))
+        self._changed: _Changes = np.zeros(len(layers))
+        self._weights_power: _Changes = np.zeros(len(layers))
+        self._noise_power: _Changes = np.zeros(len(layers))
+        self._unexplained = self._power = 0.0
+        self._sums: _Sums | None = None
+        self._sizes: list[float] = []
+        self._images = 0
+
+    def add(
+        self,
+        feed: Values,
+        reference_values: Mapping[int, Array],
+        alone: Mapping[int, Array],
+        outputs: Sequence[Array],
+    ) -> None:
+        """One image: the reference's ``feed`` and tensors, the candidate's layers run ``alone``
+        on rounded inputs, and the candidate's ``outputs`` in the reference's layout."""
+        theirs = self._alone({**feed, **self._rounded(reference_values)})
+        still = self._disturbed(feed, {})
+        self._sizes = self._sizes or [max(float(np.abs(output).max()), 1e-30) for output in still]
+        wanted = self._joined(still)
+        changes = []
+        for i in self._chosen:
+            layer = self._layers[i]
+            match = self._matches[layer.output]
+            noise = own_noise(layer, alone[layer.output], match(theirs))
+            self._weights_power[i] += noise.weights_power
+            self._noise_power[i] += noise.power
+            added = match.back(noise.values, reference_values)
+            changes.append(self._joined(self._disturbed(feed, added)) - wanted)
+        matrix, error = np.stack(changes), self._joined(outputs) - wanted
+        self._images += 1
+        if self._sums is not None:
+            self._sums.add(matrix, error, wanted)
+            return
+        rest = error - matrix.sum(axis=0)
+        power = float(error @ error)
+        self._unexplained += float(rest @ rest)
+        self._power += power
+        # Images count alike, though the error of some is many times that of others.
+        self._changed += np.square(matrix).sum(axis=1) / max(power, np.finfo(float).tiny)
+        if self._images == SCREENED_IMAGES:
+            self._chosen = tuple(map(int, np.argsort(-self._changed, kind="stable")[:_CHOSEN]))
+            self._sums = _Sums(len(self._chosen))
+
+    def _rounded(self, reference_values: Mapping[int, Array]) -> dict[int, Array]:
+        """The reference's tensors as the candidate's layers read them."""
+        found: dict[int, Array] = {}
+        for tensor, layer in self._cut.items():
+            match = self._matches[tensor]
+            values = match(reference_values)
+            step = np.zeros_like(values)
+            if layer.quantization is not None:
+                step = layer.quantization.dequantize(layer.quantization.quantize(values)) - values
+            for t, change in match.back(step, reference_values).items():
+                found[t] = found.get(t, reference_values[t]) + change
+        return found
+
+    def _joined(self, outputs: Sequence[Array]) -> _Changes:
+        """All outputs in one row, each in units of its largest value on the first image."""
+        rows = zip(outputs, self._sizes, strict=True)
+        return np.concatenate([row.astype(np.float64).ravel() / size for row, size in rows])
+
+    def result(self, positions: Sequence[int]) -> OutputEffects | None:
+        """``positions`` are those of the layers in ``LayersDrift.layers``. None for few images."""
+        sums = self._sums
+        if sums is None or not sums.images:
+            return None
+        return OutputEffects(
+            images=sums.images,
+            sqnr_db=decibels(sums.signal, sums.power),
+            explained_share=1 - self._unexplained / self._power if self._power > 0 else 1.0,
+            ranked=tuple(
+                OutputEffect(
+                    layer=positions[self._chosen[first[-1]]],
+                    gain_db=sums.gain_db(first[-1:]),
+                    total_gain_db=sums.gain_db(first),
+                    weights_share=self._weights_share(self._chosen[first[-1]]),
+                )
+                for first in sums.ranked()
+            ),
+        )
+
+    def _weights_share(self, layer: int) -> float:
+        power = float(self._noise_power[layer])
+        return float(self._weights_power[layer]) / power if power > 0 else 0.0
+
+
+class _Sums:
+    """Products of what layers change at the outputs with each other and with the whole error."""
+
+    def __init__(self, count: int) -> None:
+        self._gram: _Changes = np.zeros((count, count))
+        self._along: _Changes = np.zeros(count)
+        self.power = self.signal = 0.0
+        self.images = 0
+
+    def add(self, changes: _Changes, error: _Changes, wanted: _Changes) -> None:
+        self._gram += changes @ changes.T
+        self._along += changes @ error
+        self.power += float(error @ error)
+        self.signal += float(wanted @ wanted)
+        self.images += 1
+
+    def gain_db(self, mended: Sequence[int]) -> float:
+        """Of the outputs' SQNR, without what the ``mended`` layers do to them."""
+        inner = float(self._gram[np.ix_(mended, mended)].sum())
+        left = self.power - 2 * float(self._along[list(mended)].sum()) + inner
+        return decibels(self.power, max(left, 0.0))
+
+    def ranked(self) -> list[list[int]]:
+        """Which to mend first, which two, and so on."""
+        found: list[list[int]] = []
+        first: list[int] = []
+        while others := [i for i in range(len(self._along)) if i not in first]:
+            best = max(others, key=lambda i: self.gain_db([*first, i]))
+            if self.gain_db([*first, best]) - (self.gain_db(first) if first else 0) < _LEAST_DB:
+                break
+            first = [*first, best]
+            found.append(first)
+        return found
