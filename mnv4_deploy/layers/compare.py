@@ -226,7 +226,13 @@ class _Comparison:
             isolated=None if tallies.isolated is None else tallies.isolated.result(),
             output=None if tallies.use is None else tallies.use.result(),
             evidence=gather_evidence(
-                layer, match, self.theirs, self.mine, tallies.channels, self._padding(layer)
+                layer,
+                match,
+                self.theirs,
+                self.mine,
+                tallies.channels,
+                tallies.isolated,
+                self._padding(layer),
             ),
             inputs=tuple(
                 self.by_output[t].op

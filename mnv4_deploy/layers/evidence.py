@@ -9,7 +9,11 @@ from mnv4_deploy.decibels import decibels
 from mnv4_deploy.layers.join import Match
 from mnv4_deploy.layers.layer import Network, NetworkLayer, Weights
 from mnv4_deploy.layers.records import LayerEvidence
-from mnv4_deploy.layers.tally import ChannelTally
+from mnv4_deploy.layers.tally import AgreementTally, ChannelTally
+
+# A channel has weights from this part of the median channel's on, and has lost them where less
+# than this part of its own is left.
+_PRESENT, _LEFT = 0.05, 0.05
 
 
 def gather_evidence(
@@ -18,9 +22,11 @@ def gather_evidence(
     reference: Network,
     candidate: Network,
     channels: ChannelTally,
+    isolated: AgreementTally | None,
     padding: float | None,
 ) -> LayerEvidence:
     """Of one layer of ``candidate``; ``channels`` has seen the reference's values."""
+    gain, gain_error_share = (1.0, 0.0) if isolated is None else isolated.gain
     mine = candidate.weights(layer)
     theirs = _reference_weights(match, reference)
     known = theirs if theirs is not None else None if mine is None else mine.values
@@ -31,6 +37,9 @@ def gather_evidence(
         weight_sqnr_db=None if mine is None or theirs is None else _sqnr(theirs, mine.values),
         bias_codes_max=None if mine is None else mine.bias_codes_max,
         bias_error_share=channels.offset_share,
+        gain=gain,
+        gain_error_share=gain_error_share,
+        lost_channels=() if mine is None or theirs is None else _lost(theirs, mine.values),
         padding=padding,
         depthwise=mine is not None and mine.depthwise,
     )
@@ -44,6 +53,17 @@ def _reference_weights(match: Match, reference: Network) -> npt.NDArray[np.float
         return None
     whole = np.concatenate(values)
     return whole if match.channels is None else whole[slice(*match.channels)]
+
+
+def _lost(
+    reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32]
+) -> tuple[int, ...]:
+    """Output channels of which the candidate has next to no weights left."""
+    if reference.shape != candidate.shape:
+        return ()
+    theirs, mine = _peaks(reference), _peaks(candidate)
+    present = theirs > _PRESENT * np.median(theirs)
+    return tuple(map(int, np.flatnonzero(present & (mine < _LEFT * theirs))))
 
 
 def _peaks(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

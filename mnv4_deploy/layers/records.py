@@ -56,7 +56,10 @@ class LayerEvidence:
     ``weight_scales`` the candidate's (one value: per-tensor). ``weight_sqnr_db`` is of the
     candidate's weights against the reference's. ``bias_codes_max`` is max |int32 bias|,
     ``bias_error_share`` the part of the isolated squared error that is a constant offset per
-    channel. ``padding`` is the constant of a Pad, in real numbers.
+    channel, ``gain_error_share`` the part that a factor accounts for: ``gain``, by which the
+    layer's values are larger than the reference's. ``lost_channels`` have weights in the
+    reference and none, or next to none, in the candidate. ``padding`` is the constant of a Pad, in
+    real numbers.
     """
 
     channel_peaks: npt.NDArray[np.float64] | None = None
@@ -65,6 +68,9 @@ class LayerEvidence:
     weight_sqnr_db: float | None = None
     bias_codes_max: int | None = None
     bias_error_share: float = 0.0
+    gain: float = 1.0
+    gain_error_share: float = 0.0
+    lost_channels: tuple[int, ...] = ()
     padding: float | None = None
     depthwise: bool = False
 
@@ -79,11 +85,15 @@ CauseKind = Literal[
     "padding constant",
     "softmax or sigmoid range",
     "coarse weights",
+    "wrong scale",
+    "lost channel",
     "rounded weights",
     "rounded activations",
     "accumulated noise",
     "channel order",
     "normalisation",
+    "class order",
+    "output scale",
     "calibration data",
 ]
 
@@ -170,7 +180,8 @@ class Diagnosis:
     """One entry of the ranking of what went wrong, worst first.
 
     ``layer`` indexes ``LayersDrift.layers``; None where the cause is not one layer's: then
-    ``module`` is "input" (the two see different pixels) or "all layers". ``effect``: what mending
+    ``module`` is "input" (the two see different pixels), "output" (their outputs mean different
+    things) or "all layers". ``effect``: what mending
     it would gain, None where that is not known.
     """
 

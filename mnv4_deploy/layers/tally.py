@@ -52,6 +52,15 @@ class AgreementTally:
         self.dot += float(np.vdot(reference, candidate))
         self.own += float(np.vdot(candidate, candidate))
 
+    @property
+    def gain(self) -> tuple[float, float]:
+        """The factor that fits the candidate best, and the part (0..1) of the noise it makes."""
+        if not (0 < self.signal < math.inf and 0 < self.noise < math.inf):
+            return 1.0, 0.0
+        factor = self.dot / self.signal
+        rest = max(0.0, self.own - factor * self.dot)
+        return factor, max(0.0, 1 - rest / self.noise)
+
     def result(self) -> Agreement:
         length = math.sqrt(self.signal * self.own)
         if length > 0 and math.isfinite(length):

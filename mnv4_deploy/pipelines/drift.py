@@ -208,13 +208,17 @@ def _layers(
 ) -> LayersDrift:
     from mnv4_deploy.drift.causes.diagnose import diagnose
     from mnv4_deploy.drift.causes.input_faults import find_input_fault
+    from mnv4_deploy.drift.causes.output_faults import find_output_fault
     from mnv4_deploy.layers.compare import compare_layers
 
     reference, candidate = job.reference, job.candidate
     with progress.stage("Compare layer by layer"):
         layers = compare_layers(reference, candidate, pixels, effects=True)
     with progress.stage("Look for causes"):
-        return diagnose(layers, find_input_fault(reference, candidate, pixels), matters=matters)
+        whole = find_output_fault(reference, candidate, pixels)
+        if whole is None:
+            whole = find_input_fault(reference, candidate, pixels)
+        return diagnose(layers, whole, matters=matters)
 
 
 def _pixels(

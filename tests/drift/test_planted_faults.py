@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
 from mnv4_deploy.exporters.records import FORMATS, Format
 from mnv4_deploy.sessions.image_runner import open_image_runner
@@ -68,6 +69,35 @@ def test_a_sound_file_gets_no_diagnosis_of_the_whole(benches: Benches, format_: 
     # Nothing is planted, so what is ranked at all costs little: nothing below 20 dB.
     ranked = [found.layers[d.layer] for d in found.ranking if d.layer is not None]
     assert all(layer.damage < 0.01 for layer in ranked)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_damage_that_does_not_matter_is_named_only_where_it_stands_out(
+    benches: Benches, format_: Format
+) -> None:
+    bench = benches(format_)
+    quiet = diagnose(examine(*map(bench.subject, sound(bench))), None, matters=False)
+    assert quiet.ranking == ()
+    assert all(layer.cause is None for layer in quiet.layers)
+    clipped = next(fault for fault in FAULTS if fault.name == "a clipped layer")
+    (named,) = diagnose(examine(*clipped.build(bench)), None, matters=False).ranking
+    assert clipped.found_at(named.module)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("name", ["a clipped layer", "a range 16 times too wide"])
+def test_what_mending_a_layer_wins_is_what_the_sound_file_has(
+    benches: Benches, format_: Format, name: str
+) -> None:
+    bench = benches(format_)
+    without = examine(*map(bench.subject, sound(bench))).effects
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    found = examine(*fault.build(bench))
+    effect = found.ranking[0].effect
+    assert without is not None and found.effects is not None and effect is not None
+    mended_db = found.effects.sqnr_db + effect.total_gain_db
+    assert effect.gain_db > 3
+    assert mended_db == pytest.approx(without.sqnr_db, abs=2.5)
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -17,8 +17,8 @@ from mnv4_deploy.layers.records import (
     OutputEffect,
 )
 
-# A layer that makes a fifth of the outputs' noise is named even where the whole does not matter.
-_OUTSTANDING_DB = 1.0
+# A layer that makes half of the outputs' noise is named even where the whole does not matter.
+_OUTSTANDING_DB = 3.0
 # Effects are told where they add up to most of what happened to the outputs.
 _EXPLAINED = 0.5
 # From this part on it is the weights that are to be mended, not the range of the output.
@@ -26,21 +26,20 @@ _MOSTLY_WEIGHTS = 0.5
 _UNIT_RANGE: CauseKind = "softmax or sigmoid range"
 
 
-def diagnose(
-    layers: LayersDrift, input_fault: Cause | None, *, matters: bool = True
-) -> LayersDrift:
+def diagnose(layers: LayersDrift, whole: Cause | None, *, matters: bool = True) -> LayersDrift:
     """``layers`` with the causes of their damage and the ranking, worst first.
 
-    What concerns the whole model comes before any layer: ``input_fault`` (see
-    ``input_faults.find_input_fault``), then wrong calibration images. Layers follow by what
+    What concerns the whole model comes before any layer: ``whole`` (of ``output_faults`` or
+    ``input_faults``), then wrong calibration images. Layers follow by what
     mending them gains at the outputs, those for which that is not known by the noise they make
     themselves; those that only pass on others' noise have a cause but no rank. Where the damage
     does not ``matter`` only layers that stand out are named, and the ranking may be empty.
     """
     findings = explain(layers.layers)
     ranking: list[Diagnosis] = []
-    if input_fault is not None:
-        ranking.append(Diagnosis("input", None, input_fault))
+    if whole is not None:
+        where = "output" if whole.kind in ("class order", "output scale") else "input"
+        ranking.append(Diagnosis(where, None, whole))
     calibration = find_calibration_fault(layers.layers) if matters else None
     if calibration is not None:
         ranking.append(Diagnosis("all layers", None, calibration))

@@ -22,9 +22,9 @@ _Colours = tuple[float, float, float]
 _IMAGES = 16
 # Above this the outputs agree as quantized ones do, and no input can be to blame.
 _AGREES_DB = 25.0
-# By this much another input must do better, to at least that: no chance does.
+# By this much another input must do better, to at least that: then it repairs nearly all.
 _GAIN_DB = 6.0
-_GOOD_DB = 10.0
+_GOOD_DB = 15.0
 
 
 def _grey(value: float) -> _Colours:

@@ -24,7 +24,9 @@ from mnv4_deploy.drift.causes.weight_rules import (
     bias_overflow,
     coarse_weights,
     depthwise_spread,
+    lost_channel,
     tiny_scale,
+    wrong_scale,
 )
 from mnv4_deploy.layers.records import LayerDrift
 
@@ -33,6 +35,8 @@ RULES: tuple[Callable[[LayerContext], Hypothesis | None], ...] = (
     padding_constant,
     bias_overflow,
     tiny_scale,
+    lost_channel,
+    wrong_scale,
     unit_result,
     depthwise_spread,
     outlier_channel,

@@ -26,6 +26,10 @@ _OTHER_DB = 10.0
 _TINY = 1e-6
 # From here on an error is mostly a constant of each channel, as a wrong bias makes.
 _OFFSET = 0.3
+# An error is one factor where that makes this part of it, and is no rounding from here on.
+_FACTOR_SHARE, _FACTOR = 0.9, 0.03
+# A layer that is smaller than this computes nothing, for whatever reason.
+_NOTHING = 0.05
 
 
 def depthwise_spread(context: LayerContext) -> Hypothesis | None:
@@ -48,11 +52,44 @@ def depthwise_spread(context: LayerContext) -> Hypothesis | None:
     )
 
 
+def lost_channel(context: LayerContext) -> Hypothesis | None:
+    """Channels without weights, though each has a scale of its own."""
+    evidence = context.layer.evidence
+    lost, scales = evidence.lost_channels, evidence.weight_scales
+    if not lost or (len(scales) > 0 and _per_tensor(scales)) or evidence.weight_peaks is None:
+        return None
+    first, more = lost[0], f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return Hypothesis(
+        "lost channel",
+        context.measured,
+        f"Channel {first}{more} of {len(evidence.weight_peaks)} has no weights left; the "
+        f"reference's reach {evidence.weight_peaks[first]:.3g}.",
+        "Compare the weights of both files: this is no rounding.",
+    )
+
+
+def wrong_scale(context: LayerContext) -> Hypothesis | None:
+    """All values are larger, or smaller, by one factor."""
+    evidence = context.layer.evidence
+    off = evidence.gain > _NOTHING and abs(evidence.gain - 1) >= _FACTOR
+    if not off or evidence.gain_error_share < _FACTOR_SHARE:
+        return None
+    return Hypothesis(
+        "wrong scale",
+        context.measured * evidence.gain_error_share,
+        f"Its values are {evidence.gain:.3g} times the reference's, which makes "
+        f"{100 * evidence.gain_error_share:.0f} % of its error ({decibels(context.measured)}).",
+        f"Divide its scale (of the output, or of the weights) by {evidence.gain:.3g}.",
+    )
+
+
 def coarse_weights(context: LayerContext) -> Hypothesis | None:
     """Weights that lost much in rounding, or that never were the reference's."""
     sqnr, scales = context.layer.evidence.weight_sqnr_db, context.layer.evidence.weight_scales
     if sqnr is None or sqnr >= _COARSE_DB or not scales:
         return None
+    if lost_channel(context) is not None or wrong_scale(context) is not None:
+        return None  # which say how the weights differ
     if sqnr < _OTHER_DB:
         what = "which is no rounding: they are other weights"
         advice = "Compare files that were made from the same weights and for the same input."

@@ -35,6 +35,12 @@ class OnnxEdit:
         self._write(node.input[1], weight.astype(np.float32))
         self._write(node.input[2], bias.astype(np.float32))
 
+    def change_classes(self, order: list[int], factor: float = 1.0) -> None:
+        """Class k becomes class ``order[k]``, times ``factor``."""
+        (gemm,) = (n for n in self.graph.node if n.op_type == "Gemm")
+        for name in gemm.input[1:3]:
+            self._write(name, self._read(name)[order] * np.float32(factor))
+
     def set_padding(self, module: str, value: float) -> None:
         node = next(n for n in self.graph.node if n.op_type == "Pad" and module in n.name)
         self._write(node.input[2], np.float32(value))

@@ -35,6 +35,12 @@ class TfliteEdit:
         self._write(operator.inputs[1], self._stored(operator, weight.astype(np.float32)))
         self._write(operator.inputs[2], bias.astype(np.float32))
 
+    def change_classes(self, order: list[int], factor: float = 1.0) -> None:
+        """Class k becomes class ``order[k]``, times ``factor``."""
+        (product,) = self.file.operators("FULLY_CONNECTED")
+        for tensor in map(int, product.inputs[1:3]):
+            self._write(tensor, self.file.constant(tensor, np.float32)[order] * np.float32(factor))
+
     def set_padding(self, module: str, value: float) -> None:
         operator = next(o for o in self.file.operators("PADV2") if self._made_by(o, module))
         self._write(operator.inputs[2], np.float32(value))

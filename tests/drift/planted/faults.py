@@ -13,7 +13,7 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.records import CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mnv4_deploy.sessions.records import ModelRef
-from tests.drift.planted.bench import SPEC, Bench, photographs
+from tests.drift.planted.bench import SPEC, Bench, Edit, photographs
 from tests.drift.planted.edit_onnx import OnnxEdit
 
 Files = tuple[Path, Path]  # the float32 reference and the int8 candidate
@@ -176,7 +176,53 @@ def _random_calibration(bench: Bench) -> Files:
     return bench.base, bench.quantize(bench.base, "noise", noise)
 
 
+def _changed(name: str, change: Callable[[Edit], None]) -> Callable[[Bench], Files]:
+    """The candidate is the int8 form of a changed float file."""
+
+    def plant(bench: Bench) -> Files:
+        edited = bench.edit(bench.base)
+        change(edited)
+        candidate = bench.save(edited, name, "fp32")
+        return bench.base, bench.quantize(candidate, name)
+
+    return plant
+
+
+def _swap(edited: Edit) -> None:
+    edited.change_classes([0, 7, 2, 3, 4, 5, 6, 1, 8, 9])
+
+
+def _rotate(edited: Edit) -> None:
+    edited.change_classes([*range(1, 10), 0])
+
+
+def _enlarge(edited: Edit) -> None:
+    edited.change_classes([*range(10)], 1.5)
+
+
+def _enlarge_inside(edited: Edit) -> None:
+    weight, bias = edited.weights("block2.expand")
+    edited.set_weights("block2.expand", weight * 1.5, bias * 1.5)
+
+
+def _zero(edited: Edit) -> None:
+    """The channel of the largest weights, which is certain to matter."""
+    weight, bias = (array.copy() for array in edited.weights("block1.depthwise"))
+    weight[np.abs(weight).sum(axis=(1, 2, 3)).argmax()] = 0
+    edited.set_weights("block1.depthwise", weight, bias)
+
+
 FAULTS = (
+    Fault("two classes swapped", "output", "class order", _changed("swapped", _swap)),
+    Fault("classes one further", "output", "class order", _changed("rotated", _rotate)),
+    Fault("outputs 1.5 times as large", "output", "output scale", _changed("larger", _enlarge)),
+    Fault(
+        "a layer 1.5 times as large",
+        "block2.expand",
+        "wrong scale",
+        _changed("wide", _enlarge_inside),
+    ),
+    Fault("a channel of zeros", "block1.depthwise", "lost channel", _changed("zeroed", _zero)),
     Fault("an outlier channel", "block1.expand", "outlier channel", _outlier_channel),
     Fault("a clipped layer", "block2.expand", "clipped activation", _clipped),
     Fault("wrong mean and deviation", "input", "normalisation", _other_normalisation),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
+from mnv4_deploy.drift.causes.output_faults import find_output_fault
 from mnv4_deploy.exporters.records import Format
 from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.records import LayersDrift
@@ -38,7 +39,8 @@ class Verdict:
 def examine(reference: ModelRef, candidate: ModelRef) -> LayersDrift:
     pixels = photographs("evaluation", 16)[:_IMAGES]
     layers = compare_layers(reference, candidate, pixels, effects=True)
-    return diagnose(layers, find_input_fault(reference, candidate, pixels))
+    whole = find_output_fault(reference, candidate, pixels)
+    return diagnose(layers, whole or find_input_fault(reference, candidate, pixels))
 
 
 def judge(bench: Bench, fault: Fault) -> Verdict:
