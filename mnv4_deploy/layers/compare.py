@@ -138,7 +138,7 @@ class _Comparison:
             self.theirs,
             self.matches,
             [self.by_output[output] for output in self.isolated],
-            {t: self.by_output[t] for t in self.cut},
+            self.cut,
             values,
         )
 
@@ -171,7 +171,7 @@ class _Comparison:
                 outputs = self._outputs(values, wanted)
                 assert outputs is not None
                 feed = self.theirs.feed(image, reference.preprocessing)
-                self.effects.add(feed, wanted, alone, outputs)
+                self.effects.add(feed, wanted, values, outputs)
         for output, tallies in self.tallies.items():
             truth = expected[output].astype(np.float64)
             tallies.accumulated.add(truth, values[output].astype(np.float64))

@@ -1,9 +1,9 @@
 """What each layer's own noise does to the outputs: it is added to the reference, layer by layer.
 
-A layer's own noise is what it makes of inputs as they reach it in the candidate, rounded and
-clipped, beside what the reference's layer makes of the same inputs; so nothing is counted twice.
-What the noise of one layer changes at the outputs adds up over layers as long as it is small, and
-what mending some of them would gain follows from products of these changes, without more runs.
+A layer's own noise is what it makes of its inputs in the candidate's own run beside what the
+reference's layer makes of the same inputs; so nothing is counted twice. What the noise of one
+layer changes at the outputs adds up over layers as long as it is small, and what mending some of
+them would gain follows from products of these changes, without more runs.
 
 Few outputs on few images would fit any sum of many layers. So the first images only choose the
 layers that change the outputs most, and what mending these gains is told from the others.
@@ -39,13 +39,13 @@ class OwnNoise:
     power: float
 
 
-def own_noise(layer: NetworkLayer, alone: Array, reference: Array) -> OwnNoise:
-    """``alone`` and ``reference`` are what both networks' layers make of the same inputs."""
-    noise = alone - reference
+def own_noise(layer: NetworkLayer, values: Array, reference: Array) -> OwnNoise:
+    """``values`` and ``reference`` are what both networks' layers make of the same inputs."""
+    noise = values - reference
     rounded = reference
     if layer.quantization is not None:
         rounded = layer.quantization.dequantize(layer.quantization.quantize(reference))
-    rest = (alone - rounded).astype(np.float64)
+    rest = (values - rounded).astype(np.float64)
     weights_power = float(np.vdot(rest, rest))
     output = (rounded - reference).astype(np.float64)
     return OwnNoise(noise, weights_power, weights_power + float(np.vdot(output, output)))
@@ -62,7 +62,7 @@ class EffectTally:
         theirs: Network,
         matches: Mapping[int, Match],
         layers: Sequence[NetworkLayer],
-        cut: Mapping[int, NetworkLayer],
+        cut: Sequence[int],
         reference_values: Mapping[int, Array],
     ) -> None:
         self._theirs, self._matches, self._layers, self._cut = theirs, matches, layers, cut
@@ -83,12 +83,12 @@ class EffectTally:
         self,
         feed: Values,
         reference_values: Mapping[int, Array],
-        alone: Mapping[int, Array],
+        values: Mapping[int, Array],
         outputs: Sequence[Array],
     ) -> None:
-        """One image: the reference's ``feed`` and tensors, the candidate's layers run ``alone``
-        on rounded inputs, and the candidate's ``outputs`` in the reference's layout."""
-        theirs = self._alone({**feed, **self._rounded(reference_values)})
+        """One image: the reference's ``feed`` and tensors, the candidate's ``values``, and its
+        ``outputs`` in the reference's layout."""
+        theirs = self._alone({**feed, **self._inputs(reference_values, values)})
         still = self._disturbed(feed, {})
         self._sizes = self._sizes or [max(float(np.abs(output).max()), 1e-30) for output in still]
         wanted = self._joined(still)
@@ -96,7 +96,7 @@ class EffectTally:
         for i in self._chosen:
             layer = self._layers[i]
             match = self._matches[layer.output]
-            noise = own_noise(layer, alone[layer.output], match(theirs))
+            noise = own_noise(layer, values[layer.output], match(theirs))
             self._weights_power[i] += noise.weights_power
             self._noise_power[i] += noise.power
             added = match.back(noise.values, reference_values)
@@ -116,17 +116,16 @@ class EffectTally:
             self._chosen = tuple(map(int, np.argsort(-self._changed, kind="stable")[:_CHOSEN]))
             self._sums = _Sums(len(self._chosen))
 
-    def _rounded(self, reference_values: Mapping[int, Array]) -> dict[int, Array]:
-        """The reference's tensors as the candidate's layers read them."""
+    def _inputs(
+        self, reference_values: Mapping[int, Array], values: Mapping[int, Array]
+    ) -> dict[int, Array]:
+        """What the candidate's layers read, as the reference's tensors."""
         found: dict[int, Array] = {}
-        for tensor, layer in self._cut.items():
+        for tensor in self._cut:
             match = self._matches[tensor]
-            values = match(reference_values)
-            step = np.zeros_like(values)
-            if layer.quantization is not None:
-                step = layer.quantization.dequantize(layer.quantization.quantize(values)) - values
-            for t, change in match.back(step, reference_values).items():
-                found[t] = found.get(t, reference_values[t]) + change
+            change = values[tensor] - match(reference_values)
+            for t, part in match.back(change, reference_values).items():
+                found[t] = found.get(t, reference_values[t]) + part
         return found
 
     def _joined(self, outputs: Sequence[Array]) -> _Changes:
