@@ -143,7 +143,10 @@ def drift(
         if out is not None:
             sys.stdout.write(f"Report: {out / 'drift-report.html'}\n")
     for limit in result.limits:
-        if limit.exceeded:
-            sys.stderr.write(f"mnv4-deploy: {limit.metric} is {limit.value:g}: {limit.text}.\n")
+        if limit.state != "kept":
+            why = f" is inconclusive: {limit.doubt}" if limit.doubt else ""
+            sys.stderr.write(
+                f"mnv4-deploy: {limit.metric} is {limit.value:g}: {limit.text}{why}.\n"
+            )
     if result.failed:
         raise typer.Exit(1)

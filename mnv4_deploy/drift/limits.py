@@ -90,9 +90,14 @@ def check_decidable(
 
 
 def check(
-    texts: Iterable[str], task: Task, values: Mapping[str, float | None]
+    texts: Iterable[str],
+    task: Task,
+    values: Mapping[str, float | None],
+    doubts: Mapping[str, str] | None = None,
 ) -> tuple[Limit, ...]:
     """Each of ``texts`` against the ``values`` that :func:`metrics` gives.
+
+    ``doubts`` say why some of them decide nothing.
 
     Raises UnsupportedError as :func:`parse` does, and where a value is None.
     """
@@ -106,7 +111,9 @@ def check(
                 f"{condition.metric} ({known[condition.metric].meaning}), so limit another "
                 "metric."
             )
-        limits.append(Limit(condition.text, condition.metric, value, condition.holds(value)))
+        doubt = (doubts or {}).get(condition.metric, "")
+        fails = condition.holds(value)
+        limits.append(Limit(condition.text, condition.metric, value, fails, doubt))
     return tuple(limits)
 
 

@@ -102,12 +102,22 @@ class DeviceAgreement:
 
 @dataclass(frozen=True)
 class Limit:
-    """A ``--fail-if`` condition and whether it holds: then the run fails with exit code 1."""
+    """A ``--fail-if`` condition and whether it holds: then the run fails with exit code 1.
+
+    It also fails where ``doubt`` says why the value decides nothing.
+    """
 
     text: str
     metric: str
     value: float
     exceeded: bool
+    doubt: str = ""
+
+    @property
+    def state(self) -> Literal["kept", "exceeded", "inconclusive"]:
+        if self.doubt:
+            return "inconclusive"
+        return "exceeded" if self.exceeded else "kept"
 
 
 @dataclass(frozen=True)
@@ -145,4 +155,4 @@ class DriftResult:
 
     @property
     def failed(self) -> bool:
-        return any(limit.exceeded for limit in self.limits)
+        return any(limit.state != "kept" for limit in self.limits)

@@ -152,7 +152,7 @@ def _result(
         output=output,
         layers=layers,
         skipped=run.skipped,
-        limits=limits.check(request.fail_if, task, values),
+        limits=limits.check(request.fail_if, task, values, task.doubts(output)),
         seconds=run.seconds,
         images_per_second=run.images_per_second,
         resumed_images=run.resumed_images,

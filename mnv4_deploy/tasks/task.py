@@ -173,6 +173,11 @@ class Task(ABC):
         del metric, model
         return ""
 
+    def doubts(self, summary: Any) -> Mapping[str, str]:
+        """Why the values of some metrics decide nothing, by their names."""
+        del summary
+        return {}
+
     @abstractmethod
     def chance(self, summary: Any) -> float:
         """One standard error of the ``budget`` metric, in its unit; above 0."""

@@ -172,5 +172,6 @@ def _remarks(result: DriftResult) -> Iterable[str]:
     if len(result.skipped) > _SKIPPED:
         yield f"[yellow]skipped[/] {len(result.skipped) - _SKIPPED} more images"
     for limit in result.limits:
-        colour, word = ("red", "exceeded") if limit.exceeded else ("green", "kept")
-        yield f"[{colour}]{word}[/]  {_text(limit.text)}  ({limit.metric} is {limit.value:g})"
+        colour = "green" if limit.state == "kept" else "red"
+        found = f"({limit.metric} is {limit.value:g})"
+        yield f"[{colour}]{limit.state}[/]  {_text(limit.text)}  {found}"

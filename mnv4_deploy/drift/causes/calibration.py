@@ -51,8 +51,7 @@ def find_calibration_fault(layers: Sequence[LayerDrift]) -> Cause | None:
     return Cause(
         "calibration data",
         f"The ranges are not those of these images: {' and '.join(found)}.",
-        "Calibrate on images like those in use, prepared in the same way, not on random data; "
-        "--calib-method minmax clips least.",
+        "Calibrate on images like those in use, prepared in the same way, not on random data.",
     )
 
 

@@ -84,7 +84,8 @@ def clipped_activation(context: LayerContext) -> Hypothesis | None:
         f"{output.low:.3g}..{output.high:.3g} (they reach {output.seen_low:.3g}.."
         f"{output.seen_high:.3g}), and clipping them makes "
         f"{100 * output.clipping_share:.0f} % of the error.",
-        "Calibrate with --calib-method minmax or with images in which these values occur.",
+        "Calibrate with images in which these values occur; export --max-drop tries other ranges "
+        "and keeps one that pays.",
         of_range=True,
     )
 
@@ -102,7 +103,8 @@ def unused_range(context: LayerContext) -> Hypothesis | None:
         f"The values use {output.used_percent:.2g} % of the range {output.low:.3g}.."
         f"{output.high:.3g} (they lie in {output.seen_low:.3g}..{output.seen_high:.3g}): "
         f"{span(layer) / output.scale:.1f} of {LEVELS} levels.",
-        "Calibrate with --calib-method percentile or mse, or on images like those in use.",
+        "Calibrate on images like those in use; export --max-drop tries other ranges and keeps one "
+        "that pays.",
         of_range=True,
     )
 

@@ -98,7 +98,8 @@ class OutputDrift:
     Accuracies, flips and classes are None or empty without labels. ``top1_drop`` is in points
     with a 95 % interval (Newcombe's for paired proportions). ``sqnr_db`` is over all outputs
     together, ``median_sqnr_db`` the median over images; ``cosine`` and ``kl`` are means over
-    images, ``worst`` the images with the largest KL, worst first.
+    images, ``worst`` the images with the largest KL, worst first. ``label_doubt``: why accuracies
+    say nothing, "" where they do.
     """
 
     images: int
@@ -117,3 +118,4 @@ class OutputDrift:
     kl: float
     worst: tuple[ImageChange, ...]
     classes: tuple[ClassChange, ...]
+    label_doubt: str = ""

@@ -45,6 +45,7 @@ def make_report(summary: OutputDrift, labels: tuple[str, ...]) -> TaskReport:
         comparisons=tuple(_comparisons(summary)),
         headline=drop_sentence(summary) or f"Both give the same class on {agreement} of images.",
         sentences=(
+            *((f"{summary.label_doubt}.",) if summary.label_doubt else ()),
             *((flips_sentence(flips),) if flips else ()),
             f"Outputs: SQNR {in_db(summary.median_sqnr_db)} in the median image and "
             f"{in_db(summary.sqnr_db)} over all together, cosine "

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.images.records import DatasetImage
+from mnv4_deploy.tasks.classification.label_doubt import label_doubt
 from mnv4_deploy.tasks.classification.records import (
     TOP,
     Accuracy,
@@ -78,6 +79,7 @@ def summarise(
         kl=math.fsum(results.kl) / count,
         worst=_worst(rows.index, results, images, worst),
         classes=_classes(results, known, labels),
+        label_doubt=label_doubt(results.label[known], results.reference_top[known, 0]),
     )
 
 

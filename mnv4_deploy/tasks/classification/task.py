@@ -164,6 +164,11 @@ class Classification(Task):
             )
         return ""
 
+    def doubts(self, summary: OutputDrift) -> dict[str, str]:
+        if not summary.label_doubt:
+            return {}
+        return {name: summary.label_doubt for name, metric in self.metrics.items() if metric.truth}
+
     def chance(self, summary: OutputDrift) -> float:
         """Of images whose answer changed, each at random."""
         changed = max(1.0, summary.labelled * (1 - summary.agreement.percent / 100))
