@@ -79,12 +79,19 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
         address = escape(clean(measurement.device.address.text))
         console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
     cost = profile.total_cost
+    least = "at least " if profile.cost_is_least else ""
     console.print(
         f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
         f"{trust.runs} runs (p10 {wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 "
-        f"{wall.p90 / _MILLI:.2f})\n{cost.macs / _MEGA:,.1f} MMACs  {cost.bytes / _MEGA:.1f} MB  "
-        f"{cost.operational_intensity:.1f} MACs/byte\n"
+        f"{wall.p90 / _MILLI:.2f})\n{least}{_mega(cost.macs)} MMACs  "
+        f"{least}{_mega(cost.bytes)} MB  {cost.operational_intensity:.1f} MACs/byte\n"
     )
+
+
+def _mega(count: int) -> str:
+    """In millions, with as many digits as a small model needs to be told from nothing."""
+    digits = 1 if count >= _MEGA / 10 or not count else 3
+    return f"{count / _MEGA:,.{digits}f}"
 
 
 def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
@@ -95,7 +102,7 @@ def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
     for layer in shown:
         table.add_row(
             escape(short(layer.module or layer.name)),
-            escape(short(layer.op_type, 18)),
+            escape(_kind(layer)),
             escape(short(_short_type(layer), 12)),
             *_numbers(profile, layer),
             *_bound_cells(layer.bound),
@@ -116,7 +123,7 @@ def _numbers(profile: ModelProfile, layer: Layer) -> tuple[str, ...]:
         return (*time, "", "", "")
     return (
         *time,
-        f"{cost.macs / _MEGA:.1f}",
+        _mega(cost.macs),
         f"{cost.operational_intensity:.1f}",
         f"{gmacs_per_s(layer) or 0.0:.1f}",
     )
@@ -151,7 +158,7 @@ def _group_table(
             str(len(group.layers)),
             f"{group.latency_us / _MILLI:.3f}",
             _share(profile, group.latency_us),
-            f"{group.cost.macs / _MEGA:.1f}" if group.cost.macs else "",
+            _mega(group.cost.macs) if group.cost.macs else "",
             f"{group.cost.operational_intensity:.1f}" if group.cost.macs else "",
             f"{rate:.1f}" if group.cost.macs else "",
             "" if percent is None else f"{percent:.0f} %",
@@ -202,6 +209,12 @@ def short(text: str, width: int = _NAME_WIDTH) -> str:
         return printable
     head = width // 3
     return f"{printable[:head]}…{printable[head + 1 - width :]}"
+
+
+def _kind(layer: Layer) -> str:
+    """The operator, and how often it runs where that is not once."""
+    times = f" x{layer.runs}" if layer.runs > 1 else ""
+    return f"{short(layer.op_type, 18 - len(times))}{times}"
 
 
 def _short_type(layer: Layer) -> str:

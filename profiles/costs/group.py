@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from mnv4_deploy.profiles.costs.table import COSTS
 from mnv4_deploy.profiles.costs.traffic import CONVERSIONS, VIEWS, data_inputs, read_bytes
-from mnv4_deploy.profiles.costs.work import Work
+from mnv4_deploy.profiles.costs.work import HOLDERS, Work
 from mnv4_deploy.profiles.records.graph import ModelGraph, OpCost, Operator
 
 
 def unknown_kinds(graph: ModelGraph) -> tuple[str, ...]:
-    """The kinds of operators in ``graph`` that are not in the table, in order of appearance."""
-    return tuple(dict.fromkeys(op.kind for op in graph.ops if _work(graph, op) is None))
+    """The kinds of operators in ``graph`` that run and are not in the table, in order of
+    appearance."""
+    return tuple(
+        dict.fromkeys(op.kind for op in graph.ops if op.runs and _work(graph, op) is None)
+    )
 
 
 def group_costs(graph: ModelGraph, groups: Iterable[Sequence[int]]) -> tuple[OpCost | None, ...]:
@@ -30,6 +33,10 @@ def group_costs(graph: ModelGraph, groups: Iterable[Sequence[int]]) -> tuple[OpC
     own. In a group with other operators, it and QuantizeLinear are only the types of the
     integers: no work, and even where another group holds the DequantizeLinear of an input that
     several share, the integers are what is read.
+
+    What runs several times in one inference computes and moves activations as often; weights
+    count once even then. An operator that only lets a branch or a body run costs nothing itself,
+    and neither does what does not run.
     """
     facts = _Facts.of(graph)
     return tuple(_group_cost(facts, [graph.ops[i] for i in indices]) for indices in groups)
@@ -51,7 +58,7 @@ class _Facts:
         consumers: defaultdict[int, set[int]] = defaultdict(set)
         for op in graph.ops:
             inputs = [t for t in op.inputs if t >= 0]
-            if inputs and folded.issuperset(inputs):
+            if inputs and op.kind not in HOLDERS and folded.issuperset(inputs):
                 folded.update(t for t in op.outputs if t >= 0)
             for t in inputs:
                 consumers[t].add(op.index)
@@ -69,26 +76,29 @@ class _Facts:
 
 
 def _group_cost(facts: _Facts, ops: Sequence[Operator]) -> OpCost | None:
+    ops = [op for op in ops if op.runs]
     works = [_work(facts.graph, op) for op in ops]
     known = [work for work in works if work is not None]
     if len(known) < len(works):
         return None
     kinds = {op.kind for op in ops}
+    if kinds <= HOLDERS:
+        return OpCost()
     only_conversions = kinds <= CONVERSIONS
     if not any(facts.runs(op) for op in ops) and not (kinds and only_conversions):
         return OpCost()
     if kinds > CONVERSIONS and kinds <= VIEWS | CONVERSIONS:
         return OpCost()  # a view of the integers
     counted = [
-        work
+        (op.runs, work)
         for op, work in zip(ops, known, strict=True)
         if only_conversions or (facts.runs(op) and op.kind not in CONVERSIONS)
     ]
     in_integers = not only_conversions and bool(kinds & CONVERSIONS)
     weight_bytes, entering_bytes = _reads(facts, ops, in_integers=in_integers)
     return OpCost(
-        macs=sum(work.macs for work in counted),
-        other_ops=sum(work.other_ops for work in counted),
+        macs=sum(runs * work.macs for runs, work in counted),
+        other_ops=sum(runs * work.other_ops for runs, work in counted),
         weight_bytes=weight_bytes,
         read_bytes=entering_bytes,
         written_bytes=_written(facts, ops, in_integers=in_integers),
@@ -129,6 +139,7 @@ def _reads(facts: _Facts, ops: Sequence[Operator], *, in_integers: bool) -> tupl
     graph = facts.graph
     makers = _makers(ops)
     asked: defaultdict[int, int] = defaultdict(int)
+    times: defaultdict[int, int] = defaultdict(int)
     for op in ops:
         for tensor in data_inputs(op):
             entering = _root(tensor, makers)
@@ -141,7 +152,8 @@ def _reads(facts: _Facts, ops: Sequence[Operator], *, in_integers: bool) -> tupl
                 entering = producer.inputs[0]
                 part = part * graph.tensors[entering].size_bytes // max(full, 1)
             asked[entering] += part
-    sizes = {t: min(size, graph.tensors[t].size_bytes) for t, size in asked.items()}
+            times[entering] = 1 if entering in facts.folded else max(times[entering], op.runs)
+    sizes = {t: min(size, graph.tensors[t].size_bytes) * times[t] for t, size in asked.items()}
     weights = sum(size for t, size in sizes.items() if t in facts.folded)
     return weights, sum(sizes.values()) - weights
 
@@ -160,7 +172,7 @@ def _written(facts: _Facts, ops: Sequence[Operator], *, in_integers: bool) -> in
         if t in graph.outputs or facts.consumers.get(t, frozenset()) - inside
     }
     return sum(
-        graph.tensors[t].size_bytes
+        graph.tensors[t].size_bytes * makers[t].runs
         for t in leaving
         if t in makers and not (in_integers and makers[t].kind == "DequantizeLinear")
     )

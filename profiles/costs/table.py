@@ -30,7 +30,7 @@ from mnv4_deploy.profiles.costs.windows import (
     reduction,
     resize,
 )
-from mnv4_deploy.profiles.costs.work import CostFunction, kinds, nothing
+from mnv4_deploy.profiles.costs.work import HOLDERS, CostFunction, kinds, nothing
 
 _MOVERS = kinds("""
     CONCATENATION PACK UNPACK SPLIT SPLIT_V SLICE STRIDED_SLICE GATHER GATHER_ND
@@ -45,7 +45,7 @@ _MOVERS = kinds("""
 
 COSTS: dict[str, CostFunction] = {
     **{kind: per_output(ops) for kind, ops in OPS_PER_OUTPUT.items()},
-    **dict.fromkeys(_MOVERS, nothing),
+    **dict.fromkeys((*_MOVERS, *sorted(HOLDERS)), nothing),
     **dict.fromkeys(("CONV_2D", "Conv", "FusedConv", "NhwcFusedConv"), convolution(1)),
     "ConvInteger": convolution(1),
     "QLinearConv": convolution(3),

@@ -6,7 +6,7 @@ nothing worth counting. Weights, biases, tables and constant operands are data.
 
 from __future__ import annotations
 
-from mnv4_deploy.profiles.costs.work import kinds
+from mnv4_deploy.profiles.costs.work import HOLDERS, kinds
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 # The output is the input's memory under another shape.
@@ -55,6 +55,8 @@ _ARGUMENTS: dict[str, tuple[int, ...]] = {
 
 def data_inputs(op: Operator) -> tuple[int, ...]:
     """The tensors that ``op`` reads as data, by index."""
+    if op.kind in HOLDERS:
+        return ()
     arguments = _ARGUMENTS.get(op.kind, ())
     return tuple(t for at, t in enumerate(op.inputs) if t >= 0 and at not in arguments)
 

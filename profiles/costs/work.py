@@ -22,6 +22,9 @@ class Work:
     other_ops: int = 0
 
 
+# Operators that compute and move nothing themselves: they let others run, which have costs.
+HOLDERS = frozenset({"If", "Loop", "Scan"})
+
 CostFunction = Callable[[ModelGraph, Operator], Work]
 
 # Scalar operations of an activation fused into another operator, by TFLite's and ONNX's names.

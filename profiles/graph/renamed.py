@@ -1,4 +1,4 @@
-"""A copy of an .onnx file in which every node has a name of its own.
+"""A copy of an .onnx file in which every node has a name of its own, also inside other nodes.
 
 onnxruntime's profile knows nodes by name alone: nodes without a name, or with the same one, could
 not be told apart.
@@ -7,47 +7,50 @@ not be told apart.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError, OutputError
 from mnv4_deploy.profiles.files.regular import pieces
 from mnv4_deploy.profiles.graph.external_weights import check_weights, external_files, open_weights
+from mnv4_deploy.profiles.graph.onnx_bodies import (
+    bodies_of,
+    distinct_names,
+    nodes_of,
+    shared_names,
+    without_functions,
+)
 
 
 def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     """``path`` itself where all names are distinct, else a copy of it in ``folder``.
 
-    A node keeps its name, the first of those that share one too; the others become
-    "<name or kind>#<index>". Order and number of nodes stay, so that indices serve both files.
-    External data is linked, or copied where that cannot be done. Profile, trace and optimised
-    graph must come from the returned file.
+    The names are those of :func:`~mnv4_deploy.profiles.graph.onnx_bodies.distinct_names`. The
+    file's functions are put where it calls them, as onnxruntime does it. Order and number of all
+    other nodes stay, so that numbers serve both files. External data is linked, or copied where
+    that cannot be done. Profile, trace and optimised graph must come from the returned file.
 
-    Raises ModelFileError for what is no ONNX file and for external data that is no regular file
-    beside it, OutputError where ``folder`` cannot be written.
+    Raises ModelFileError for what is no ONNX file, for functions that become too many nodes and
+    for external data that is no regular file beside it, OutputError where ``folder`` cannot be
+    written.
     """
     import onnx
 
     source = Path(path)
     try:
         model = onnx.load(str(source), load_external_data=False)
-        nodes = list(model.graph.node)
+        nodes = nodes_of(bodies_of(model.graph))
     except Exception as error:  # protobuf's and onnx's exceptions share no base
         raise ModelFileError(
             f"{source} is not a whole ONNX model: give a complete .onnx file."
         ) from error
     check_weights(source, model)
-    counts = Counter(node.name for node in nodes)
-    if all(name and count == 1 for name, count in counts.items()):
+    if not model.functions and distinct_names(nodes) == [node.name for node in nodes]:
         return source
-    used = set(counts)
-    kept: set[str] = set()
-    for index, node in enumerate(nodes):
-        if not node.name or node.name in kept:
-            node.name = _free(f"{node.name or node.op_type}#{index}", used)
-            used.add(node.name)
-        kept.add(node.name)
+    model = without_functions(source, model)
+    nodes = nodes_of(bodies_of(model.graph))
+    for node, name in zip(nodes, distinct_names(nodes), strict=True):
+        node.name = name
     target = Path(folder) / source.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +64,18 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     return target
 
 
-def _free(name: str, used: set[str]) -> str:
-    while name in used:
-        name += "'"
-    return name
+def name_notes(path: Path) -> tuple[str, ...]:
+    """A sentence where several nodes of ``path`` share a name, none where all have their own."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    shared = shared_names(nodes_of(bodies_of(model.graph)))
+    if not shared:
+        return ()
+    return (
+        f"Several nodes are called {shared[0]!r}, which onnxruntime refuses: a copy ran in which"
+        " each has a name of its own.",
+    )
 
 
 def _bring_along(source: Path, target: Path, location: str) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
-from mnv4_deploy.profiles.inspection.inspect_onnx import compute_of_node, value_types
-from mnv4_deploy.profiles.join.absorb import Node, Nodes, absorbed, base_name, constant_nodes
+from mnv4_deploy.profiles.join.absorb import base_name
 from mnv4_deploy.profiles.join.modules import module_of_ops
+from mnv4_deploy.profiles.join.ort_trace import ExecutedNode, OrtTrace
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
 
 # Kinds that only prepare or finish the work of another in the same layer.
 _ACCESSORIES = frozenset(
@@ -28,140 +24,68 @@ _WORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _CHANNELS_LAST = "Nhwc"
 
 
-@dataclass(frozen=True)
-class ExecutedNode:
-    """A node that really runs, and the file's nodes whose work it does (by index).
-
-    ``neighbour`` is the position in the trace of a node that it feeds or follows, for nodes that
-    have none of the file.
-    """
-
-    name: str
-    op_type: str
-    compute: str
-    ops: tuple[int, ...]
-    neighbour: int | None = None
-
-
-@dataclass(frozen=True)
-class OrtTrace:
-    """The executed nodes in the order of the optimised graph."""
-
-    nodes: tuple[ExecutedNode, ...]
-
-
-def trace_ort(path: str | Path, *, arm: bool = False) -> OrtTrace:
-    """What onnxruntime runs for ``path`` on this machine, and what of the file each node does.
-
-    ``arm``: what it runs on an Arm processor instead, as far as this machine can tell.
-
-    Every node of the file that is not computed beforehand is in exactly one executed node; a
-    DequantizeLinear that several read may be in each of theirs. Nodes are told apart by name:
-    give the file that :func:`~mnv4_deploy.profiles.graph.renamed.renamed_copy` returns.
-
-    Raises ModelFileError where onnxruntime or onnx does not accept the file.
-    """
-    import onnx
-
-    graph = load_onnx(onnx, Path(path)).graph
-    executed = optimized_graph(path, arm=arm).graph
-    file, ran = _nodes(graph), _nodes(executed)
-    between = _nodes(optimized_graph(path, traceable=True).graph)
-    to_between, to_ran = absorbed(file, between), absorbed(between, ran)
-    places = {i: to_ran[k] for i, k in to_between.items() if k in to_ran}
-    # What the first step lost (another fusion without the layout), the direct way may find.
-    for i, place in absorbed(file, ran).items():
-        places.setdefault(i, place)
-    members: defaultdict[int, set[int]] = defaultdict(set)
-    for i, place in places.items():
-        members[place].add(i)
-    _share_unpacking(file, places, members)
-    types = value_types(onnx, executed)
-    neighbours = _neighbours(ran, members)
-    return OrtTrace(
-        tuple(
-            ExecutedNode(
-                name=node.name,
-                op_type=node.op_type,
-                compute=compute_of_node(node, types),
-                ops=tuple(sorted(members[place])),
-                neighbour=neighbours.get(place),
-            )
-            for place, node in enumerate(executed.node)
-        )
-    )
-
-
-def _nodes(graph: Any) -> Nodes:
-    return Nodes(
-        tuple(
-            Node(n.op_type, n.name, tuple(filter(None, n.input)), tuple(filter(None, n.output)))
-            for n in graph.node
-        ),
-        frozenset(i.name for i in graph.initializer),
-    )
-
-
-def _share_unpacking(
-    file: Nodes, places: Mapping[int, int], members: Mapping[int, set[int]]
-) -> None:
-    """Put a DequantizeLinear that did not stay itself with everything that reads it."""
-    readers, constant = file.readers(), constant_nodes(file)
-    for i, node in enumerate(file.nodes):
-        if node.op_type != "DequantizeLinear":
-            continue
-        reading = {
-            places[r]
-            for name in node.outputs
-            for r in readers.get(name, [])
-            if r in places and r not in constant
-        }
-        if i in places and places[i] in reading:
-            for place in reading:
-                members[place].add(i)
-
-
-def _neighbours(ran: Nodes, members: Mapping[int, set[int]]) -> dict[int, int]:
-    """For nodes without origin one with it next to them: what reads them, else what feeds them.
-
-    A node that brings results out of a layout belongs to what it follows.
-    """
-    readers, producers = ran.readers(), ran.producers()
-    found: dict[int, int] = {}
-    for place, node in enumerate(ran.nodes):
-        if members.get(place):
-            continue
-        after = [r for name in node.outputs for r in readers.get(name, [])]
-        ahead = [producers[name] for name in node.inputs if name in producers]
-        order = [*ahead, *after] if node.op_type == "ReorderOutput" else [*after, *ahead]
-        known = next((p for p in order if members.get(p)), None)
-        if known is not None:
-            found[place] = known
-    return found
-
-
 def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) -> tuple[Layer, ...]:
     """The layers of ``graph`` as they ran, in order of execution.
 
     One layer for each executed node, with the file's nodes that it absorbed; nodes that
-    onnxruntime inserted have none. ``trace`` is of the file that was measured. Every timing is
-    in exactly one layer; nodes computed beforehand are in none.
+    onnxruntime inserted have none. A node that holds a branch or a body also has those of its
+    nodes that have no time of their own. ``trace`` is of the file that was measured. Every timing
+    is in exactly one layer; nodes computed beforehand, and those of a branch that did not run, are
+    in none.
     """
     modules = module_of_ops(graph)
     mains = [_main_op(graph, node) for node in trace.nodes]
-    by_name = _by_name(trace)
-    layers, used = [], set()
-    for at, timing in enumerate(timings):
-        place = _find(by_name, timing)
-        if place is None or place in used:
-            layers.append(_unknown(timing, at))
-        else:
-            used.add(place)
-            layers.append(_layer(graph, modules, trace, mains, place, (at,)))
+    places = _places(trace, timings)
+    used = {place for place in places if place is not None}
+    held: defaultdict[int, list[int]] = defaultdict(list)
+    alone = []
     for place, node in enumerate(trace.nodes):
-        if node.ops and place not in used:
-            layers.append(_layer(graph, modules, trace, mains, place, ()))
+        if place in used or not node.ops:
+            continue
+        holder = _measured_holder(trace, place, used)
+        if holder is not None:
+            held[holder] += [i for i in node.ops if graph.ops[i].runs]
+        elif node.holder is None:
+            alone.append(place)
+    layers = []
+    for at, (timing, found) in enumerate(zip(timings, places, strict=True)):
+        if found is None:
+            layers.append(_unknown(timing, at))
+            continue
+        layer = _layer(graph, modules, trace, mains, found, (at,))
+        ops = tuple(sorted({*layer.op_indices, *held[found]}))
+        layers.append(replace(layer, op_indices=ops, runs=timing.runs))
+    layers += [_layer(graph, modules, trace, mains, place, ()) for place in alone]
     return tuple(replace(layer, index=at) for at, layer in enumerate(layers))
+
+
+def _measured_holder(trace: OrtTrace, place: int, used: Collection[int]) -> int | None:
+    """The nearest node around the one at ``place`` that has a time."""
+    holder = trace.nodes[place].holder
+    while holder is not None and holder not in used:
+        holder = trace.nodes[holder].holder
+    return holder
+
+
+def _places(trace: OrtTrace, timings: Sequence[OpTiming]) -> list[int | None]:
+    """The position in ``trace`` of the node of each timing, None where it is not known."""
+    by_name = _by_name(trace)
+    found: list[int | None] = []
+    for timing in timings:
+        place = _find(by_name, timing)
+        found.append(None if place in found else place)
+    # Nodes without a name are called after their kind, by a count that is in no file.
+    for kind in dict.fromkeys(timing.tag for timing in timings):
+        missing = [i for i, t in enumerate(timings) if t.tag == kind and found[i] is None]
+        nameless = [
+            place
+            for place, node in enumerate(trace.nodes)
+            if node.op_type == kind and not node.name and place not in found
+        ]
+        if len(missing) == len(nameless):
+            for i, place in zip(missing, nameless, strict=True):
+                found[i] = place
+    return found
 
 
 def _by_name(trace: OrtTrace) -> dict[tuple[str, ...], int]:

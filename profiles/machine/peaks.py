@@ -131,8 +131,8 @@ def _runs_int8_as_uint8(path: Path) -> bool:
     """By the types of the tensors in onnxruntime's own profile of the file."""
     from mnv4_deploy.profiles.runtimes.errors import translated
     from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
+    from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs
     from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
-    from mnv4_deploy.profiles.runtimes.run_ort import example_inputs
 
     with translated(runtime_name(), "run", path):
         session = open_session(path, profile_prefix=path.with_suffix(""))

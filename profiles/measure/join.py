@@ -54,7 +54,7 @@ def join_timed(
     not those of this file's operators.
     """
     file = Path(request.path)
-    graph = read_graph_of(file, request.shapes)
+    graph = read_graph_of(file, request.shapes, request.inputs, whole=True)
     _check(timed, graph, file)
     timings = timed.profile.ops
     return Measurement(
@@ -104,9 +104,11 @@ def _join(
         from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 
         return join_xnnpack(graph, timings)
-    from mnv4_deploy.profiles.join.ort import join_ort, trace_ort
+    from mnv4_deploy.profiles.join.ort import join_ort
+    from mnv4_deploy.profiles.join.ort_trace import trace_ort
 
-    trace = trace_ort(measured, arm=architecture.startswith(_ARM))
+    ran = {op.index for op in graph.ops if op.runs}
+    trace = trace_ort(measured, ran=ran, arm=architecture.startswith(_ARM))
     return join_ort(graph, timings, trace)
 
 

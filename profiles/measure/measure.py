@@ -87,7 +87,9 @@ def _timed(
     cpus = pin_to(first.cpus)
     with ExitStack() as stack:
         runners = [
-            stack.enter_context(closing(opened_by(r.path, threads=r.threads, shapes=r.shapes)))
+            stack.enter_context(
+                closing(opened_by(r.path, threads=r.threads, shapes=r.shapes, given=r.inputs))
+            )
             for r in requests
         ]
         conditions = ConditionsSampler()

@@ -15,6 +15,16 @@ Attribute = int | float | str | tuple[int, ...] | tuple[float, ...]
 
 _BITS = {
     "bool": 8,
+    "int2": 2,
+    "uint2": 2,
+    "float4e2m1": 4,
+    "float8e4m3fn": 8,
+    "float8e4m3fnuz": 8,
+    "float8e5m2": 8,
+    "float8e5m2fnuz": 8,
+    "float8e8m0": 8,
+    "complex64": 64,
+    "complex128": 128,
     "int4": 4,
     "uint4": 4,
     "int8": 8,
@@ -70,6 +80,10 @@ class Operator:
     ``inputs`` and ``outputs`` index ``ModelGraph.tensors``; -1 is an optional input left out.
     ``attributes`` are the operator's options under the format's own names ("stride_h",
     "adj_y"; "strides", "group"). ``custom``: the format itself does not define its kind.
+
+    ``holder`` is the operator in whose branch or body it is, -1 for those of the main graph.
+    ``runs`` is how often it runs in one inference with the inputs that the graph was read with;
+    ``varies``: not always with the shapes that its tensors have here, which are the smallest.
     """
 
     index: int
@@ -79,14 +93,19 @@ class Operator:
     outputs: tuple[int, ...]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     custom: bool = False
+    holder: int = -1
+    runs: int = 1
+    varies: bool = False
 
 
 @dataclass(frozen=True)
 class ModelGraph:
     """The main graph of a .tflite or .onnx file, the same for both formats.
 
-    ``subgraphs``: how many graphs the file has, of which this is the first; an .onnx file has one,
-    for its branches are inside operators. ``weight_bytes``: what constants take in the file, by
+    Where it was read whole, the operators of branches and bodies follow those of the main graph;
+    what a branch or body hands out is among the inputs of its holder. ``subgraphs``: how many
+    graphs the file has, of which this is the first; an .onnx file has one, for its branches are
+    inside operators. ``weight_bytes``: what constants take in the file, by
     element type; data that several tensors share counts once. ``metadata``: what the file says of
     itself, by key.
     """

@@ -13,6 +13,7 @@ from typing import Literal
 
 from mnv4_deploy.profiles.records.device import DeviceRun
 from mnv4_deploy.profiles.records.graph import ModelFormat, ModelGraph, OpCost
+from mnv4_deploy.profiles.records.inputs import GivenInput
 from mnv4_deploy.profiles.records.machine import Ceilings, Machine
 from mnv4_deploy.profiles.records.timing import Backend, OpProfile
 
@@ -62,7 +63,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """What to run and how; ``shapes`` resolves dynamic inputs, by name ("" is the only input).
+    """What to run and how; ``shapes`` resolves dynamic inputs, by name ("" is the only input), and
+    ``inputs`` are values of inputs, made up for all others.
 
     Runs stop at ``runs`` or after ``max_seconds``, whichever comes first. ``cpus`` are the CPUs
     the process may use (None: as the system has it).
@@ -75,6 +77,7 @@ class MeasureRequest:
     max_seconds: float = 8.0
     cpus: tuple[int, ...] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, GivenInput] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class Layer:
     ``compute`` as in OperatorFacts. ``op_indices`` are operators of the file, none for work that
     it did not ask for (layout changes, buffer registration); ``timing_indices`` are those of
     ``OpProfile.ops``, none for operators that the runtime dropped. Every timing belongs to exactly
-    one layer.
+    one layer. ``runs`` is how often it runs in one inference, as the body of a loop does.
 
     Costs and times (``profiles/roofline/layers.py``): ``kernels`` are the runtime's own names of
     what ran. ``samples_us`` has one entry a run, ``latency_us`` is their ``statistic``. ``cost``
@@ -160,6 +163,7 @@ class Layer:
     partition: int | None
     op_indices: tuple[int, ...]
     timing_indices: tuple[int, ...]
+    runs: int = 1
     index: int = 0
     file_op_types: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
@@ -268,6 +272,14 @@ class ModelProfile:
     def bounded(self) -> bool:
         """Whether there are layers, and ceilings that bound them."""
         return any(layer.bound for layer in self.layers)
+
+    @property
+    def cost_is_least(self) -> bool:
+        """Whether :attr:`total_cost` leaves something out: an operator of an unknown type, or one
+        that ran on larger tensors too."""
+        graph = self.measurement.graph
+        varies = (graph.ops[i].varies for row in self.rows for i in row.op_indices)
+        return bool(self.unknown_op_types) or any(varies)
 
     @property
     def total_cost(self) -> OpCost:

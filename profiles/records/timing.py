@@ -19,6 +19,7 @@ class OpTiming:
     "runtime" work around the operators (buffer registration, synchronisation).
     ``tag`` is the runtime's own name for the kernel or operator. ``op_index`` is the operator's
     index in the file for "builtin", None elsewhere: XNNPACK fuses, splits and drops operators.
+    ``runs``: how often it runs in one inference, in the body of a loop; a sample is the sum.
     """
 
     tag: str
@@ -27,6 +28,7 @@ class OpTiming:
     name: str = ""
     partition: int | None = None
     op_index: int | None = None
+    runs: int = 1
 
     @property
     def median_us(self) -> float:

@@ -7,8 +7,8 @@ from mnv4_deploy.profiles.records.machine import Machine
 from mnv4_deploy.profiles.records.profile import Measurement, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.bounds import with_bounds
 from mnv4_deploy.profiles.roofline.findings import findings_of
-from mnv4_deploy.profiles.roofline.layers import layers_of, whole_of
-from mnv4_deploy.profiles.roofline.trust import trust_in
+from mnv4_deploy.profiles.roofline.layers import layers_of, whole_of, within_wall
+from mnv4_deploy.profiles.roofline.trust import trust_in, wall_us
 
 
 def analyse(
@@ -18,10 +18,12 @@ def analyse(
 
     Without times of operators it has no layers either: the model is then one whole.
     """
-    layers = layers_of(measurement, statistic)
+    layers, part = layers_of(measurement, statistic), 1.0
+    if measurement.format == "onnx":
+        layers, part = within_wall(layers, wall_us(measurement, statistic))
     whole = None if measurement.profiled_rounds_us else whole_of(measurement, statistic)
     ceilings = machine.with_threads(measurement.threads) if machine else None
-    trust = trust_in(measurement, layers, ceilings, statistic)
+    trust = trust_in(measurement, layers, ceilings, statistic, part=part)
     if ceilings:
         layers = with_bounds(layers, ceilings)
     unknown = {layer.op_type for layer in layers if layer.cost is None and layer.file_op_types}

@@ -38,7 +38,7 @@ def bound_of(layer: Layer, ceilings: Ceilings, *, model_weight_bytes: int) -> Bo
     model's weights; activations were written by the layer before.
     """
     source = _SOURCES.get(layer.backend)
-    operators = max(1, len(layer.kernels))
+    operators = max(1, len(layer.kernels)) * layer.runs
     overhead_us = ceilings.op_overhead_us.get(source or "", 0.0) * operators
     if layer.cost is None or source is None or not layer.kernels:
         floor = overhead_us if layer.kernels and source else layer.latency_us

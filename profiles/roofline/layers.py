@@ -22,6 +22,22 @@ def layers_of(measurement: Measurement, statistic: Statistic = "min") -> tuple[L
     )
 
 
+def within_wall(layers: Sequence[Layer], wall_us: float) -> tuple[tuple[Layer, ...], float]:
+    """``layers`` with times that add up to no more than the model takes, and their part of what
+    was measured (1 where nothing was to be done).
+
+    A profiler makes operators slower, never faster: no operator takes longer than the model that
+    it is in, nor do all of them together.
+    """
+    together_us = sum(layer.latency_us for layer in layers)
+    if together_us <= wall_us:
+        return tuple(layers), 1.0
+    part = wall_us / together_us
+    return tuple(
+        replace(layer, samples_us=tuple(part * us for us in layer.samples_us)) for layer in layers
+    ), part
+
+
 def whole_of(measurement: Measurement, statistic: Statistic = "min") -> Layer:
     """The model as one layer with the times of its runs.
 

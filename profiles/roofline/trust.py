@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import mean, median, quantiles
 
 from mnv4_deploy.profiles.records.machine import Ceilings
@@ -25,34 +26,42 @@ def trust_in(
     layers: Sequence[Layer],
     ceilings: Ceilings | None,
     statistic: Statistic = "min",
+    *,
+    part: float = 1.0,
 ) -> Trust:
-    """What the times add up to, and a warning for everything that casts doubt on them."""
-    plain, profiled = (
-        [sample for samples in rounds for sample in samples]
-        for rounds in (measurement.rounds_us, measurement.profiled_rounds_us)
-    )
+    """What the times add up to, and a warning for everything that casts doubt on them.
+
+    ``part``: what the times of ``layers`` are of those that were measured.
+    """
+    plain = list(chain.from_iterable(measurement.rounds_us))
+    profiled = list(chain.from_iterable(measurement.profiled_rounds_us))
     together = [
         sum(run) for run in zip(*(x.samples_us for x in layers if x.samples_us), strict=True)
     ]
-    wall_us, layers_us = statistic_us(plain, statistic), sum(layer.latency_us for layer in layers)
+    whole_us, layers_us = wall_us(measurement, statistic), sum(x.latency_us for x in layers)
     undisturbed_us = _fastest_mean(plain)
     trust = Trust(
-        wall_us=wall_us,
+        wall_us=whole_us,
         profiled_wall_us=statistic_us(profiled, statistic),
         overhead_percent=_percent(_fastest_mean(profiled), undisturbed_us) - 100,
         layers_us=layers_us,
-        unattributed_us=wall_us - layers_us,
+        unattributed_us=max(0.0, whole_us - layers_us) if part < 1 else whole_us - layers_us,
         # onnxruntime's profiler leaves no layer undisturbed; its cost is taken off their minima.
         sum_percent=_percent(_fastest_mean(together), undisturbed_us)
         if measurement.format == "tflite"
-        else _percent(layers_us, wall_us),
+        else _percent(layers_us, whole_us),
         spread_percent=_spread_percent([median(r) for r in measurement.rounds_us]),
         runs=len(profiled),
         warnings=(),
     )
     if not measurement.profiled_rounds_us:
         trust = _without_operators(trust, len(plain))
-    return replace(trust, warnings=tuple(_warnings(measurement, trust, ceilings)))
+    return replace(trust, warnings=tuple(_warnings(measurement, trust, ceilings, part)))
+
+
+def wall_us(measurement: Measurement, statistic: Statistic = "min") -> float:
+    """The time of the model without profiler."""
+    return statistic_us(list(chain.from_iterable(measurement.rounds_us)), statistic)
 
 
 def _without_operators(trust: Trust, runs: int) -> Trust:
@@ -87,7 +96,9 @@ def _spread_percent(values: Sequence[float]) -> float:
     return 100 * (high - low) / middle
 
 
-def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None) -> Iterator[str]:
+def _warnings(
+    measurement: Measurement, trust: Trust, ceilings: Ceilings | None, part: float
+) -> Iterator[str]:
     conditions = measurement.conditions
     if trust.spread_percent > _MAX_SPREAD_PERCENT:
         yield (
@@ -105,6 +116,11 @@ def _warnings(measurement: Measurement, trust: Trust, ceilings: Ceilings | None)
     if abs(trust.sum_percent - 100) > _MAX_SUM_ERROR_PERCENT:
         yield (
             f"The layers add up to {trust.sum_percent:.0f} % of the wall time without profiler."
+        )
+    if 100 * (1 / part - 1) > _MAX_SUM_ERROR_PERCENT:
+        yield (
+            f"The layers took {100 / part:.0f} % of the wall time with the profiler, and are shown"
+            " in proportion: their order tells more than their times."
         )
     if trust.overhead_percent > _MAX_OVERHEAD_PERCENT:
         yield f"Profiling slowed the model by {trust.overhead_percent:.0f} %."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,32 @@ _GRAPH_EVENT = "SequentialExecutor::Execute"
 _RUN_EVENT = "model_run"
 
 
+# Nodes that hold graphs.
+_HOLDERS = ("If", "Loop", "Scan")
+
+
 @dataclass(frozen=True)
 class NodeEvent:
-    """One execution of one node, with times in us; ``tensors`` that go in and out of it."""
+    """A node in one run of the session, with times in us.
+
+    A node in the body of a loop runs several times, ``runs``: ``start_us`` is that of the first,
+    ``elapsed_us`` the sum. Of a node that holds a graph it is the time for itself alone.
+    ``tensors`` go in and out of it. ``gap_us``: since the end of the node before it in the same
+    graph, None for the first there. ``holder`` is the name of the node that it is in, "" for one
+    of the main graph. ``held_runs`` and ``held_tensors`` are those of all the nodes in it: while
+    these were written down, its own clock ran.
+    """
 
     name: str
     kind: str
     start_us: float
     elapsed_us: float
     tensors: int = 0
+    gap_us: float | None = None
+    runs: int = 1
+    holder: str = ""
+    held_runs: int = 0
+    held_tensors: int = 0
 
 
 def read_profile(path: Path) -> list[Mapping[str, Any]]:
@@ -42,39 +59,59 @@ def read_profile(path: Path) -> list[Mapping[str, Any]]:
 
 
 def runs_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[NodeEvent, ...]]:
-    """The nodes of the main graph that ran, for each run of the session.
+    """The nodes that ran, for each run of the session, in order of their starts.
 
-    An event is written when it ends. A branch or a loop body so shows up, its nodes first,
-    before the node that holds it; that node's time covers theirs, which are dropped.
+    An event is written when it ends. A branch or a loop body so shows up, its nodes first, before
+    the node that holds it, whose time covers theirs.
     """
     runs: list[tuple[NodeEvent, ...]] = []
-    nodes: list[NodeEvent] = []
-    graph_start_us: float | None = None  # of a graph just ended, main or nested
+    nodes: list[_Seen] = []
+    graphs: list[tuple[float, list[_Seen]]] = []  # ended, and not yet known to be whose
     for event in events:
         name = str(event["name"])
         if name == _GRAPH_EVENT:
-            _drop_nested(nodes, graph_start_us)
-            graph_start_us = float(event["ts"])
+            start_us = float(event["ts"])
+            first = len(nodes)
+            while first and nodes[first - 1].start_us >= start_us:
+                first -= 1
+            graphs.append((start_us, nodes[first:]))
+            del nodes[first:]
         elif name == _RUN_EVENT:
-            runs.append(tuple(nodes))
-            nodes, graph_start_us = [], None
+            main = [node for _, own in graphs for node in own] or nodes
+            runs.append(_merged(main))
+            nodes, graphs = [], []
         elif event.get("cat") == "Node" and name.endswith(_KERNEL_SUFFIX):
-            _drop_nested(nodes, graph_start_us)
-            graph_start_us = None
-            nodes.append(_node_event(name.removesuffix(_KERNEL_SUFFIX), event))
+            node = _seen(name.removesuffix(_KERNEL_SUFFIX), event)
+            while graphs and _holds(node, graphs[-1][0]):
+                node.inside[:0] = [graphs.pop()[1]]
+            nodes.append(node)
     return runs
 
 
-def _drop_nested(nodes: list[NodeEvent], graph_start_us: float | None) -> None:
-    """Drop the nodes of a graph that ended though its run goes on: it was a nested one."""
-    while graph_start_us is not None and nodes and nodes[-1].start_us >= graph_start_us:
-        nodes.pop()
+@dataclass
+class _Seen:
+    """One execution of one node; ``inside`` are the executions of the graphs in it."""
+
+    name: str
+    kind: str
+    start_us: float
+    elapsed_us: float
+    tensors: int
+    inside: list[list[_Seen]] = field(default_factory=list)
 
 
-def _node_event(name: str, event: Mapping[str, Any]) -> NodeEvent:
+def _holds(node: _Seen, graph_start_us: float) -> bool:
+    """Whether ``node``, which ended after a graph, is what that graph is in. The node behind the
+    last one of a loop's first round may start in the same microsecond as the round."""
+    if node.kind in _HOLDERS:
+        return node.start_us <= graph_start_us
+    return node.start_us < graph_start_us
+
+
+def _seen(name: str, event: Mapping[str, Any]) -> _Seen:
     details = event["args"]
     tensors = (details.get(f"{side}_type_shape") or () for side in ("input", "output"))
-    return NodeEvent(
+    return _Seen(
         name,
         str(details["op_name"]),
         float(event["ts"]),
@@ -83,24 +120,80 @@ def _node_event(name: str, event: Mapping[str, Any]) -> NodeEvent:
     )
 
 
+def _merged(nodes: Sequence[_Seen]) -> tuple[NodeEvent, ...]:
+    """One event for each node, with all that it did in a run of the session."""
+    found: dict[tuple[str, str], NodeEvent] = {}
+    _add(found, nodes, "")
+    return tuple(found.values())
+
+
+def _add(
+    found: dict[tuple[str, str], NodeEvent], nodes: Sequence[_Seen], holder: str
+) -> tuple[int, int]:
+    """Add ``nodes``, those of one graph, and what is in them; their executions and tensors."""
+    runs = tensors = 0
+    end_us: float | None = None
+    for node in nodes:
+        key = node.name, node.kind
+        inside_us = sum(one.elapsed_us for graph in node.inside for one in graph)
+        event = NodeEvent(
+            node.name,
+            node.kind,
+            node.start_us,
+            max(0.0, node.elapsed_us - inside_us),
+            node.tensors,
+            None if end_us is None else node.start_us - end_us,
+            holder=holder,
+        )
+        before = found.get(key)
+        found[key] = event if before is None else _together(before, event)
+        end_us = node.start_us + node.elapsed_us
+        held = [_add(found, graph, node.name) for graph in node.inside]
+        held_runs, held_tensors = (
+            (sum(counts) for counts in zip(*held, strict=True)) if held else (0, 0)
+        )
+        if held:
+            found[key] = replace(
+                found[key],
+                held_runs=found[key].held_runs + held_runs,
+                held_tensors=found[key].held_tensors + held_tensors,
+            )
+        runs += 1 + held_runs
+        tensors += node.tensors + held_tensors
+    return runs, tensors
+
+
+def _together(one: NodeEvent, other: NodeEvent) -> NodeEvent:
+    return replace(
+        one,
+        elapsed_us=one.elapsed_us + other.elapsed_us,
+        tensors=one.tensors + other.tensors,
+        gap_us=other.gap_us if one.gap_us is None else one.gap_us,
+        runs=one.runs + other.runs,
+    )
+
+
 def merge(runs: Sequence[tuple[NodeEvent, ...]], path: str | Path) -> tuple[OpTiming, ...]:
-    """The nodes of several runs of ``path``, which must be the same but for their times."""
+    """The nodes of several runs of ``path``, with no time in runs that they did not take part in.
+
+    Raises ToolchainError where there is none.
+    """
     if not runs:
         return ()
-    first = [(event.name, event.kind) for event in runs[0]]
-    if not first:
+    if not any(runs):
         raise ToolchainError(f"onnxruntime wrote no node times for {path}: try another version.")
-    if any([(event.name, event.kind) for event in run] != first for run in runs[1:]):
-        raise ToolchainError(
-            f"{path} runs other nodes from run to run (control flow), so their times cannot be"
-            " averaged: profile a file without conditions."
-        )
+    by_run = [{(event.name, event.kind): event for event in run} for run in runs]
+    nodes = {key: event for found in reversed(by_run) for key, event in found.items()}
+    order = dict.fromkeys(key for found in by_run for key in found)
     return tuple(
         OpTiming(
             tag=kind,
             backend="onnxruntime",
-            samples_us=tuple(run[position].elapsed_us for run in runs),
+            samples_us=tuple(
+                found[name, kind].elapsed_us if (name, kind) in found else 0.0 for found in by_run
+            ),
             name=name,
+            runs=nodes[name, kind].runs,
         )
-        for position, (name, kind) in enumerate(first)
+        for name, kind in order
     )

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
+from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
 from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
-from mnv4_deploy.profiles.runtimes.timing import example_input
 
 
 class InterpreterRunner:
@@ -40,6 +42,7 @@ class InterpreterRunner:
         *,
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: GivenInputs | None = None,
     ) -> None:
         self.measured = Path(path)
         self.runtime = installed_runtime().name
@@ -50,7 +53,7 @@ class InterpreterRunner:
         )
         with captured_stderr(), translated(self.runtime, "run", path):
             interpreter = open_interpreter(path, threads=threads)  # announces its delegate there
-            _feed(interpreter, shapes or {})
+            _feed(interpreter, shapes or {}, given or {})
             interpreter.invoke()  # not every operator fails before it runs
         self._interpreter = interpreter
 
@@ -67,9 +70,10 @@ class InterpreterRunner:
         self._interpreter = None
 
 
-def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]], given: GivenInputs) -> None:
     """Give every input of ``interpreter`` its shape and an example."""
     specs = interpreter.get_input_details()
+    shapes = shapes_with(shapes, given, {spec["name"]: len(spec["shape"]) for spec in specs})
     check_names(shapes, [spec["name"] for spec in specs])
     new = {}
     for spec in specs:
@@ -83,6 +87,13 @@ def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if shape != tuple(spec["shape"]):
             new[spec["index"]] = shape
     allocate(interpreter, new)
-    for spec in interpreter.get_input_details():
-        array = example_input(spec["shape"], np.dtype(spec["dtype"]).name)
+    specs = interpreter.get_input_details()
+    arrays = input_values(
+        [
+            InputSpec(spec["name"], tuple(map(int, spec["shape"])), np.dtype(spec["dtype"]).name)
+            for spec in specs
+        ],
+        given,
+    )
+    for spec, array in zip(specs, arrays, strict=True):
         interpreter.set_tensor(spec["index"], array)

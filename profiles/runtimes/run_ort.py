@@ -8,63 +8,39 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.renamed import renamed_copy
-from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.graph.renamed import name_notes, renamed_copy
+from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_onnx import element_type, open_session, runtime_name
-from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, units_of, without_profiler
-from mnv4_deploy.profiles.runtimes.ort_profile import merge, read_profile, runs_of
-from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
+from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
+from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs, example_notes
+from mnv4_deploy.profiles.runtimes.ort_overhead import (
+    profiler_cost_us,
+    units_of,
+    with_held_as_one,
+    without_profiler,
+)
+from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
-
-def example_inputs(
-    session: Any, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, NDArray[Any]]:
-    """Example inputs of the shapes that :func:`resolve_shape` finds, by name.
-
-    Raises UnsupportedError for inputs that are no tensors of numbers and for shapes that are
-    open or do not fit.
-    """
-    specs = session.get_inputs()
-    check_names(shapes or {}, [spec.name for spec in specs])
-    feeds = {}
-    for spec in specs:
-        dtype = element_type(spec)
-        if not _is_numeric(dtype):
-            raise UnsupportedError(
-                f"Input {spec.name} is a {spec.type}, which cannot be made up: give a model"
-                " with numeric tensors as inputs."
-            )
-        shape = resolve_shape(spec.name, spec.shape, shapes or {}, only=len(specs) == 1)
-        feeds[spec.name] = example_input(shape, dtype)
-    return feeds
-
-
-def _is_numeric(dtype: str) -> bool:
-    """Whether NumPy has these numbers; bfloat16 and sequences it has not."""
-    try:
-        return np.dtype(dtype).kind in "biuf"
-    except TypeError:
-        return False
+# onnxruntime's profile ends at a million; as many are 300 MB of JSON.
+_MAX_EVENTS = 300_000
 
 
 class OrtRunner:
     """A :class:`~mnv4_deploy.profiles.runtimes.runners.Runner` of an .onnx file.
 
-    Tag is the operator type, ``name`` the node's name; nodes inside a branch or a loop count as
-    the node that holds them. ``named``: every node has a name of its own already, so that the
-    file runs as it is and onnx is not needed.
+    Tag is the operator type, ``name`` the node's name. Nodes inside a branch or a loop have times
+    of their own, and the node that holds them what is left; where those cannot be told apart from
+    the profiler's work, they count as the node that holds them. ``named``: every node has a name
+    of its own already, so that the file runs as it is and onnx is not needed.
 
     Raises ModelFileError for a file onnxruntime does not accept or cannot run, UnsupportedError
-    for inputs that cannot be made up or a shape that does not fit, MemoryError for a file that
-    needs more memory than there is, ToolchainError where onnxruntime is missing or its profile
-    cannot be read.
+    for inputs that cannot be made up and values or shapes that do not fit, MemoryError for a file
+    that needs more memory than there is, ToolchainError where onnxruntime is missing or its
+    profile cannot be read.
     """
 
     def __init__(
@@ -73,6 +49,7 @@ class OrtRunner:
         *,
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: GivenInputs | None = None,
         named: bool = False,
     ) -> None:
         self._path = Path(path)
@@ -85,45 +62,73 @@ class OrtRunner:
         self.runtime = runtime_name()
         with translated(self.runtime, "load", path):
             self._plain = open_session(self.measured, threads=threads)
-        self._feeds = example_inputs(self._plain, shapes)
+        self._feeds = example_inputs(self._plain, shapes, given)
         self._profiled: Any = None
-        self._recorded: list[bool] = []
+        self._asked: list[bool] = []  # of each run of the session that profiles now
+        self._events = 0  # of a run, once it is known
+        self._recorded: list[tuple[NodeEvent, ...]] = []
         self.times_operators = True
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = (
+            *(() if named else name_notes(self._path)),
+            *example_notes(self._plain, shapes, given),
+        )
 
     def run(self) -> None:
         self._call(self._plain)
 
     def run_profiled(self, *, record: bool) -> float:
         if self._profiled is None:
-            with translated(self.runtime, "load", self._path):
-                self._profiled = open_session(
-                    self.measured, threads=self._threads, profile_prefix=self._folder / "ort"
-                )
-        self._recorded.append(record)
+            self._start()
+            # The profile has room for so many events, and a loop can make thousands in a run.
+            self._profile(record=False)
+            self._collect()
+        if self._profiled is None or self._events * (len(self._asked) + 1) > _MAX_EVENTS:
+            self._collect()
+            self._start()
+            self._profile(record=False)
+        return self._profile(record=record)
+
+    def _profile(self, *, record: bool) -> float:
+        self._asked.append(record)
         return time_run_us(lambda: self._call(self._profiled))
 
-    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+    def _start(self) -> None:
+        with translated(self.runtime, "load", self._path):
+            self._profiled = open_session(
+                self.measured, threads=self._threads, profile_prefix=self._folder / "ort"
+            )
+
+    def _collect(self) -> None:
+        """Read what was recorded so far; ends the session that profiles."""
         if self._profiled is None:
-            return ()
+            return
         # onnxruntime's profiler cannot be paused: it also counted the runs not asked for.
-        runs = runs_of(read_profile(Path(self._profiled.end_profiling())))
-        if len(runs) != len(self._recorded):
+        profile = Path(self._profiled.end_profiling())
+        events = read_profile(profile)
+        profile.unlink()
+        runs = runs_of(events)
+        if len(runs) != len(self._asked):
             raise ToolchainError(
                 f"onnxruntime's profile of {self._path} holds {len(runs)} runs instead of"
-                f" {len(self._recorded)}: it is full, so ask for fewer runs."
+                f" {len(self._asked)}: it is full, so ask for fewer runs."
             )
-        recorded = [run for run, keep in zip(runs, self._recorded, strict=True) if keep]
-        timings = merge(recorded, self._path)
+        self._events = len(events) // len(runs)
+        self._recorded += [run for run, keep in zip(runs, self._asked, strict=True) if keep]
+        self._profiled, self._asked = None, []
+
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        self._collect()
+        recorded = self._recorded
         cost_us = profiler_cost_us(recorded, plain_us)
-        if not cost_us:
-            return timings
-        self.notes = (
-            "onnxruntime's profiler adds"
-            f" {cost_us * fmean(map(units_of, recorded[0])):.1f} us to a node on average, which is"
-            " taken off: the nodes take that much longer together than a run without profiler.",
-        )
-        return merge(without_profiler(recorded, cost_us), self._path)
+        if cost_us:
+            mean_us = cost_us * fmean(units_of(e) / (e.runs + e.held_runs) for e in recorded[0])
+            self.notes += (
+                f"onnxruntime's profiler adds {mean_us:.1f} us to a node on average, which is"
+                " taken off: the nodes take that much longer together than a run without"
+                " profiler.",
+            )
+            recorded = with_held_as_one(without_profiler(recorded, cost_us), recorded)
+        return merge(recorded, self._path)
 
     def close(self) -> None:
         self._plain = self._profiled = None

@@ -11,9 +11,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.records.graph import ModelGraph
+from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import Backend, OpTiming
 from mnv4_deploy.profiles.runtimes.errors import memory_for
 from mnv4_deploy.profiles.runtimes.litert_capi import (
@@ -24,7 +26,8 @@ from mnv4_deploy.profiles.runtimes.litert_capi import (
     ProfilerEvent,
 )
 from mnv4_deploy.profiles.runtimes.litert_library import litert_version
-from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
+from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 Inputs = Sequence[NDArray[Any]]
 
@@ -63,11 +66,14 @@ class XnnpackRunner:
         *,
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: GivenInputs | None = None,
     ) -> None:
         self._path = Path(path)
         self._threads = threads
+        self._given = given or {}
         graph = read_tflite(self._path)
-        self._shapes = _input_shapes(graph, shapes or {})
+        ranks = {graph.tensors[i].name: len(graph.tensors[i].shape) for i in graph.inputs}
+        self._shapes = _input_shapes(graph, shapes_with(shapes or {}, self._given, ranks))
         self._least_bytes = _least_bytes(graph, self._shapes)
         self._profiled: CompiledModel | None = None
         self._recorded: list[tuple[ProfilerEvent, ...]] = []
@@ -90,7 +96,7 @@ class XnnpackRunner:
                 raise
             raise MemoryError(f"{self._path}: {error}") from error
         try:
-            feed(model)
+            feed(model, given=self._given)
             model.run()
         except ToolchainError as error:
             model.close()
@@ -170,10 +176,14 @@ def _no_file_opened() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def feed(model: CompiledModel, inputs: Inputs | None = None) -> None:
-    """Set every input of ``model``: the given arrays, or example inputs."""
+def feed(
+    model: CompiledModel, inputs: Inputs | None = None, given: GivenInputs | None = None
+) -> None:
+    """Set every input of ``model``: the arrays in ``inputs``, or example inputs with the values
+    in ``given``."""
     if inputs is None:
-        inputs = [example_input(spec.shape, spec.dtype) for spec in model.inputs]
+        specs = [InputSpec(spec.name, tuple(spec.shape), spec.dtype) for spec in model.inputs]
+        inputs = input_values(specs, given or {})
     if len(inputs) != len(model.inputs):
         raise ValueError(f"the model has {len(model.inputs)} inputs, not {len(inputs)}")
     for index, array in enumerate(inputs):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 
 
@@ -63,29 +64,39 @@ class RunnerOpener(Protocol):
         *,
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: GivenInputs | None = None,
     ) -> Runner: ...
 
 
 def open_runner(
-    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+    path: str | Path,
+    *,
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    given: GivenInputs | None = None,
 ) -> Runner:
     """A runner for ``path`` on the runtime of its format.
 
-    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`. Raises
-    ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
-    cannot be made up, ToolchainError where the runtime is missing or untried.
+    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` are values
+    of inputs. Raises ModelFileError for a file the runtime does not accept, UnsupportedError for
+    inputs that cannot be made up and for shapes and values that do not fit, ToolchainError where
+    the runtime is missing or untried.
     """
     if format_of(path) == "tflite":
         from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner
 
-        return XnnpackRunner(path, threads=threads, shapes=shapes or {})
+        return XnnpackRunner(path, threads=threads, shapes=shapes or {}, given=given)
     from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
 
-    return OrtRunner(path, threads=threads, shapes=shapes or {})
+    return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given)
 
 
 def open_device_runner(
-    path: str | Path, *, threads: int = 1, shapes: Mapping[str, tuple[int, ...]] | None = None
+    path: str | Path,
+    *,
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    given: GivenInputs | None = None,
 ) -> Runner:
     """:func:`open_runner` on a device, with whatever runtime is there.
 
@@ -95,11 +106,11 @@ def open_device_runner(
     if format_of(path) == "onnx":
         from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
 
-        return OrtRunner(path, threads=threads, shapes=shapes or {}, named=True)
+        return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given, named=True)
     from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
 
     if installed_runtime().times_operators:
-        return open_runner(path, threads=threads, shapes=shapes)
+        return open_runner(path, threads=threads, shapes=shapes, given=given)
     from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
 
-    return InterpreterRunner(path, threads=threads, shapes=shapes or {})
+    return InterpreterRunner(path, threads=threads, shapes=shapes or {}, given=given)

@@ -49,7 +49,9 @@ def stored(name: str, shape: tuple[int, ...], dtype: str) -> Tensor:
         ((), {}, ()),
         ((-1, 3, "h", None), {"": (2, 3, 16, 24)}, (2, 3, 16, 24)),
         ((-1, 3, "h", None), {"x": (2, 3, 16, 24)}, (2, 3, 16, 24)),
-        ((0, 3), {"x": (5, 3), "": (6, 3)}, (5, 3)),
+        ((-1, 3), {"x": (5, 3), "": (6, 3)}, (5, 3)),
+        ((1, 0, 8), {}, (1, 0, 8)),
+        ((1, "past", 8), {"x": (1, 0, 8)}, (1, 0, 8)),
     ],
 )
 def test_a_shape_is_resolved(
@@ -66,7 +68,10 @@ def test_a_shape_is_resolved(
         (("n", 3, "h", "w"), {"": (1, 3, 8, 8)}, False, "give --shape x="),
         ((1, 3, 8, 8), {"x": (1, 3, 8)}, True, "has 3 dimensions but input x has 4"),
         ((1, 3, 8, 8), {"x": (1, 3, 9, 8)}, True, "dimension 2 is fixed at 8"),
-        (("n", 3), {"x": (0, 3)}, True, "below 1"),
+        ((0, 3), {"x": (5, 3)}, True, "dimension 0 is fixed at 0"),
+        ((-1, -1, -1, 3), {}, True, "give --shape x=1x224x224x3"),
+        ((1, 224, 224, None), {}, True, "give --shape x=1x224x224x3"),
+        ((1, 16, None, None), {}, True, "give --shape x=1x16x224x224"),
     ],
 )
 def test_a_shape_that_does_not_fit_says_what_to_do(
@@ -379,7 +384,7 @@ def test_onnx_branches_are_listed_and_keep_what_they_read_alive(tmp_path: Path) 
     assert (graph.subgraphs, graph.weight_bytes) == (1, {"bool": 1})
     assert [graph.tensors[i].name for i in graph.ops[1].inputs] == ["which", "a"]
     assert shapes_of(graph)["y"] == (2, 3)
-    assert unknown_kinds(graph) == ("If",)
+    assert unknown_kinds(graph) == ()
 
 
 def test_quantized_onnx_has_the_types_of_the_file(qdq_onnx: Path) -> None:

@@ -169,7 +169,7 @@ def _graph(start_us: float, elapsed_us: float) -> dict[str, Any]:
 _RUN = {"cat": "Session", "name": "model_run", "ts": 0, "dur": 0}
 
 
-def test_nodes_of_a_branch_count_as_the_node_that_holds_it() -> None:
+def test_nodes_of_a_branch_are_taken_from_the_node_that_holds_it() -> None:
     """Events come in order of their ends; "if" holds a graph, in which "loop" holds another."""
     events = [
         {"cat": "Session", "name": "session_initialization", "ts": 0, "dur": 9},
@@ -189,10 +189,34 @@ def test_nodes_of_a_branch_count_as_the_node_that_holds_it() -> None:
         _RUN,
     ]
     runs = runs_of(events)
-    assert [[e.name for e in run] for run in runs] == [["first", "if", "last"], ["first"]]
-    assert runs[0][1] == NodeEvent("if", "IF", 17, 14)
-    with pytest.raises(ToolchainError, match="other nodes from run to run"):
-        merge(runs, "m.onnx")
+    assert [[e.name for e in run] for run in runs] == [
+        ["first", "if", "inner", "loop", "body", "last"],
+        ["first"],
+    ]
+    # 14 us of the If without 2 and 6 inside, 6 us of the loop without 1.
+    assert [e.elapsed_us for e in runs[0]] == [4, 6, 2, 5, 1, 1]
+    assert [e.holder for e in runs[0]] == ["", "", "if", "if", "loop", ""]
+    assert sum(e.elapsed_us for e in runs[0]) == 4 + 14 + 1
+    assert {t.name: t.samples_us for t in merge(runs, "m.onnx")}["last"] == (1, 0)
+
+
+def test_rounds_of_a_loop_are_added_up() -> None:
+    """Two rounds of 3 and 4 us in a loop of 20, the second in the microsecond of the first's end."""
+    events = [
+        _node("step", 12, 3),
+        _graph(11, 5),
+        _node("step", 16, 4),
+        _graph(16, 5),
+        {**_node("loop", 10, 20), "args": {"op_name": "Loop"}},
+        _graph(9, 22),
+        _RUN,
+    ]
+    (run,) = runs_of(events)
+    assert [(e.name, e.elapsed_us, e.runs) for e in run] == [("loop", 13, 1), ("step", 7, 2)]
+    assert run[0].held_runs == 2
+
+
+def test_no_times_at_all() -> None:
     with pytest.raises(ToolchainError, match="no node times"):
         merge([()], "m.onnx")
 
@@ -220,7 +244,9 @@ def test_real_branches(tmp_path: Path) -> None:
         for _ in range(3):
             runner.run_profiled(record=True)
         timings = runner.timings()
-    assert [(t.name, t.tag) for t in timings] == [("choice", "If"), ("last", "Erf")]
+    kinds = [(t.name, t.tag) for t in timings]
+    # The flag is made up as false.
+    assert kinds == [("choice", "If"), ("inside_no", "Sin"), ("last", "Erf")]
 
 
 def _runs(
@@ -229,7 +255,8 @@ def _runs(
     run, start_us = [], 0.0
     for index, time_us in enumerate(times_us):
         among = tensors[index] if tensors else 3
-        run.append(NodeEvent(f"n{index}", "Conv", start_us, time_us, among))
+        gap = gap_us if index else None
+        run.append(NodeEvent(f"n{index}", "Conv", start_us, time_us, among, gap))
         start_us += time_us + gap_us
     return [tuple(run)] * count
 

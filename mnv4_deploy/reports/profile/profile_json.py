@@ -26,7 +26,9 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
     Keys carry their units (``_us``, ``_bytes``, ``_percent``, ``_macs_per_s``) and keep their
     meaning within a ``schema_version``. Unknown figures are None. ``layers`` have their raw
     samples, one a profiled run, and index ``file_operators`` and ``runtime_operators``; without
-    times of operators there are none, and what ``trust`` says of them is None. ``device`` is
+    times of operators there are none, and what ``trust`` says of them is None. ``holder`` is the
+    operator in whose branch or body an operator is; ``at_least``: the totals leave something out
+    that is unknown. ``device`` is
     None for this machine. Names are the file's and the device's own, unescaped.
     """
     measured = profile.measurement
@@ -56,6 +58,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
             **to_plain(profile.total_cost),
             "operational_intensity": profile.total_cost.operational_intensity,
             "unknown_op_types": profile.unknown_op_types,
+            "at_least": profile.cost_is_least,
         },
         "device": measured.device,
         "layers": [
@@ -68,7 +71,14 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         "ceilings": profile.ceilings,
         "refusals": {str(index): reason for index, reason in measured.refusals.items()},
         "file_operators": [
-            {"index": op.index, "op_type": op.kind, "name": op.name} for op in measured.graph.ops
+            {
+                "index": op.index,
+                "op_type": op.kind,
+                "name": op.name,
+                "runs": op.runs,
+                "holder": None if op.holder < 0 else op.holder,
+            }
+            for op in measured.graph.ops
         ],
         "runtime_operators": measured.profile.ops,
     }
@@ -80,6 +90,7 @@ def _layer(layer: Layer, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: value for key, value in row.items() if key not in (*_LISTS, *_NESTED)},
         **{key: getattr(layer, key) for key in _LISTS},
+        "runs": layer.runs,
         "samples_us": layer.samples_us,
         "file_operator_indices": layer.op_indices,
         "runtime_operator_indices": layer.timing_indices,

@@ -1,0 +1,23 @@
+"""What a user gave as the value of an input. No heavy imports: a device can load this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GivenInput:
+    """Numbers as ``text`` ("16000", "1,2,3"), or an array.
+
+    ``array``: the bytes of an .npy file in base64, "" for text; ``shape`` is its shape and
+    ``source`` where it is from, for messages.
+    """
+
+    text: str = ""
+    array: str = ""
+    shape: tuple[int, ...] = ()
+    source: str = ""
+
+
+GivenInputs = Mapping[str, GivenInput]
