@@ -19,6 +19,7 @@ from mnv4_deploy.cli.device_options import (
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.profile import (
     Cpus,
+    InputValue,
     MaxSeconds,
     Runs,
     Shape,
@@ -49,6 +50,7 @@ def compare(
     max_seconds: MaxSeconds = 20.0,
     cpus: Cpus = None,
     shape: Shape = None,
+    input_value: InputValue = None,
     top: Annotated[int, typer.Option(help="Modules to show, 0 for all.")] = 15,
     fail_if_slower: Annotated[
         float | None,
@@ -89,7 +91,10 @@ def compare(
     from mnv4_deploy.progress import Progress
 
     check_top(top)
-    requests = [measure_request(f, threads, warmup, runs, max_seconds, cpus, shape) for f in files]
+    requests = [
+        measure_request(f, threads, warmup, runs, max_seconds, cpus, shape, input_value)
+        for f in files
+    ]
     options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     if device:
         if fail_if_slower is not None:

@@ -16,6 +16,7 @@ from mnv4_deploy.cli.device_options import (
     device_options,
 )
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.profile import InputValue
 from mnv4_deploy.errors import UnsupportedError
 
 
@@ -40,6 +41,7 @@ def parity(
         list[str] | None,
         typer.Option(help="Shape of a dynamic input, 1x3x224x224 or NAME=1x3x224x224."),
     ] = None,
+    input_value: InputValue = None,
     tolerance: Annotated[
         str,
         typer.Option(
@@ -67,6 +69,7 @@ def parity(
     from mnv4_deploy.cli.profile import parse_shape
     from mnv4_deploy.parity.records import ParityRequest, Verdict
     from mnv4_deploy.pipelines.parity import parity as check
+    from mnv4_deploy.profiles.graph.given_inputs import read_given
     from mnv4_deploy.progress import Progress
 
     allowed = get_args(Verdict)[:-1]
@@ -85,6 +88,7 @@ def parity(
             images=images,
             seed=seed,
             shapes=dict(parse_shape(text) for text in shape or ()),
+            inputs=read_given(input_value or ()),
             tolerance=cast("Any", tolerance),
             out=out,
             overwrite=overwrite,

@@ -41,6 +41,14 @@ Shape = Annotated[
     list[str] | None,
     typer.Option(help="Shape of a dynamic input, 1x3x224x224 or NAME=1x3x224x224; repeatable."),
 ]
+InputValue = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="Value of an input: NAME=16000, NAME=1,2,3, NAME=file.npy, NAME=file.npz or file.npz "
+        "with an array for each; repeatable.  [default: made up]",
+    ),
+]
 _SHAPE = re.compile(r"(?:(?P<name>.*)=)?(?P<dims>\d+(?:[x,]\d+)*)", re.DOTALL)
 _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
@@ -59,6 +67,7 @@ def profile(
     max_seconds: MaxSeconds = 8.0,
     cpus: Cpus = None,
     shape: Shape = None,
+    input_value: InputValue = None,
     machine: Annotated[
         str,
         typer.Option(
@@ -102,7 +111,7 @@ def profile(
     check_top(top)
     if as_json and as_csv:
         raise UnsupportedError("--json and --csv both write to stdout: give one of them.")
-    request = measure_request(file, threads, warmup, runs, max_seconds, cpus, shape)
+    request = measure_request(file, threads, warmup, runs, max_seconds, cpus, shape, input_value)
     options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     from mnv4_deploy.pipelines import profile as profile_pipeline
 
@@ -233,8 +242,10 @@ def measure_request(
     max_seconds: float,
     cpus: str | None,
     shapes: list[str] | None,
+    inputs: list[str] | None,
 ) -> Any:
-    """The MeasureRequest that the options of a command ask for. Raises UnsupportedError."""
+    """The MeasureRequest that the options of a command ask for. Raises InputError."""
+    from mnv4_deploy.profiles.graph.given_inputs import read_given
     from mnv4_deploy.profiles.records.profile import MeasureRequest
 
     return MeasureRequest(
@@ -245,6 +256,7 @@ def measure_request(
         max_seconds=max_seconds,
         cpus=_cpus(cpus),
         shapes=dict(parse_shape(text) for text in shapes or ()),
+        inputs=read_given(inputs or ()),
     )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
 from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.records import ParityRequest
+from mnv4_deploy.profiles.graph.given_inputs import fitted
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.runtimes.timing import example_input
+from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values, made_up_note
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 BUNDLED, RANDOM = "bundled", "random"
@@ -53,6 +54,38 @@ def open_inputs(
         raise UnsupportedError(
             f"--images {request.images} makes no sense: give 1 to {_MAX_INPUTS}."
         )
+    found, graph = _open(request, facts, graph_of)
+    return _with_given(found, graph, request), graph
+
+
+def _with_given(found: Inputs, graph: ModelGraph, request: ParityRequest) -> Inputs:
+    """``found`` with the values in ``request.inputs``."""
+    tensors = [graph.tensors[t] for t in graph.inputs]
+    fixed = {
+        place: fitted(tensor.name, request.inputs[tensor.name], tensor.shape, tensor.dtype)
+        for place, tensor in enumerate(tensors)
+        if tensor.name in request.inputs
+    }
+    unknown = set(request.inputs).difference(tensor.name for tensor in tensors)
+    if unknown:
+        raise UnsupportedError(
+            f"The model has no input {min(unknown)} to give a value: it has"
+            f" {', '.join(tensor.name for tensor in tensors)}."
+        )
+    if not fixed:
+        return found
+
+    def make(at: int) -> tuple[Array, ...]:
+        return tuple(fixed.get(place, array) for place, array in enumerate(found.make(at)))
+
+    # Nothing differs from one inference to the next where all is given.
+    count = 1 if len(fixed) == len(tensors) else found.count
+    return replace(found, make=make, count=count)
+
+
+def _open(
+    request: ParityRequest, facts: FileFacts, graph_of: GraphOf
+) -> tuple[Inputs, ModelGraph]:
     if request.data == RANDOM:
         return _random(request, graph_of(request.shapes))
     path = Path(request.data).expanduser()
@@ -71,23 +104,23 @@ def open_inputs(
             raise
         inputs, graph = _random(request, graph_of(request.shapes))
         note = f"The inputs are random: {request.path} takes no images that it describes."
-        return replace(inputs, notes=(note,)), graph
+        return replace(inputs, notes=(note, *inputs.notes)), graph
 
 
 def _random(request: ParityRequest, graph: ModelGraph) -> tuple[Inputs, ModelGraph]:
-    """Standard normal floats and codes of the whole range; wider integers are zero."""
+    """Standard normal floats, codes of the whole range, and what the names of inputs ask for;
+    other wide integers are zero."""
     tensors = [graph.tensors[t] for t in graph.inputs]
     for tensor in tensors:
         _check_type(tensor.name, tensor.dtype)
+    specs = [InputSpec(tensor.name, tensor.shape, tensor.dtype) for tensor in tensors]
 
     def make(at: int) -> tuple[Array, ...]:
         first = (request.seed * _MAX_INPUTS + at) * _SEEDS_PER_INFERENCE
-        return tuple(
-            example_input(tensor.shape, tensor.dtype, first + number)
-            for number, tensor in enumerate(tensors)
-        )
+        return input_values(specs, {}, first)
 
-    return Inputs(f"random (seed {request.seed})", request.images, make), graph
+    notes = made_up_note(specs, request.inputs)
+    return Inputs(f"random (seed {request.seed})", request.images, make, notes), graph
 
 
 def _check_type(name: str, dtype: str) -> None:

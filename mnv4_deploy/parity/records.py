@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceOptions
+from mnv4_deploy.profiles.records.inputs import GivenInput
 
 # From the strictest on: names of ``tolerances.TOLERANCES``, and "different" for what is in none.
 Verdict = Literal["exact", "reordered", "approximated", "float16", "different"]
@@ -14,7 +15,8 @@ Verdict = Literal["exact", "reordered", "approximated", "float16", "different"]
 
 @dataclass(frozen=True)
 class ParityRequest:
-    """``data`` is "bundled", "random", a folder of images or an .npz file of inputs."""
+    """``data`` is "bundled", "random", a folder of images or an .npz file of inputs; ``inputs``
+    are values that inputs have in every inference."""
 
     path: str
     devices: tuple[str, ...]
@@ -23,6 +25,7 @@ class ParityRequest:
     images: int = 16
     seed: int = 0
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: dict[str, GivenInput] = field(default_factory=dict)
     tolerance: Verdict = "reordered"
     out: Path | None = None
     overwrite: bool = False

@@ -35,7 +35,7 @@ def parity(request: ParityRequest, progress: Progress) -> ParityResult:
     with progress.stage("Look at the file"):
         facts = inspect_file(path)
     with progress.stage("Prepare the inputs"):
-        inputs, graph = open_inputs(request, facts, lambda shapes: _graph(path, shapes))
+        inputs, graph = open_inputs(request, facts, lambda shapes: _graph(path, shapes, request))
     for note in inputs.notes:
         progress.note(note)
     devices: list[DeviceParity] = []
@@ -72,12 +72,14 @@ def parity(request: ParityRequest, progress: Progress) -> ParityResult:
     return result
 
 
-def _graph(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelGraph:
+def _graph(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], request: ParityRequest
+) -> ModelGraph:
     """In a child process: an .onnx file is run for it."""
     from mnv4_deploy.profiles.graph.read import read_graph_of
     from mnv4_deploy.profiles.isolated import run_isolated
 
-    return run_isolated(read_graph_of, str(path), dict(shapes), subject=str(path))
+    return run_isolated(read_graph_of, str(path), dict(shapes), request.inputs, subject=str(path))
 
 
 def _check(request: ParityRequest) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.exporters.records import BudgetSearch, Sensitivity, Trial
+from mnv4_deploy.terminal.tables import Column, print_table
 
 _MEGA = 1e6
 _US_PER_MS = 1000
@@ -19,21 +19,25 @@ def print_budget(search: BudgetSearch, console: Console) -> None:
     """What was tried, what was adopted or refused and why, and whether the budget was met."""
     budget = _with_unit(f"{search.max_drop:g}", search)
     console.print(f"\n[bold]{search.format}: {search.metric} at most {budget}[/]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", min_width=22)
-    for title in ("drop", "SQNR", "time", "size"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
-    for trial in search.trials:
-        table.add_row(
-            escape(trial.name),
+    rows = [
+        (
+            trial.name,
             _drop(trial, search),
             f"{trial.median_sqnr_db:.1f} dB",
             f"x{trial.latency_ratio:.2f}",
             f"x{trial.size_ratio:.2f}",
-            "[green]adopted[/]" if trial.adopted else f"[dim]refused: {escape(trial.reason)}[/]",
+            "adopted" if trial.adopted else "refused",
         )
-    console.print(table)
+        for trial in search.trials
+    ]
+    figures = map(Column, ("drop", "SQNR", "time", "size"))
+    columns = (Column.name("trial"), *figures, Column("", justify="left"))
+    print_table(console, columns, rows, ["green" if t.adopted else "dim" for t in search.trials])
+    # A line each: beside the figures a reason has no room.
+    for trial in search.trials:
+        if not trial.adopted:
+            reason = f"{escape(trial.name)} refused: {escape(trial.reason)}"
+            console.print(f"[dim]{reason}[/]", soft_wrap=True)
     for sentence in _sentences(search):
         console.print(sentence, soft_wrap=True)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.profiles.roofline.comparison import (
     CONFIDENCE_PERCENT,
@@ -16,7 +15,8 @@ from mnv4_deploy.profiles.roofline.comparison import (
     Ratio,
 )
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
-from mnv4_deploy.terminal.profile import console_for, short
+from mnv4_deploy.terminal.profile import console_for
+from mnv4_deploy.terminal.tables import Column, print_table
 
 SCHEMA_VERSION = 2
 _MILLI = 1e3
@@ -33,36 +33,26 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
             soft_wrap=True,
         )
     console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("module", no_wrap=True, overflow="ellipsis")
-    for title in ("A ms", "B ms", "B-A ms", "B/A"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("operators", overflow="ellipsis", no_wrap=True)
-    rows = result.modules if top == 0 else result.modules[:top]
-    for change in rows:
-        style = "" if change.changed else "dim"
-        table.add_row(
-            escape(short(change.module)),
+    shown = result.modules if top == 0 else result.modules[:top]
+    rows: list[tuple[str, ...]] = [
+        (
+            change.module,
             f"{change.a_us / _MILLI:.3f}",
             f"{change.b_us / _MILLI:.3f}",
             f"{change.difference_us / _MILLI:+.3f}",
             _module_ratio(change),
-            escape(_op_types(change)),
-            style=style,
+            _op_types(change),
         )
-    rest = result.modules[len(rows) :]
+        for change in shown
+    ]
+    rest = result.modules[len(shown) :]
     if rest:
-        table.add_row(
-            f"{len(rest)} more modules",
-            f"{sum(m.a_us for m in rest) / _MILLI:.3f}",
-            f"{sum(m.b_us for m in rest) / _MILLI:.3f}",
-            f"{sum(m.difference_us for m in rest) / _MILLI:+.3f}",
-        )
-    gaps = [profile.trust.unattributed_us / _MILLI for profile in (a, b)]
-    table.add_row(
-        "(unattributed)", f"{gaps[0]:.3f}", f"{gaps[1]:.3f}", f"{gaps[1] - gaps[0]:+.3f}"
-    )
-    console.print(table)
+        a_us, b_us = sum(m.a_us for m in rest), sum(m.b_us for m in rest)
+        rows.append(_sum_row(f"{len(rest)} more modules", a_us, b_us))
+    rows.append(_sum_row("(unattributed)", a.trust.unattributed_us, b.trust.unattributed_us))
+    titles = ("A ms", "B ms", "B-A ms", "B/A")
+    columns = (Column.name("module"), *map(Column, titles), Column.text("operators"))
+    print_table(console, columns, rows, ["" if change.changed else "dim" for change in shown])
     changed = sum(change.changed for change in result.modules)
     console.print(
         f"\n{changed} of {len(result.modules)} modules changed (dim: not, or not surely). "
@@ -76,6 +66,11 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
             console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}", soft_wrap=True)
 
 
+def _sum_row(what: str, a_us: float, b_us: float) -> tuple[str, ...]:
+    figures = (f"{a_us / _MILLI:.3f}", f"{b_us / _MILLI:.3f}", f"{(b_us - a_us) / _MILLI:+.3f}")
+    return (what, *figures, "", "")
+
+
 def _ratio(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} [{ratio.low:.3f}-{ratio.high:.3f}]".replace("[", r"\[")
 
@@ -83,7 +78,7 @@ def _ratio(ratio: Ratio) -> str:
 def _module_ratio(change: ModuleChange) -> str:
     if change.ratio is None:
         return "only B" if change.b_us else "only A"
-    return f"{change.ratio.value:.2f} \\[{change.ratio.low:.2f}-{change.ratio.high:.2f}]"
+    return f"{change.ratio.value:.2f} [{change.ratio.low:.2f}-{change.ratio.high:.2f}]"
 
 
 def _op_types(change: ModuleChange) -> str:
@@ -128,22 +123,25 @@ def print_prediction(
         f"{prediction.memory_bound_percent:.0f} % of it in layers bound by memory.\n",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("layer", "kind"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for title in ("%", "MMAC", "MB", "OI", "bound"):
-        table.add_column(title, justify="right", no_wrap=True)
     layers = sorted(prediction.layers, key=lambda layer: -layer.share_percent)
-    for layer in layers if top == 0 else layers[:top]:
-        table.add_row(
-            escape(short(layer.module or layer.name)),
-            escape(short(layer.op_type, 18)),
-            f"{layer.share_percent:.1f}",
-            f"{layer.macs / _MEGA:.1f}",
-            f"{layer.bytes / _MEGA:.2f}",
-            f"{layer.macs / layer.bytes:.1f}" if layer.bytes else "",
-            layer.bound,
-        )
-    console.print(table)
+    print_table(
+        console,
+        (
+            *(Column.name("layer"), Column.text("kind", 18)),
+            *map(Column, ("%", "MMAC", "MB", "OI", "bound")),
+        ),
+        [
+            (
+                layer.module or layer.name,
+                layer.op_type,
+                f"{layer.share_percent:.1f}",
+                f"{layer.macs / _MEGA:.1f}",
+                f"{layer.bytes / _MEGA:.2f}",
+                f"{layer.macs / layer.bytes:.1f}" if layer.bytes else "",
+                layer.bound,
+            )
+            for layer in (layers if top == 0 else layers[:top])
+        ],
+    )
     for note in prediction.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)

@@ -12,7 +12,8 @@ from mnv4_deploy.pipelines.compare_devices import DevicesComparison, bound_share
 from mnv4_deploy.profiles.records.device import DeviceFacts, DeviceState
 from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.profiles.roofline.ranking import ModuleOnDevice, rank_correlation
-from mnv4_deploy.terminal.profile import console_for, short
+from mnv4_deploy.terminal.profile import console_for
+from mnv4_deploy.terminal.tables import Column, print_table
 from mnv4_deploy.text import with_interval
 
 _MILLI = 1e3
@@ -58,7 +59,7 @@ def print_devices(
 ) -> None:
     console = console or console_for()
     _print_devices(result, console)
-    console.print(_latencies(result))
+    _print_latencies(result, console)
     for path, found in result.accuracy.items():
         about = escape(f"{found.title or 'accuracy'} of {path}: {found.source}")
         console.print(f"[dim]{about}[/]", soft_wrap=True)
@@ -94,21 +95,18 @@ def _letters(result: DevicesComparison) -> list[str]:
     return [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(result.devices))]
 
 
-def _latencies(result: DevicesComparison) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("file", overflow="ellipsis", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
+def _print_latencies(result: DevicesComparison, console: Console) -> None:
+    columns = [Column.name("file"), Column("accuracy")]
     for letter in _letters(result):
-        table.add_column(f"{letter} ms", justify="right", no_wrap=True)
-        table.add_column("bound", no_wrap=True)
+        columns += (Column(f"{letter} ms"), Column("bound", justify="left"))
     if len(result.devices) == 2:
-        table.add_column("B/A", justify="right", no_wrap=True)
+        columns.append(Column("B/A"))
     names = pareto_names(result)
+    rows = []
     for path in result.files:
-        cells = [escape(short(names[path]))]
         found = result.accuracy.get(path)
-        cells.append(escape(with_interval(found.value, None, None, found.unit)) if found else "–")
-        walls = []
+        accuracy = with_interval(found.value, None, None, found.unit) if found else "–"
+        cells, walls = [names[path], accuracy], []
         for device in result.devices:
             profile = device.profiles.get(path)
             walls.append(profile.trust.wall_us if profile else None)
@@ -116,8 +114,8 @@ def _latencies(result: DevicesComparison) -> Table:
         if len(walls) == 2:
             a, b = walls
             cells.append(f"{b / a:.2f}" if a and b else "–")
-        table.add_row(*cells)
-    return table
+        rows.append(cells)
+    print_table(console, columns, rows)
 
 
 def _latency_cells(profile: ModelProfile | None) -> tuple[str, str]:
@@ -135,21 +133,20 @@ def _print_ranking(result: DevicesComparison, path: str, top: int, console: Cons
     modules, devices = result.modules[path], result.ranked_on[path]
     letters = dict(zip((d.device for d in result.devices), _letters(result), strict=True))
     console.print(f"\n[bold]{escape(path)}[/], layers by their mean share", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("module", overflow="ellipsis", no_wrap=True)
-    table.add_column("kind", overflow="ellipsis", no_wrap=True)
+    columns = [Column.name("module"), Column.text("kind", 20)]
     for device in devices:
-        table.add_column(f"{letters[device]} ms", justify="right", no_wrap=True)
-        table.add_column("%", justify="right", no_wrap=True)
-        table.add_column("rank", justify="right", no_wrap=True)
-        table.add_column("bound", no_wrap=True)
+        columns += map(Column, (f"{letters[device]} ms", "%", "rank"))
+        columns.append(Column("bound", justify="left"))
     shown = modules if top == 0 else modules[:top]
-    for module in shown:
-        cells = [escape(short(module.module)), escape(short(", ".join(module.op_types), 20))]
-        for place in module.places:
-            cells += _ranking_cells(place)
-        table.add_row(*cells)
-    console.print(table)
+    rows = [
+        (
+            module.module,
+            ", ".join(module.op_types),
+            *(cell for place in module.places for cell in _ranking_cells(place)),
+        )
+        for module in shown
+    ]
+    print_table(console, columns, rows)
     if len(modules) > len(shown):
         console.print(f"[dim]{len(modules) - len(shown)} more modules[/]")
     for position, device in enumerate(devices[1:], 1):

@@ -21,13 +21,13 @@ from mnv4_deploy.reports.drift.words import (
 )
 from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.report import Comparison, Measured
-from mnv4_deploy.terminal.profile import console_for, short
+from mnv4_deploy.terminal.profile import console_for
+from mnv4_deploy.terminal.tables import Column, print_table, short
 from mnv4_deploy.text import clean, plural
 
 _SKIPPED = 5
 _CAUSES = 5
-_NAME_WIDTH, _NARROW_NAME = 34, 16
-_FIGURES_WIDTH = 40  # of the four columns of figures, with the space between all columns
+_NAME_WIDTH = 34
 
 
 def print_drift(result: DriftResult, *, top: int = 10, console: Console | None = None) -> None:
@@ -105,35 +105,26 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
         f"({plural(layers.images, 'image')})",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    texts = [
+    print_table(
+        console,
         (
-            _text(short(layer.kind, 18)),
-            _text(short(layer.compute, 8)),
-            "" if layer.cause is None else layer.cause.kind,
-        )
-        for layer in rows
-    ]
-    # Where it is narrow names give way, then the other texts, and no figure.
-    others = _FIGURES_WIDTH + sum(max(map(len, column)) for column in zip(*texts, strict=True))
-    name_width = max(_NARROW_NAME, min(_NAME_WIDTH, console.width - others))
-    table.add_column("layer", no_wrap=True)
-    table.add_column("kind", overflow="ellipsis")
-    table.add_column("type", no_wrap=True)
-    for column in ("isolated", "accum.", "range", "clipped"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("cause")
-    for layer, (kind, compute, cause) in zip(rows, texts, strict=True):
-        table.add_row(
-            _text(short(layer.module or layer.tensor, name_width)),
-            kind,
-            compute,
-            _decibels(layer.isolated),
-            _decibels(layer.accumulated),
-            *_range(layer),
-            cause,
-        )
-    console.print(table)
+            *(Column.name("layer", _NAME_WIDTH), Column.text("kind", 18), Column.text("type", 8)),
+            *map(Column, ("isolated", "accum.", "range", "clipped")),
+            Column.text("cause"),
+        ),
+        [
+            (
+                clean(layer.module or layer.tensor),
+                clean(layer.kind),
+                clean(layer.compute),
+                _decibels(layer.isolated),
+                _decibels(layer.accumulated),
+                *_range(layer),
+                "" if layer.cause is None else layer.cause.kind,
+            )
+            for layer in rows
+        ],
+    )
     console.print(
         "[dim]isolated: SQNR in dB of this layer on the reference's inputs; accum.: accumulated "
         "through the network; range: how much of the int8 range is used.[/]",

@@ -14,6 +14,7 @@ from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.tasks.task import Task
 from mnv4_deploy.terminal.budget import print_budget
+from mnv4_deploy.terminal.tables import Column, print_table
 
 _MEGA = 1e6
 
@@ -150,7 +151,8 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     console = console or Console()
     console.print(
         f"[bold]{escape(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
-        f"sha256 {facts.sha256[:12]}…"
+        f"sha256 {facts.sha256[:12]}…",
+        soft_wrap=True,
     )
     for side, tensors in (("input", facts.inputs), ("output", facts.outputs)):
         for tensor in tensors:
@@ -161,19 +163,16 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             )
             shape = "x".join(map(str, tensor.shape))
             console.print(
-                f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}"
+                f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}",
+                soft_wrap=True,
             )
     weights = ", ".join(
-        f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
+        f"{_megabytes(count)} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
     )
     console.print(f"weights {weights or 'none'}")
     console.print(f"runs    {_counts(facts.compute_histogram)}")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("operator")
-    table.add_column("count", justify="right")
-    for kind, count in facts.histogram.items():
-        table.add_row(escape(kind), str(count))
-    console.print(table)
+    counts = [(kind, str(count)) for kind, count in facts.histogram.items()]
+    print_table(console, (Column.text("operator"), Column("count")), counts)
     if facts.executed_histogram is not None:
         console.print(f"onnxruntime really runs: {escape(_counts(facts.executed_histogram))}")
         for what, reason in _in_float(facts):
@@ -191,6 +190,11 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
     for note in facts.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _megabytes(count: int) -> str:
+    """With as many digits as a small model needs to be told from nothing."""
+    return f"{count / _MEGA:.2f}" if count >= _MEGA / 100 else f"{count / _MEGA:.6f}".rstrip("0")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.parity.records import DeviceParity, Difference, LayerParity, ParityResult
 from mnv4_deploy.parity.write import parity_to_dict
-from mnv4_deploy.terminal.profile import console_for, short
+from mnv4_deploy.terminal.profile import console_for
+from mnv4_deploy.terminal.tables import Column, print_table
 from mnv4_deploy.text import clean, plural
 
 __all__ = ["parity_to_dict", "print_parity"]
@@ -98,21 +98,23 @@ def _print_own(device: DeviceParity, top: int, console: Console) -> None:
         f"{f'; the {len(shown)} worst' if len(shown) < len(own) else ''}",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("layer", "kind", "type"):
-        table.add_column(column, no_wrap=True)
-    for column in ("differ", "of", "codes", "error", "relative"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for layer in shown:
-        figures = layer.own
-        table.add_row(
-            _text(short(layer.module or layer.tensor, _NAME_WIDTH)),
-            _text(short(layer.kind, 20)),
-            _text(short(layer.compute, 16)),
-            f"{figures.differing:,}",
-            f"{figures.elements:,}",
-            "" if figures.max_codes is None else str(figures.max_codes),
-            f"{figures.max_error:.3g}",
-            f"{figures.max_relative_error:.2g}",
-        )
-    console.print(table)
+    print_table(
+        console,
+        (
+            *(Column.name("layer", _NAME_WIDTH), Column.text("kind", 20), Column.text("type", 16)),
+            *map(Column, ("differ", "of", "codes", "error", "relative")),
+        ),
+        [
+            (
+                clean(layer.module or layer.tensor),
+                clean(layer.kind),
+                clean(layer.compute),
+                f"{layer.own.differing:,}",
+                f"{layer.own.elements:,}",
+                "" if layer.own.max_codes is None else str(layer.own.max_codes),
+                f"{layer.own.max_error:.3g}",
+                f"{layer.own.max_relative_error:.2g}",
+            )
+            for layer in shown
+        ],
+    )

@@ -8,19 +8,18 @@ from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 from mnv4_deploy.reports.profile.device_text import device_title
 from mnv4_deploy.reports.profile.rows import gmacs_per_s
+from mnv4_deploy.terminal.tables import Column, print_table
 from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
 SORTS: tuple[Sort, ...] = ("time", "order", "recoverable", "macs", "intensity", "roof")
 WIDTH = 100
 BLOCKS = 10
-_NAME_WIDTH = 38
 _ROUNDS_TO_ZERO_US = 0.5
 _DATE = len("2026-11-22")
 _MILLI = 1e3
@@ -53,17 +52,16 @@ def print_profile(
 def _print_tables(
     profile: ModelProfile, sort: Sort, group_by: GroupBy, top: int, console: Console
 ) -> None:
-    if group_by == "layer":
-        console.print(_layer_table(profile, sort, top))
-    else:
-        table = _group_table(profile, group_layers(profile, group_by), sort, top, group_by)
-        _add_sum(table, profile, "(unattributed)", profile.trust.unattributed_us, skip=1)
-        console.print(table)
-    if group_by == "layer":
-        blocks = group_layers(profile, "block")
-        if len(blocks) > 1:
-            console.print()
-            console.print(_group_table(profile, blocks, "time", BLOCKS, "block"))
+    if group_by != "layer":
+        rows = _group_rows(profile, group_layers(profile, group_by), sort, top)
+        rows.append(_sum_row(profile, "(unattributed)", profile.trust.unattributed_us, skip=1))
+        print_table(console, _group_columns(group_by), rows)
+        return
+    print_table(console, _LAYER_COLUMNS, _layer_rows(profile, sort, top))
+    blocks = group_layers(profile, "block")
+    if len(blocks) > 1:
+        console.print()
+        print_table(console, _group_columns("block"), _group_rows(profile, blocks, "time", BLOCKS))
 
 
 def _print_head(profile: ModelProfile, console: Console) -> None:
@@ -94,24 +92,32 @@ def _mega(count: int) -> str:
     return f"{count / _MEGA:,.{digits}f}"
 
 
-def _layer_table(profile: ModelProfile, sort: Sort, top: int) -> Table:
-    table = _table(("layer", "kind", "type"), ("ms", "%", "MMAC", "OI", "GMAC/s", "roof", "bound"))
-    rows = [layer for layer in profile.layers if layer.samples_us]
-    rows.sort(key=_LAYER_KEYS[sort])
-    shown = rows if top == 0 else rows[:top]
-    for layer in shown:
-        table.add_row(
-            escape(short(layer.module or layer.name)),
-            escape(_kind(layer)),
-            escape(short(_short_type(layer), 12)),
+_LAYER_COLUMNS = (
+    *(Column.name("layer"), Column.text("kind", 18), Column.text("type", 12)),
+    *map(Column, ("ms", "%", "MMAC", "OI", "GMAC/s", "roof")),
+    Column("bound", justify="left"),
+)
+
+
+def _layer_rows(profile: ModelProfile, sort: Sort, top: int) -> list[tuple[str, ...]]:
+    layers = [layer for layer in profile.layers if layer.samples_us]
+    layers.sort(key=_LAYER_KEYS[sort])
+    shown = layers if top == 0 else layers[:top]
+    rows = [
+        (
+            layer.module or layer.name,
+            _kind(layer),
+            _short_type(layer),
             *_numbers(profile, layer),
             *_bound_cells(layer.bound),
         )
-    rest = rows[len(shown) :]
+        for layer in shown
+    ]
+    rest = layers[len(shown) :]
     if rest:
-        _add_sum(table, profile, f"{len(rest)} more layers", sum(x.latency_us for x in rest))
-    _add_sum(table, profile, "(unattributed)", profile.trust.unattributed_us)
-    return table
+        rest_us = sum(layer.latency_us for layer in rest)
+        rows.append(_sum_row(profile, f"{len(rest)} more layers", rest_us))
+    return [*rows, _sum_row(profile, "(unattributed)", profile.trust.unattributed_us)]
 
 
 def _numbers(profile: ModelProfile, layer: Layer) -> tuple[str, ...]:
@@ -136,10 +142,14 @@ def _bound_cells(bound: Bound | None) -> tuple[str, str]:
     return percent, bound.level if bound.limit == "memory" else bound.limit
 
 
-def _group_table(
-    profile: ModelProfile, groups: Sequence[Group], sort: Sort, top: int, title: str
-) -> Table:
-    table = _table((title,), ("layers", "ms", "%", "MMAC", "OI", "GMAC/s", "roof", "recoverable"))
+def _group_columns(title: str) -> tuple[Column, ...]:
+    figures = ("layers", "ms", "%", "MMAC", "OI", "GMAC/s", "roof", "recoverable")
+    return (Column.name(title), *map(Column, figures))
+
+
+def _group_rows(
+    profile: ModelProfile, groups: Sequence[Group], sort: Sort, top: int
+) -> list[tuple[str, ...]]:
     keys: dict[Sort, Callable[[Group], float]] = {
         "time": lambda g: -g.latency_us,
         "order": lambda g: g.layers[0],
@@ -148,44 +158,39 @@ def _group_table(
         "intensity": lambda g: -g.cost.operational_intensity,
         "roof": lambda g: g.percent_of_roof or 0.0,
     }
-    rows = sorted((group for group in groups if group.latency_us), key=keys[sort])
-    shown = rows if top == 0 else rows[:top]
-    for group in shown:
-        percent = group.percent_of_roof
-        rate = group.cost.macs / group.latency_us * _MEGA / _GIGA
-        table.add_row(
-            escape(short(group.name)),
-            str(len(group.layers)),
-            f"{group.latency_us / _MILLI:.3f}",
-            _share(profile, group.latency_us),
-            _mega(group.cost.macs) if group.cost.macs else "",
-            f"{group.cost.operational_intensity:.1f}" if group.cost.macs else "",
-            f"{rate:.1f}" if group.cost.macs else "",
-            "" if percent is None else f"{percent:.0f} %",
-            f"{group.recoverable_us / _MILLI:.3f} ms" if profile.bounded else "",
-        )
-    rest = rows[len(shown) :]
+    groups = sorted((group for group in groups if group.latency_us), key=keys[sort])
+    shown = groups if top == 0 else groups[:top]
+    rows = [_group_row(profile, group) for group in shown]
+    rest = groups[len(shown) :]
     if rest:
-        _add_sum(table, profile, f"{len(rest)} more", sum(g.latency_us for g in rest), skip=1)
-    return table
+        rest_us = sum(group.latency_us for group in rest)
+        rows.append(_sum_row(profile, f"{len(rest)} more", rest_us, skip=1))
+    return rows
 
 
-def _table(left: Iterable[str], right: Iterable[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in left:  # only these give way where a row is too long
-        table.add_column(title, overflow="ellipsis")
-    for title in right:
-        table.add_column(title, justify="left" if title == "bound" else "right", no_wrap=True)
-    return table
+def _group_row(profile: ModelProfile, group: Group) -> tuple[str, ...]:
+    percent, macs = group.percent_of_roof, group.cost.macs
+    rate = macs / group.latency_us * _MEGA / _GIGA
+    return (
+        group.name,
+        str(len(group.layers)),
+        f"{group.latency_us / _MILLI:.3f}",
+        _share(profile, group.latency_us),
+        _mega(macs) if macs else "",
+        f"{group.cost.operational_intensity:.1f}" if macs else "",
+        f"{rate:.1f}" if macs else "",
+        "" if percent is None else f"{percent:.0f} %",
+        f"{group.recoverable_us / _MILLI:.3f} ms" if profile.bounded else "",
+    )
 
 
-def _add_sum(
-    table: Table, profile: ModelProfile, what: str, latency_us: float, *, skip: int = 2
-) -> None:
+def _sum_row(
+    profile: ModelProfile, what: str, latency_us: float, *, skip: int = 2
+) -> tuple[str, ...]:
     if abs(latency_us) < _ROUNDS_TO_ZERO_US:
         latency_us = 0.0  # and not -0.000
-    cells = [f"[dim]{what}[/]", *[""] * skip]
-    table.add_row(*cells, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
+    blanks = [""] * skip
+    return (what, *blanks, f"{latency_us / _MILLI:.3f}", _share(profile, latency_us))
 
 
 _LAYER_KEYS: Mapping[Sort, Callable[[Layer], float]] = {
@@ -202,19 +207,9 @@ def _share(profile: ModelProfile, latency_us: float) -> str:
     return f"{100 * latency_us / profile.trust.wall_us:.1f}" if profile.trust.wall_us else ""
 
 
-def short(text: str, width: int = _NAME_WIDTH) -> str:
-    """Shortened in the middle: both ends of a module path tell something."""
-    printable = "".join(c if c.isprintable() else "?" for c in text).replace(" ", "\u00a0")
-    if len(printable) <= width:
-        return printable
-    head = width // 3
-    return f"{printable[:head]}…{printable[head + 1 - width :]}"
-
-
 def _kind(layer: Layer) -> str:
     """The operator, and how often it runs where that is not once."""
-    times = f" x{layer.runs}" if layer.runs > 1 else ""
-    return f"{short(layer.op_type, 18 - len(times))}{times}"
+    return f"{layer.op_type} x{layer.runs}" if layer.runs > 1 else layer.op_type
 
 
 def _short_type(layer: Layer) -> str:

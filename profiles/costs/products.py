@@ -96,19 +96,3 @@ def einsum(graph: ModelGraph, op: Operator) -> Work:
     if len(terms) == 1:
         return Work(other_ops=source(graph, op).elements - target(graph, op).elements)
     return Work(math.prod(sizes.values()) * (len(terms) - 1))
-
-
-def recurrent(ops_per_unit: int) -> CostFunction:
-    """ONNX LSTM, GRU, RNN: input [T,N,C], weights [directions, gates*hidden, C or hidden].
-
-    Every step uses all of both weights once for each element of the batch. ``ops_per_unit``
-    are the gates' scalar operations for one hidden value.
-    """
-
-    def cost(graph: ModelGraph, op: Operator) -> Work:
-        steps = math.prod(source(graph, op).shape[:2])
-        w, r = source(graph, op, 1), source(graph, op, 2)
-        units = r.shape[0] * r.shape[2]
-        return Work(steps * (w.elements + r.elements), steps * units * ops_per_unit)
-
-    return cost

@@ -5,6 +5,12 @@ TFLite's builtin operators are in capitals, ONNX's and onnxruntime's own in came
 
 from __future__ import annotations
 
+from mnv4_deploy.profiles.costs.detection import (
+    detection_postprocess,
+    grid_sample,
+    non_max_suppression,
+    real_fft_2d,
+)
 from mnv4_deploy.profiles.costs.elementwise import (
     OPS_PER_OUTPUT,
     combine,
@@ -19,9 +25,19 @@ from mnv4_deploy.profiles.costs.products import (
     einsum,
     fully_connected,
     matrix_product,
-    recurrent,
     transposed_convolution_onnx,
     transposed_convolution_tflite,
+)
+from mnv4_deploy.profiles.costs.recurrent import (
+    GRU_OPS,
+    lstm,
+    quantized_lstm,
+    recurrent,
+    rnn,
+    sequence_lstm,
+    sequence_rnn,
+    svdf,
+    two_way_lstm,
 )
 from mnv4_deploy.profiles.costs.windows import (
     average_pool,
@@ -63,9 +79,18 @@ COSTS: dict[str, CostFunction] = {
     ),
     "FusedMatMul": matrix_product("transA"),
     "Einsum": einsum,
-    "LSTM": recurrent(18),  # three sigmoids, two tanh, three products, one addition
-    "GRU": recurrent(14),  # two sigmoids, one tanh, three products, two additions
-    "RNN": recurrent(1),
+    "LSTM": lstm,
+    "GRU": recurrent(GRU_OPS),
+    "RNN": rnn,
+    "DynamicQuantizeLSTM": quantized_lstm,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": sequence_lstm,
+    "BIDIRECTIONAL_SEQUENCE_LSTM": two_way_lstm,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": sequence_rnn,
+    "SVDF": svdf,
+    "GridSample": grid_sample,
+    "NonMaxSuppression": non_max_suppression,
+    "TFLite_Detection_PostProcess": detection_postprocess,
+    "RFFT2D": real_fft_2d,
     **dict.fromkeys(("GELU", "Gelu"), gelu),
     **dict.fromkeys(("ADD_N", "Sum", "Max", "Min"), combine()),
     "Mean": combine(last=1),

@@ -49,6 +49,9 @@ _ARGUMENTS: dict[str, tuple[int, ...]] = {
     "QLinearWhere": (2, 3, 5, 6, 7, 8),
     **dict.fromkeys(("MatMulInteger", "ConvInteger"), (2, 3)),
     "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "NonMaxSuppression": (2, 3, 4),
+    "RFFT2D": (1,),
+    "DynamicQuantizeLSTM": (4, 8, 9, 10, 11),
     "DynamicQuantizeMatMul": (2, 3),
 }
 

@@ -163,7 +163,6 @@ class Layer:
     partition: int | None
     op_indices: tuple[int, ...]
     timing_indices: tuple[int, ...]
-    runs: int = 1
     index: int = 0
     file_op_types: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
@@ -173,6 +172,7 @@ class Layer:
     refusal: str | None = None
     statistic: Statistic = "min"
     bound: Bound | None = None
+    runs: int = 1
 
     @cached_property
     def latency_us(self) -> float:

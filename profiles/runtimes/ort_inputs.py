@@ -27,7 +27,7 @@ from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values, made_
 from mnv4_deploy.profiles.runtimes.open_onnx import element_type
 
 # Lengths that networks take: of texts, of blocks of audio, of a second of it.
-_LENGTHS = (1, 16, 128, 512, 256, 1024, 64, 4096, 16000)
+_LENGTHS = (16, 128, 512, 256, 1024, 64, 1, 4096, 16000)
 
 Feeds = dict[str, NDArray[Any]]
 

@@ -24,9 +24,8 @@ _NODE_IN_TENSORS = 2.5
 # nodes, which shows in the profile. A larger excess has another cause and stays in the times.
 _MAX_SHARE_OF_GAP = 2.0
 _BISECTIONS = 50
-# With the profiler's cost off, less than this share of their times makes those of nodes in a loop
-# a matter of chance: of 10 profiles of a loop of 50 rounds of three small nodes, whose share is a
-# tenth, no two agreed on the order of the three.
+# Where less than this share of the times of nodes in a loop is left, they are a matter of chance:
+# an error of a tenth in the profiler's cost is then two fifths of what is left.
 _LEAST_LEFT = 0.2
 
 

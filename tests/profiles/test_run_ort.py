@@ -201,7 +201,7 @@ def test_nodes_of_a_branch_are_taken_from_the_node_that_holds_it() -> None:
 
 
 def test_rounds_of_a_loop_are_added_up() -> None:
-    """Two rounds of 3 and 4 us in a loop of 20, the second in the microsecond of the first's end."""
+    """Two rounds of 3 and 4 us in a loop of 20; the second starts where the first ends."""
     events = [
         _node("step", 12, 3),
         _graph(11, 5),

@@ -127,6 +127,11 @@ def _read_profile(
 
 
 def _check(request: MeasureRequest) -> None:
+    if request.inputs:
+        raise UnsupportedError(
+            "LiteRT's benchmark_model takes no values of inputs: leave out --input, or give a"
+            " device over ssh."
+        )
     if request.threads < 1 or request.runs < 1:
         raise UnsupportedError("Threads and runs must be at least 1.")
     if request.cpus is not None:
