@@ -167,7 +167,7 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
                 soft_wrap=True,
             )
     weights = ", ".join(
-        f"{_megabytes(count)} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
+        f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
     )
     console.print(f"weights {weights or 'none'}")
     console.print(f"runs    {_counts(facts.compute_histogram)}")
@@ -190,11 +190,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
     for note in facts.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
-
-
-def _megabytes(count: int) -> str:
-    """With as many digits as a small model needs to be told from nothing."""
-    return f"{count / _MEGA:.2f}" if count >= _MEGA / 100 else f"{count / _MEGA:.6f}".rstrip("0")
 
 
 def _counts(counts: dict[str, int]) -> str:

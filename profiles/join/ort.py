@@ -29,22 +29,26 @@ def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) ->
 
     One layer for each executed node, with the file's nodes that it absorbed; nodes that
     onnxruntime inserted have none. A node that holds a branch or a body also has those of its
-    nodes that have no time of their own. ``trace`` is of the file that was measured. Every timing
-    is in exactly one layer; nodes computed beforehand, and those of a branch that did not run, are
-    in none.
+    nodes that have no time of their own, and computes as they do. ``trace`` is of the file that
+    was measured. Every timing is in exactly one layer; nodes computed beforehand, and those of a
+    branch that did not run, are in none.
     """
     modules = module_of_ops(graph)
     mains = [_main_op(graph, node) for node in trace.nodes]
     places = _places(trace, timings)
     used = {place for place in places if place is not None}
     held: defaultdict[int, list[int]] = defaultdict(list)
+    computes: dict[int, str] = {}
     alone = []
     for place, node in enumerate(trace.nodes):
         if place in used or not node.ops:
             continue
         holder = _measured_holder(trace, place, used)
         if holder is not None:
-            held[holder] += [i for i in node.ops if graph.ops[i].runs]
+            inside = [i for i in node.ops if graph.ops[i].runs]
+            held[holder] += inside
+            if inside and (mains[place] in _products(graph, inside) or holder not in computes):
+                computes[holder] = node.compute
         elif node.holder is None:
             alone.append(place)
     layers = []
@@ -54,9 +58,14 @@ def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) ->
             continue
         layer = _layer(graph, modules, trace, mains, found, (at,))
         ops = tuple(sorted({*layer.op_indices, *held[found]}))
-        layers.append(replace(layer, op_indices=ops, runs=timing.runs))
+        compute = computes.get(found, layer.compute)
+        layers.append(replace(layer, op_indices=ops, compute=compute, runs=timing.runs))
     layers += [_layer(graph, modules, trace, mains, place, ()) for place in alone]
     return tuple(replace(layer, index=at) for at, layer in enumerate(layers))
+
+
+def _products(graph: ModelGraph, ops: Collection[int]) -> list[int]:
+    return [i for i in ops if graph.ops[i].kind in _WORK]
 
 
 def _measured_holder(trace: OrtTrace, place: int, used: Collection[int]) -> int | None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mnv4_deploy.profiles.inspection.onnx_operators import CONTROL
 from mnv4_deploy.profiles.records.profile import Finding, Layer, Trust
 
 FINDINGS = 3
@@ -82,6 +83,8 @@ def _below_roof(profile: _Profile) -> Iterator[Finding]:
     by_op_type: defaultdict[tuple[str, str], list[Layer]] = defaultdict(list)
     for layer in profile.layers:
         percent = layer.bound.percent_of_roof if layer.bound else None
+        if layer.compute == CONTROL:
+            continue
         if percent is not None and percent < _FAR_BELOW_PERCENT and layer.backend != "builtin":
             by_op_type[layer.op_type, layer.compute].append(layer)
     for (op_type, compute), layers in by_op_type.items():

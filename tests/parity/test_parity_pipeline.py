@@ -200,3 +200,33 @@ def test_wrong_arrays_are_refused_before_a_device_is_asked(
     with pytest.raises(InputError, match=r"in.npz has"):
         run(path, "ssh://same", data=str(tmp_path / "in.npz"))
     assert not devices["ssh://same"].opened
+
+
+def test_given_values_go_into_every_inference(tmp_path: Path) -> None:
+    """y = x + 1000 a: with a = 3 every output is near 3000, whatever x is made up as."""
+    from mnv4_deploy.parity.inputs import open_inputs
+    from mnv4_deploy.profiles.graph.given_inputs import read_given
+    from mnv4_deploy.profiles.graph.read import read_graph_of
+    from mnv4_deploy.profiles.inspection.inspect import inspect_file
+
+    b = TfliteBuilder()
+    x, a = tensor(b, "x", (1, 4)), tensor(b, "a", (1, 4))
+    out = tensor(b, "y", (1, 4))
+    b.op("ADD", (x, a), (out,), "AddOptions")
+    path = b.write(tmp_path / "sum.tflite", (x, a), (out,))
+
+    def opened(**options: object):
+        request = ParityRequest(str(path), ("ssh://other",), data="random", **options)
+        facts = inspect_file(path)
+        return open_inputs(request, facts, lambda shapes: read_graph_of(path, shapes))[0]
+
+    inputs = opened(images=3, inputs=read_given(["a=3"]))
+    assert inputs.count == 3
+    made = [inputs.make(at) for at in range(3)]
+    assert all((values[1] == 3).all() for values in made)
+    assert len({values[0].tobytes() for values in made}) == 3
+    assert opened(inputs=read_given(["a=3", "x=1"])).count == 1
+    with pytest.raises(UnsupportedError, match="no input z to give a value: it has x, a"):
+        opened(inputs=read_given(["z=3"]))
+    with pytest.raises(UnsupportedError, match="gives 3 numbers"):
+        opened(inputs=read_given(["a=1,2,3"]))

@@ -100,7 +100,7 @@ def test_what_cannot_be_split_is_one_row(tmp_path: Path) -> None:
     """Sixty rounds of three operators of 16 values: the profiler takes ten times their time."""
     profile = profiled(flow.loop_file(tmp_path / "m.onnx", 16, 60))
     (row,) = [layer for layer in profile.layers if layer.samples_us]
-    assert row.op_type == "Loop"
+    assert (row.op_type, row.compute) == ("Loop", "float32")
     assert row.cost is not None
     assert row.cost.macs == 60 * 16 * 16
     assert sorted(row.file_op_types) == ["Identity", "Loop", "MatMul", "Tanh"]
