@@ -34,12 +34,13 @@ from mnv4_deploy.profiles.ort.rules import RULES
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from tests.hybrid_export import CALIBRATION_IMAGES, EVAL_IMAGES, REAL, hybrid_export
+from tests.tiny_network import CONV_TINY, put_into_zoo
 
 # What the main job's own process does in children is done in this one where it is looked at.
 pytestmark = pytest.mark.usefixtures("no_child")
 SIZE = (64, 64)
 SMALL = {
-    "model": "conv-s-035",
+    "model": CONV_TINY.name,
     "weights": "random",
     "size": (32, 32),
     "num_classes": 10,
@@ -52,6 +53,11 @@ FILES = {
     "hybrid-m-fp32.tflite": ("tflite", "float32"),
     "hybrid-m-int8.tflite": ("tflite", "int8"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _tiny_in_zoo(monkeypatch):
+    put_into_zoo(CONV_TINY, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -256,7 +262,7 @@ class TestWrongFiles:
     """A converter that gives a wrong file ends in exit code 3 and no file at all."""
 
     COMMAND = (
-        *("export", "--model", "conv-s-035", "--weights", "random", "--size", "32"),
+        *("export", "--model", CONV_TINY.name, "--weights", "random", "--size", "32"),
         *("--num-classes", "10", "--eval-images", "16"),
     )
 
@@ -308,19 +314,19 @@ class TestWrongFiles:
     @pytest.mark.usefixtures("wrong_tflite")
     def test_tflite(self, capfd, tmp_path):
         out = tmp_path / "new" / "out"
-        name = "conv-s-035-fp32.tflite"
+        name = "conv-tiny-fp32.tflite"
         self._check(capfd, name, *self.COMMAND, "--format", "tflite", "--out", out)
         assert not any(tmp_path.iterdir())
 
     @pytest.mark.usefixtures("wrong_onnx")
     def test_onnx_keeps_the_earlier_export(self, capfd, tmp_path):
         with staged(tmp_path, overwrite=False) as folder:
-            (folder / "conv-s-035-fp32.onnx").write_bytes(b"the earlier one")
+            (folder / "conv-tiny-fp32.onnx").write_bytes(b"the earlier one")
             write_manifest(folder, {})
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         self._check(
             capfd,
-            "conv-s-035-fp32.onnx",
+            "conv-tiny-fp32.onnx",
             *(*self.COMMAND, "--format", "onnx", "--out", tmp_path, "--overwrite"),
         )
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -421,7 +427,7 @@ def test_fp16(tmp_path):
     for format_ in ("onnx", "tflite"):
         assert by_precision[format_, "float16"] < 0.6 * by_precision[format_, "float32"]
     tiers = {d.subject: d.tier for d in result.deviations}
-    assert tiers["conv-s-035-fp16.onnx"] == tiers["conv-s-035-fp16.tflite"] == "float16"
+    assert tiers["conv-tiny-fp16.onnx"] == tiers["conv-tiny-fp16.tflite"] == "float16"
     assert result.manifest["calibration"] is None
     assert result.manifest["drift"] == []
 
@@ -457,7 +463,7 @@ def test_a_budget_that_the_first_trial_meets(tmp_path, monkeypatch):
 
 def test_not_square_with_a_free_batch(tmp_path):
     result = _export(tmp_path / "out", ("onnx",), size=(64, 96), dynamic_batch=True, int8=True)
-    spec = load_reference("conv-s-035", "random", size=(64, 96), num_classes=10).preprocessing
+    spec = load_reference(CONV_TINY.name, "random", size=(64, 96), num_classes=10).preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 96, 3), np.uint8)
     x = normalize(pixels, spec).transpose(0, 3, 1, 2)
     for artifact in result.artifacts:
