@@ -12,6 +12,7 @@ import mnv4_deploy
 from mnv4_deploy import errors
 from mnv4_deploy.cli.export import export as command
 from mnv4_deploy.exporters.records import ExportRequest
+from tests.tiny_network import CONV_TINY, put_into_zoo
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -21,9 +22,10 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "onnx", "rich"} & set(done.stdout.split())
 
 
-def test_export_and_inspect(tmp_path):
+def test_export_and_inspect(tmp_path, monkeypatch):
+    put_into_zoo(CONV_TINY, monkeypatch)
     result = mnv4_deploy.export(
-        "conv-s-035",
+        CONV_TINY.name,
         str(tmp_path / "out"),
         weights="random:3",
         formats=("onnx",),
@@ -32,7 +34,7 @@ def test_export_and_inspect(tmp_path):
         evaluation_images=16,
     )
     (artifact,) = result.artifacts
-    assert artifact.path == tmp_path / "out" / "conv-s-035-fp32.onnx"
+    assert artifact.path == tmp_path / "out" / "conv-tiny-fp32.onnx"
     assert artifact.path.stat().st_size == artifact.size_bytes
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == json.loads(json.dumps(result.manifest))
@@ -43,7 +45,7 @@ def test_export_and_inspect(tmp_path):
     assert facts.inputs[0].shape == (1, 3, 32, 64)
     assert facts.outputs[0].shape == (1, 7)
     with pytest.raises(errors.OutputError):
-        mnv4_deploy.export("conv-s-035", tmp_path / "out", weights="random", formats=("onnx",))
+        mnv4_deploy.export(CONV_TINY.name, tmp_path / "out", weights="random", formats=("onnx",))
 
 
 def test_errors_are_of_one_family(tmp_path):

@@ -29,13 +29,14 @@ from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
+from tests.tiny_network import CONV_TINY, put_into_zoo
 
 # The first stage has 3x8 positions in two windows. The second has one of 2x4, too low for the
-# outer rows of its 7x7 convolution; the third has no attention.
+# outer rows of its 7x7 convolution.
 SIZE = (48, 128)
 HEADS = (2, 1)
 REPORT = RewriteReport("some", float_modules=("stages.0.blocks.0.mixer.m", "head"))
-SMALL = Variant("small", "", (16, 24, 32), (1, 1, 0), (*HEADS, 1), (7, 5), 0.0)
+SMALL = Variant("small", "", (16, 24), (1, 1), HEADS, (7, 5), 0.0)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,7 @@ class _EnoughError(Exception):
 )
 def test_the_pipeline_hands_float_modules_on(tmp_path, monkeypatch, format_, maker, quantizer):
     """From the rewrites to the quantizer; no file is made."""
+    put_into_zoo(CONV_TINY, monkeypatch)
     rewritten, kept = [], []
 
     def recorded(*arguments):
@@ -281,7 +283,7 @@ def test_the_pipeline_hands_float_modules_on(tmp_path, monkeypatch, format_, mak
     monkeypatch.setattr(f"{maker.__name__}.{quantizer}", record)
     monkeypatch.setattr(maker, "convert", convert)
     request = ExportRequest(
-        model="efficientvit-m0",
+        model=CONV_TINY.name,
         out=tmp_path / "out",
         weights="random",
         formats=(format_,),

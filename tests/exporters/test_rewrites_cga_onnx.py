@@ -26,10 +26,10 @@ from mnv4_deploy.models.networks.efficientvit import EfficientVit
 from mnv4_deploy.models.networks.efficientvit_variants import Variant
 from mnv4_deploy.models.randomize import randomize
 
-HEADS = (2, 3, 2)
-# At 160x200 px the stages have 10x13 positions in four windows (padded), 5x7 and 3x4 in one.
+HEADS = (2, 3)
+# At 160x200 px the stages have 10x13 positions in four windows (padded), and 5x7 in one.
 SIZE = (160, 200)
-SMALL = Variant("small", "", (64, 48, 64), (1, 1, 1), HEADS, (7, 5, 3), 0.0)
+SMALL = Variant("small", "", (64, 48), (1, 1), HEADS, (7, 5, 3), 0.0)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
