@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.machine import independent
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.machine.kernels import integer_ir, loop_ir, rates, tile_ir
 from mnv4_deploy.profiles.machine.kernels.compiled import CompiledKernel
 from mnv4_deploy.profiles.machine.kernels.rates import aligned
+from tests.profiles.hasty import machine_here
 
 llvm = pytest.importorskip("llvmlite.binding")
 
@@ -22,16 +22,11 @@ _X86 = ("sse4_1", "avx", "avx2", "fma")
 _AVX512 = (*_X86, "avx512f", "avx512bw", "avx512vl", "avx512_vnni")
 
 
-@pytest.fixture(scope="module")
-def peaks():
-    """What one thread multiplies here; measuring takes seconds."""
-    return independent.measure_peaks(_CPU, 1)
-
-
-@pytest.fixture(scope="module")
-def memory():
-    """What one thread reads here; measuring takes seconds."""
-    return independent.measure_memory(_CPU, 1)
+@pytest.fixture
+def ceilings(shared):
+    """What one thread multiplies and reads here; measuring takes seconds."""
+    (found,) = machine_here(shared).ceilings
+    return found
 
 
 def _out() -> np.ndarray:
@@ -210,19 +205,20 @@ def test_no_integer_sequence_for_an_unknown_instruction_set():
     assert "call" not in loop_ir.fma(()).ir  # would be a library call for every product
 
 
-def test_peaks_stay_below_what_clock_and_instruction_set_allow(peaks):
-    assert 0.3 < peaks.clock_ghz < 8
-    limits = limits_macs_per_s(peaks.clock_ghz, _CPU.isa)
+def test_peaks_stay_below_what_clock_and_instruction_set_allow(ceilings):
+    assert 0.3 < ceilings.clock_ghz < 8
+    limits = limits_macs_per_s(ceilings.clock_ghz, _CPU.isa)
     if limits is None:
         pytest.skip("no limits known for this instruction set")
-    for compute, rate in peaks.by_compute().items():
+    for compute, rate in ceilings.peak_macs_per_s["independent"].items():
         limit = limits["int8" if compute == tile_ir.NAME else compute]
         assert rate <= 1.05 * limit
         # A clock that other load halves for a moment still leaves half a float pipe.
         assert rate > limit / 40
 
 
-def test_nearer_memory_is_faster(memory):
+def test_nearer_memory_is_faster(ceilings):
+    memory = ceilings.memory
     assert [level.name for level in memory] == [*(c.name for c in _CPU.caches), "DRAM"]
     assert memory[-1].capacity_bytes is None
     for near, far in itertools.pairwise(memory):
@@ -241,17 +237,19 @@ def _fastest_s(work) -> float:
 
 
 @pytest.mark.skipif(platform.system() == "Darwin", reason="sgemm uses a matrix unit there")
-def test_numpys_sgemm_does_not_beat_the_multiply_adds(peaks):
+def test_numpys_sgemm_does_not_beat_the_multiply_adds(ceilings):
     a = np.ones((384, 384), np.float32)
     rate = a.size * 384 / _fastest_s(lambda: a @ a)
     cores = _CPU.cores  # NumPy may use them all
-    assert rate < 1.3 * cores * peaks.float32
+    assert rate < 1.3 * cores * ceilings.peak("independent", "float32")
 
 
-def test_numpy_does_not_read_faster_than_memory_allows(memory):
+def test_numpy_does_not_read_faster_than_memory_allows(ceilings):
     array = np.ones(1 << 24, np.float32)
     rate = array.nbytes / _fastest_s(array.max)
-    fits = [lv for lv in memory if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2]
+    fits = [
+        lv for lv in ceilings.memory if (lv.capacity_bytes or array.nbytes) >= array.nbytes / 2
+    ]
     assert rate < 1.5 * fits[0].bytes_per_s
 
 

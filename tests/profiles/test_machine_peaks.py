@@ -17,6 +17,7 @@ from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chai
 from mnv4_deploy.profiles.machine.products import Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
 from mnv4_deploy.profiles.runtimes.runners import open_runner
+from tests.profiles.hasty import machine_here
 
 _PRODUCTS = {
     "1x1": Product(6, 7, 64, 32),
@@ -127,10 +128,10 @@ def test_nothing_measurable_says_what_to_install(monkeypatch):
         ceilings.measure_machine([1])
 
 
-def test_all_ceilings_of_one_thread():
+def test_all_ceilings_of_one_thread(shared):
     """The whole measurement: everything is there and no kernel beats its instructions."""
     pytest.importorskip("llvmlite")
-    (found,) = ceilings.measure_machine([1]).ceilings
+    (found,) = machine_here(shared).ceilings
     assert set(found.peak_macs_per_s) == {"independent", "xnnpack", "onnxruntime"}
     assert [level.name for level in found.memory] == [
         *(cache.name for cache in read_cpu().caches),

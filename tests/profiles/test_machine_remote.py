@@ -25,6 +25,8 @@ from mnv4_deploy.profiles.machine.memory import NumpyAddition, numpy_memory
 from mnv4_deploy.profiles.machine.remote import pack, pack_bytes
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.machine import Machine
+from tests.profiles.hasty import in_haste
+from tests.shared import Shared
 
 pytest.importorskip("llvmlite")
 pytest.importorskip("onnx")
@@ -68,12 +70,16 @@ def _hidden(folder: Path, *packages: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def measured(kit_file, tmp_path_factory) -> Machine:
+def measured(kit_file: Path, shared: Shared) -> Machine:
     """This machine as a device on which only onnxruntime is installed."""
     pytest.importorskip("onnxruntime")
-    folder = tmp_path_factory.mktemp("hidden")
-    with _hidden(folder, "llvmlite", "onnx", "ai_edge_litert", "flatbuffers"):
-        return measure_machine([1], str(kit_file))
+
+    def measure(folder: Path) -> Machine:
+        with _hidden(folder, "llvmlite", "onnx", "ai_edge_litert", "flatbuffers"), in_haste():
+            return measure_machine([1], str(kit_file))
+
+    _, machine = shared.folder_and_value("ceilings-by-a-kit", measure)
+    return machine
 
 
 def test_a_kit_survives_its_journey(kit_file, tmp_path):
@@ -173,7 +179,7 @@ def test_a_device_without_llvmlite_and_onnx_is_measured(measured):
 def test_without_kernels_numpy_measures_memory(tmp_path):
     path = tmp_path / "kit"
     path.write_bytes(pack_bytes(_facts(architecture="riscv64", isa=())))
-    with _hidden(tmp_path, "llvmlite", "onnx", "onnxruntime", "ai_edge_litert"):
+    with _hidden(tmp_path, "llvmlite", "onnx", "onnxruntime", "ai_edge_litert"), in_haste():
         machine = measure_machine([1], str(path))
     (found,) = machine.ceilings
     assert found.peak_macs_per_s == {}
@@ -189,7 +195,9 @@ def test_without_kernels_numpy_measures_memory(tmp_path):
 @_linux
 def test_numpys_memory_is_possible_and_near_that_of_the_kernels(measured):
     best = {level.name: level for level in measured.ceilings[0].memory}
-    for level in numpy_memory(_CPU, 1):
+    with in_haste():
+        by_numpy = numpy_memory(_CPU, 1)
+    for level in by_numpy:
         assert level.capacity_bytes == best[level.name].capacity_bytes
         assert 0.1 < level.bytes_per_s / best[level.name].bytes_per_s < 1.5
 
