@@ -1,17 +1,20 @@
-"""Pages opened in a real browser."""
+"""Pages opened in a real browser, which a test process starts once."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +29,25 @@ def _command(folder: Path) -> list[str]:
         *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
         *("--disable-quic", f"--user-data-dir={folder / 'browser'}"),
-        *("--enable-logging=stderr", "--v=0", "--window-size=1280,2000"),
+        "--window-size=1280,2000",
     ]
 
 
-def browse(page: Path, folder: Path) -> str:
-    """The document that a browser makes of ``page``; its console must stay empty.
+def browse(page: Path) -> str:
+    """The document that ``page`` becomes in three seconds; its console must stay empty.
 
-    ``folder`` is where the browser keeps its own files.
+    Of its own time, which is at an end as soon as it has nothing left to do.
     """
-    done = subprocess.run(
-        [*_command(folder), "--virtual-time-budget=3000", "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return done.stdout
+    browser = _browser()
+    with browser.tab() as (session, _):
+        browser.call("Page.navigate", session, url=page.as_uri())
+        browser.wait_for("Page.loadEventFired", session)
+        browser.call("Emulation.setVirtualTimePolicy", session, policy="advance", budget=3000)
+        browser.wait_for("Emulation.virtualTimeBudgetExpired", session)
+        (document,) = browser.evaluate("[document.documentElement.outerHTML]", session)
+        console = browser.console(session)
+    assert console == ()
+    return document
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class Visits:
 def clicked_through(page: Path, folder: Path, *, requests: int = 0, downloads: int = 0) -> Visits:
     """Open ``page``, use every control of it, and see what it asks of anybody.
 
-    ``requests`` and ``downloads`` are how many are waited for, at most a minute; then one second
-    is for others to come.
+    ``folder`` gets what is downloaded. ``requests`` and ``downloads`` are how many are waited
+    for, at most a minute; then one second is for others to come.
     """
     saved = folder / "downloads"
     saved.mkdir()
@@ -70,20 +74,18 @@ def clicked_through(page: Path, folder: Path, *, requests: int = 0, downloads: i
     def files() -> tuple[Path, ...]:
         return tuple(path for path in saved.iterdir() if path.suffix == ".png")
 
-    with _proxy() as (address, lines), _Browser(folder) as browser:
-        # A context with a proxy of its own: what the browser wants for itself takes another way.
-        context = browser.call(
-            "Target.createBrowserContext", proxyServer=address, proxyBypassList="<-loopback>"
-        )["browserContextId"]
+    browser = _browser()
+    with (
+        _proxy() as (address, lines),
+        # A proxy of its own: what the browser wants for itself takes another way.
+        browser.tab(proxyServer=address, proxyBypassList="<-loopback>") as (session, context),
+    ):
         browser.call(
             "Browser.setDownloadBehavior",
             behavior="allow",
             downloadPath=str(saved),
             browserContextId=context,
         )
-        tab = browser.call("Target.createTarget", url="about:blank", browserContextId=context)
-        session = browser.call("Target.attachToTarget", flatten=True, **tab)["sessionId"]
-        browser.call("Page.enable", session)
         browser.call("Page.addScriptToEvaluateOnNewDocument", session, source=_HOOKS)
         browser.call("Page.navigate", session, url=page.as_uri())
         clicked = browser.evaluate(_CLICKS, session)
@@ -98,10 +100,14 @@ def clicked_through(page: Path, folder: Path, *, requests: int = 0, downloads: i
         return Visits(
             tuple(lines),
             tuple(attempts),
-            tuple(each["url"] for each in targets if "openerId" in each),
+            tuple(
+                each["url"]
+                for each in targets
+                if each.get("browserContextId") == context and "openerId" in each
+            ),
             tuple(clicked),
             files(),
-            browser.console(),
+            browser.console(session),
         )
 
 
@@ -133,33 +139,46 @@ class _Browser:
     """A browser that does what it is told: the DevTools protocol over a pipe, in real time."""
 
     def __init__(self, folder: Path) -> None:
-        self._log = folder / "browser.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    # It reads from 3 and writes to 4.
-                    *("sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>&2', "sh", *_command(folder)),
-                    # Clicks are a script's, and its windows are otherwise suppressed unseen.
-                    *("--remote-debugging-pipe", "--disable-popup-blocking", "about:blank"),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        self._watchdog = threading.Timer(300, self._process.kill)
-        self._watchdog.start()
+        self._process = subprocess.Popen(
+            [
+                # It reads from 3 and writes to 4.
+                *("sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>&2', "sh", *_command(folder)),
+                # Clicks are a script's, and its windows are otherwise suppressed unseen.
+                *("--remote-debugging-pipe", "--disable-popup-blocking", "about:blank"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
         self._calls, self._read = 0, b""
+        self._events: list[dict[str, Any]] = []
 
-    def __enter__(self) -> _Browser:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._watchdog.cancel()
+
+    @contextmanager
+    def tab(self, **options: str) -> Iterator[tuple[str, str]]:
+        """The session of an empty page, and the context it has for itself, as in a new browser.
+
+        It may be open for five minutes.
+        """
+        watchdog = threading.Timer(300, self._process.kill)
+        watchdog.start()
+        self._events.clear()
+        try:
+            context = self.call("Target.createBrowserContext", **options)["browserContextId"]
+            tab = self.call("Target.createTarget", url="about:blank", browserContextId=context)
+            session = self.call("Target.attachToTarget", flatten=True, **tab)["sessionId"]
+            for domain in ("Page", "Runtime", "Log"):
+                self.call(f"{domain}.enable", session)
+            yield session, context
+            self.call("Target.disposeBrowserContext", browserContextId=context)
+        finally:
+            watchdog.cancel()
 
     def call(self, method: str, session: str | None = None, **params: object) -> dict[str, Any]:
         self._calls += 1
@@ -169,7 +188,7 @@ class _Browser:
         self._to.write(json.dumps(message).encode() + b"\0")
         self._to.flush()
         while (answer := self._message()).get("id") != self._calls:
-            pass
+            self._events.append(answer)
         assert "error" not in answer, f"{method}: {answer['error']}"
         result: dict[str, Any] = answer["result"]
         return result
@@ -180,9 +199,17 @@ class _Browser:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return list(done["result"]["value"])
 
-    def console(self) -> tuple[str, ...]:
-        lines = self._log.read_text("utf-8", "replace").splitlines()
-        return tuple(line for line in lines if "CONSOLE" in line)
+    def wait_for(self, event: str, session: str) -> None:
+        while not self._told(session, event):
+            self._events.append(self._message())
+
+    def console(self, session: str) -> tuple[str, ...]:
+        """What a developer would see there: what scripts print, errors, and what was refused."""
+        return tuple(json.dumps(params) for params in self._told(session, *_CONSOLE))
+
+    def _told(self, session: str, *methods: str) -> list[dict[str, Any]]:
+        own = (each for each in self._events if each.get("sessionId") == session)
+        return [each["params"] for each in own if each["method"] in methods]
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._read:
@@ -192,6 +219,18 @@ class _Browser:
         message, _, self._read = self._read.partition(b"\0")
         answer: dict[str, Any] = json.loads(message)
         return answer
+
+
+_CONSOLE = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+
+
+@cache
+def _browser() -> _Browser:
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    browser = _Browser(Path(folder.name))
+    atexit.register(browser.end)
+    return browser
 
 
 # There before any script of a page.

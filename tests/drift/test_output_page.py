@@ -358,7 +358,7 @@ def test_a_browser_shows_the_page_and_complains_of_nothing(tmp_path, name) -> No
         result = with_names(result, name)
     path = tmp_path / "report.html"
     path.write_text(report_page(result), encoding="utf-8")
-    shown = Page(browse(path, tmp_path))
+    shown = Page(browse(path))
     rows = [attrs for tag, attrs in shown.tags if tag == "tr" and "id" in attrs]
     assert len(rows) == (len(result.layers.layers) if result.layers else 0)
     # The one of the page; hover texts are the script's now.
@@ -370,7 +370,7 @@ def test_a_browser_sorts_searches_and_shows_hover_texts(tmp_path) -> None:
     text = re.sub(r"<meta http-equiv[^>]*>", "", report_page(make_result()))
     path = tmp_path / "report.html"
     path.write_text(text.replace("</body>", SCRIPTED + "</body>"), encoding="utf-8")
-    shown = browse(path, tmp_path)
+    shown = browse(path)
     page = Page(shown)
     assert "said" in [attrs.get("id") for _, attrs in page.tags]
     said = json.loads(page.text[-1] if page.text[-1].strip() else page.text[-2])

@@ -342,7 +342,7 @@ def test_a_browser_draws_the_page_and_complains_of_nothing(tmp_path, name) -> No
     profile = make_profile() if name == "plain" else with_names(make_profile(), name)
     path = tmp_path / "report.html"
     write_report(profile, path)
-    page = browse(path, tmp_path)
+    page = browse(path)
     assert page.count("<tr") == 1 + len(SPECS)
     assert page.count('class="main-svg"') >= 3
     assert "10 of 10 layers" in page

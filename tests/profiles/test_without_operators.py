@@ -237,7 +237,7 @@ def test_the_page_shows_the_whole_and_the_device(device: DeviceRun, tmp_path: Pa
 
     path = tmp_path / "report.html"
     write_report(analyse(measurement(device), MACHINE), path)
-    page = browse(path, tmp_path)
+    page = browse(path)
     body = page.split("<body>")[1].split("<script>")[0]
     assert "The mark is the model as a whole." in body
     assert "No times of layers" in body
