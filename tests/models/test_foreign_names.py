@@ -72,6 +72,7 @@ def test_translates_every_tensor(
     assert ("mean (127.0, 127.0, 127.0)" in reference.source.note) == ("lite" in name)
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_a_checkpoint_of_the_other_network_names_it(
     random_module: Callable[[str], nn.Module], tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_checkpoint_of_the_other_network_names_it(
         load_reference("efficientnet-lite0", str(tmp_path / "m.pth"))
 
 
+@pytest.mark.usefixtures("fitting_once")
 @pytest.mark.parametrize(
     "lost", ["features.3.conv.2.weight", "features.5.conv.0.0.weight", "features.18.1.bias"]
 )

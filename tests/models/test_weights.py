@@ -313,6 +313,7 @@ def test_no_state_dict_inside(tmp_path: Path, content: Any) -> None:
     assert "no tensors by name" in refusal(MODEL, tmp_path / "m.pt")
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_wrong_tensors_are_listed_by_name(tmp_path: Path, state: dict[str, Tensor]) -> None:
     changed = dict(state)
     del changed["conv_stem.weight"]
@@ -325,6 +326,7 @@ def test_wrong_tensors_are_listed_by_name(tmp_path: Path, state: dict[str, Tenso
     assert "1 tensor is of another shape (bn1.weight 5 instead of 32)" in message
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_long_lists_are_counted(tmp_path: Path, state: dict[str, Tensor]) -> None:
     torch.save({"bn1.weight": state["bn1.weight"]}, tmp_path / "m.pt")
     counters = sum(key.endswith("num_batches_tracked") for key in state)
@@ -334,6 +336,7 @@ def test_long_lists_are_counted(tmp_path: Path, state: dict[str, Tensor]) -> Non
     assert f"and {expected - 4} more" in message
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_checkpoint_of_another_model_names_it(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "m.safetensors")
     assert f"it fits '{MODEL}', so use --model {MODEL}" in refusal(
@@ -353,6 +356,7 @@ def test_not_finite_and_not_floating(tmp_path: Path, state: dict[str, Tensor]) -
     assert "not floating-point (conv_stem.weight)" in refusal(MODEL, tmp_path / "int.safetensors")
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_head_without_classes_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     headless = {k: v for k, v in state.items() if not k.startswith("classifier")}
     torch.save(headless, tmp_path / "m.pt")

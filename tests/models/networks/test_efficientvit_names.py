@@ -117,6 +117,7 @@ def test_the_authors_checkpoint_loads(m0: dict[str, Tensor], tmp_path: Path) -> 
     assert reference.num_classes == 3
 
 
+@pytest.mark.usefixtures("fitting_once")
 def test_checkpoints_that_do_not_fit(m0: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     torch.save(m0, path)

@@ -75,23 +75,22 @@ def counted_by_hand(name: str) -> tuple[int, int]:
 def test_counts_to_the_unit(name: str) -> None:
     side, published = NETWORKS[name][3:]
     with torch.device("meta"):
-        parameters = count_parameters(zoo.build(name))
+        model = zoo.build(name)
+    parameters, macs = counted_by_hand(name)
     assert zoo.entry(name).native_size == side
-    assert (parameters, count_macs(name, (side, side))) == counted_by_hand(name)
-    assert parameters == published
-    costs = layer_costs(name, (side, side))
-    assert sum(cost.macs for cost in costs) == counted_by_hand(name)[1]
+    assert count_parameters(model) == parameters == published
+    assert sum(cost.macs for cost in layer_costs(model, (side, side))) == macs
+    if name in FEATURES:  # the others have more of the same, and take seconds
+        assert count_macs(model, (side, side)) == macs
 
 
 def test_published_counts() -> None:
-    assert count_macs("mobilenetv2-100", (224, 224)) == 300_774_272
+    assert counted_by_hand("mobilenetv2-100")[1] == 300_774_272
     for number, (millions, mega_macs) in enumerate(PUBLISHED_LITE):
-        name = f"efficientnet-lite{number}"
-        side = zoo.entry(name).native_size
-        with torch.device("meta"):
-            assert round(count_parameters(zoo.build(name)) / 1e6, 1) == millions
+        parameters, macs = counted_by_hand(f"efficientnet-lite{number}")
+        assert round(parameters / 1e6, 1) == millions
         # Theirs have the norms, too, which are folded away before anything runs.
-        assert 0.94 < count_macs(name, (side, side)) / (mega_macs * 1e6) < 0.98
+        assert 0.94 < macs / (mega_macs * 1e6) < 0.98
 
 
 @pytest.mark.parametrize("name", FEATURES)

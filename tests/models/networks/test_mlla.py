@@ -22,6 +22,8 @@ NETWORKS = {
     "mlla-b": (96, (3, 6, 21, 6), 95_983_960, 15.8789, 0.2348, 16.2),
 }
 HEAD_WIDTH = 32
+# Four stages, as narrow as whole heads allow.
+SMALL = Variant("small", "", 64, 32, (1, 2, 1, 1), (1, 2, 4, 8))
 
 
 def counted_by_hand(width: int, depths: tuple[int, ...], side: int) -> tuple[int, int, int]:
@@ -85,8 +87,8 @@ def test_tensor_names_are_the_authors() -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Mlla:
-    """Four stages, as narrow as whole heads allow, in float64."""
-    network = Mlla(Variant("small", "", 64, 32, (1, 2, 1, 1), (1, 2, 4, 8)), num_classes=7)
+    """The small one in float64."""
+    network = Mlla(SMALL, num_classes=7)
     randomize(network, 0, size=(64, 64))
     return network.double()
 
@@ -238,13 +240,19 @@ def test_normalised_weights_sum_to_one_where_nothing_is_turned() -> None:
 @pytest.mark.parametrize("size", [(64, 96), (33, 65), (97, 40)])
 def test_feature_maps(size: tuple[int, int]) -> None:
     with torch.device("meta"):
-        model = zoo.build("mlla-b", features_only=True)
-        maps = model(torch.empty(2, 3, *size))
-    assert model.feature_channels == (96, 192, 384, 768)
+        model = Mlla(SMALL, features_only=True).eval()
+    maps = model(torch.empty(2, 3, *size, device="meta"))
     assert [tuple(m.shape) for m in maps] == [
         (2, channels, *(-(-side // stride) for side in size))
-        for channels, stride in zip(model.feature_channels, (4, 8, 16, 32), strict=True)
+        for channels, stride in zip((32, 64, 128, 256), (4, 8, 16, 32), strict=True)
     ]
+
+
+def test_feature_channels() -> None:
+    with torch.device("meta"):
+        model = zoo.build("mlla-b", features_only=True)
+        maps = model(torch.empty(2, 3, 33, 65))
+    assert model.feature_channels == tuple(m.shape[1] for m in maps) == (96, 192, 384, 768)
     assert not [key for key in model.state_dict() if key.startswith(("norm.", "head."))]
 
 

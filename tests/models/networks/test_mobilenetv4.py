@@ -1,6 +1,7 @@
 """Structure and arithmetic of the networks against independently written formulas."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -26,11 +27,17 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@cache
+def features_of(name: str) -> nn.Module:
+    """A network on the meta device, that gives features."""
+    with torch.device("meta"):
+        return zoo.build(name, features_only=True)
+
+
 @pytest.mark.parametrize(("name", "channels"), FEATURES.items())
 def test_feature_maps(name: str, channels: tuple[int, ...]) -> None:
-    with torch.device("meta"):
-        model = zoo.build(name, features_only=True)
-        maps = model(torch.empty(2, 3, 64, 96))
+    model = features_of(name)
+    maps = model(torch.empty(2, 3, 64, 96, device="meta"))
     assert model.feature_channels == channels
     assert [tuple(m.shape) for m in maps] == [
         (2, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)
@@ -55,9 +62,7 @@ def test_features_are_those_the_classifier_sees(random_module: Callable[[str], n
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("size", [(32, 32), (33, 65), (97, 40), (224, 223)])
 def test_odd_and_non_square_sizes(name: str, size: tuple[int, int]) -> None:
-    with torch.device("meta"):
-        model = zoo.build(name, features_only=True)
-        maps = model(torch.empty(1, 3, *size))
+    maps = features_of(name)(torch.empty(1, 3, *size, device="meta"))
     for feature, stride in zip(maps, (4, 8, 16, 32), strict=True):
         # Symmetric padding: every stride-2 step rounds up.
         assert tuple(feature.shape[2:]) == tuple(-(-side // stride) for side in size)
