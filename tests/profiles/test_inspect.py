@@ -43,6 +43,7 @@ def test_tflite_facts(conv_tflite: Path) -> None:
     json.dumps(asdict(facts))
 
 
+@pytest.mark.usefixtures("no_child")
 def test_graph_that_falls_apart(split_tflite: Path) -> None:
     facts = inspect_file(split_tflite)
     assert facts.partitions == 2
@@ -55,6 +56,7 @@ def test_graph_that_falls_apart(split_tflite: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_child")
 def test_quantization_of_inputs_and_outputs(tflite: TfliteBuilder, tmp_path: Path) -> None:
     x = tflite.tensor("x", (1, 16), "uint8", scale=0.5, zero_point=7)
     y = tflite.tensor("y", (1, 16), "int8", scale=0.25, zero_point=-3)
@@ -76,6 +78,7 @@ def test_dynamic_range_weights_compute_in_integers(tflite: TfliteBuilder, tmp_pa
     assert facts.weight_bytes_by_dtype == {"int8": 128}
 
 
+@pytest.mark.usefixtures("no_child")
 def test_content_decides_not_the_name(conv_tflite: Path, conv_onnx: Path, tmp_path: Path) -> None:
     disguised = tmp_path / "model.onnx"
     disguised.write_bytes(conv_tflite.read_bytes())
@@ -85,6 +88,7 @@ def test_content_decides_not_the_name(conv_tflite: Path, conv_onnx: Path, tmp_pa
     assert inspect_file(other).format == "onnx"
 
 
+@pytest.mark.usefixtures("no_child")
 def test_onnx_facts(conv_onnx: Path) -> None:
     facts = inspect_file(conv_onnx)
     assert facts.format == "onnx"
@@ -100,6 +104,7 @@ def test_onnx_facts(conv_onnx: Path) -> None:
     json.dumps(asdict(facts))
 
 
+@pytest.mark.usefixtures("no_child")
 def test_onnx_qdq_tells_int8_from_float_islands(qdq_onnx: Path) -> None:
     facts = inspect_file(qdq_onnx)
     by_kind = {op.kind: op for op in facts.operators}
@@ -182,7 +187,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         inspect_file(tmp_path)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("kind", ["conv_tflite", "conv_onnx"])
 def test_truncated(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, share: float
@@ -240,6 +245,7 @@ def test_native_crash_while_inspecting_is_the_files_fault(tmp_path: Path) -> Non
         run_isolated(os.abort, subject=str(tmp_path / "m.tflite"))
 
 
+@pytest.mark.usefixtures("no_child")
 def test_custom_operator_is_listed_though_it_cannot_run(
     tflite: TfliteBuilder, tmp_path: Path
 ) -> None:
@@ -252,6 +258,7 @@ def test_custom_operator_is_listed_though_it_cannot_run(
     assert "MyTransform" in facts.notes[0]
 
 
+@pytest.mark.usefixtures("no_child")
 def test_onnx_operator_unknown_to_onnxruntime(tmp_path: Path) -> None:
     import onnx
 

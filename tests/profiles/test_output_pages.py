@@ -147,12 +147,12 @@ def test_without_ceilings_it_says_so_and_draws_no_line(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("specs", [(), NOTHING], ids=["no layers", "no times"])
-@pytest.mark.parametrize("machine", [None, MACHINE], ids=["bare", "machine"])
-def test_nothing_to_draw_is_drawn(tmp_path, specs, machine) -> None:
+@pytest.mark.parametrize(("machine", "name"), [(None, "bare.png"), (MACHINE, "machine.svg")])
+def test_nothing_to_draw_is_drawn(tmp_path, specs, machine, name) -> None:
     profile = make_profile(specs, machine=machine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        save_roofline(profile, [tmp_path / "r.png", tmp_path / "r.svg"])
+        save_roofline(profile, [tmp_path / name])
     assert page_of(profile, tmp_path).data["layers"] == [] or specs
 
 
@@ -269,7 +269,7 @@ def test_page_escapes_hostile_names(tmp_path) -> None:
     assert list(json.loads(data).items()) == [("b", HOSTILE), ("a", 1)]
 
 
-@pytest.mark.parametrize("name", ["r.png", "r.svg", "r.html"])
+@pytest.mark.parametrize("name", ["r.svg", "r.html"])
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path, name) -> None:
     write = write_report if name.endswith("html") else lambda p, path: save_roofline(p, [path])
     with pytest.raises(OutputError, match="Cannot write"):
