@@ -36,17 +36,26 @@ def wheel(folder: Path, name: str = "planted", version: str = "1.0") -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
+# In place of the standard library's, for "python -m venv".
+_VENV = """
+import sys
+from pathlib import Path
+sys.path.remove({here!r})
+from venv import main
+main(["--without-pip", *sys.argv[1:]])
+(site,) = Path(sys.argv[-1]).glob("lib/python*/site-packages")
+(site / "pip").symlink_to({pip!r})
+"""
+
+
 @pytest.fixture
-def borrowed_pip(monkeypatch) -> None:
+def borrowed_pip(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
     """Environments with the pip of this one: one of their own takes seconds to install."""
     pip = pytest.importorskip("pip")
-
-    def make_venv(folder: Path, run: setup.Run) -> None:
-        run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
-        (site,) = folder.glob("lib/python*/site-packages")
-        (site / "pip.pth").write_text(str(Path(pip.__file__).parent.parent))
-
-    monkeypatch.setattr(setup, "_make_venv", make_venv)
+    here = tmp_path_factory.mktemp("borrowed")
+    code = _VENV.format(here=str(here), pip=str(Path(pip.__file__).parent))
+    (here / "venv.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(here), prepend=os.pathsep)
 
 
 @pytest.fixture
@@ -157,6 +166,7 @@ def test_cache_that_cannot_be_written(place: setup.Place) -> None:
         setup.make(place, lambda _: None, ["planted==1.0"])
 
 
+@pytest.mark.usefixtures("borrowed_pip")
 def test_closing_during_setup_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     """pip waits for an index that never answers."""
     cache = tmp_path / "cache"
@@ -168,7 +178,7 @@ def test_closing_during_setup_leaves_nothing(tmp_path: Path, monkeypatch) -> Non
         with open_agent(parse_address("local"), options, notes.append) as device:
             thread = threading.Thread(target=_quiet(device.setup))
             thread.start()
-            server.settimeout(60)
+            server.settimeout(PATIENCE_S)
             connection, _ = server.accept()
         thread.join(PATIENCE_S)
         connection.close()
