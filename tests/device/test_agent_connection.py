@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ import pytest
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.device.linux import connection as connection_module
 from mnv4_deploy.device.linux.connection import Connection
-from mnv4_deploy.device.linux.device import open_agent
+from mnv4_deploy.device.linux.device import AgentDevice, open_agent
 from mnv4_deploy.device.open import open_device
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
+from mnv4_deploy.profiles.agent import streams
 from mnv4_deploy.profiles.agent.bootstrap import MAGIC
 from mnv4_deploy.profiles.agent.streams import error_from, printable
 from mnv4_deploy.profiles.records.device import DeviceOptions
-from tests.time_limit import in_time
+from tests.time_limit import in_time, wait_until
 
 
 def line(kind: str, **body) -> bytes:
@@ -80,14 +83,14 @@ def test_garbage_is_an_error_in_one_sentence(said: bytes) -> None:
 @pytest.mark.parametrize("wait", [True, False])
 def test_half_a_message_is_a_lost_connection_or_garbage(wait: bool) -> None:
     whole = b'{"kind": "done", "body": {}, "arrays": [], "bytes": 10}\n12345'
-    found = connection(MAGIC + line("hello", facts=FACTS) + whole, silence_s=1.0, wait=wait)
+    found = connection(MAGIC + line("hello", facts=FACTS) + whole, silence_s=0.2, wait=wait)
     found.start({}, b"")
     with pytest.raises(ToolchainError, match=r"sent something that is no answer|was lost"):
         found.request("state")
 
 
 def test_silence_is_a_lost_connection() -> None:
-    found = connection(MAGIC + line("hello", facts=FACTS), silence_s=1.0)
+    found = connection(MAGIC + line("hello", facts=FACTS), silence_s=0.2)
     found.start({}, b"")
     with in_time(), pytest.raises(ToolchainError, match="was lost"):
         found.request("state")
@@ -95,7 +98,7 @@ def test_silence_is_a_lost_connection() -> None:
         found.request("state")
 
 
-def deaf(then: str, silence_s: float = 1.0) -> Connection:
+def deaf(then: str, silence_s: float = 0.2) -> Connection:
     """A device that said hello, reads nothing more and goes on with the program ``then``."""
     said = MAGIC + line("hello", facts=FACTS)
     code = f"import sys, time; out = sys.stdout.buffer; out.write({said!r}); out.flush()\n{then}"
@@ -114,7 +117,7 @@ MORE_THAN_A_PIPE_HOLDS = bytes(1 << 22)
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that does not end by itself is soon ended."""
-    monkeypatch.setattr(connection_module, "_END_S", 0.5)
+    monkeypatch.setattr(connection_module, "_END_S", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -136,13 +139,19 @@ def test_a_device_that_stops_reading_is_lost(how: str) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_device_is_lost_too_whose_pipe_its_child_keeps_open() -> None:
+def test_a_device_is_lost_too_whose_pipe_its_child_keeps_open(tmp_path: Path) -> None:
     """Killing a wrapper does not end what it started: nobody may wait for that one's pipe."""
+    number = tmp_path / "number"
     child = "import subprocess\nwith subprocess.Popen([sys.executable, '-c', "
-    found = deaf(child + "'import time; time.sleep(15)']): time.sleep(3600)")
+    child += "'import time; time.sleep(3600)']) as child:\n"
+    found = deaf(f"{child}    open({str(number)!r}, 'w').write(f'{{child.pid}}\\n')")
     found.start({}, b"")
-    with in_time(), pytest.raises(ToolchainError, match="was lost"):
-        found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
+    wait_until(lambda: number.exists() and number.read_text().endswith("\n"))
+    try:
+        with in_time(), pytest.raises(ToolchainError, match="was lost"):
+            found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
+    finally:
+        os.kill(int(number.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -159,24 +168,52 @@ def test_an_end_does_not_wait_for_what_is_being_sent() -> None:
 
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
-    while not found._sender._lock.locked():
-        time.sleep(0.01)
+    wait_until(found._sender._lock.locked)
     with in_time():
         found.close()
         sender.join()
     assert len(errors) == 1
 
 
-def test_a_device_that_is_slow_but_alive_is_waited_for() -> None:
-    busy = line("busy")
+class Clock:
+    """Seconds that pass when the test says so; ``looked_at`` by the main thread."""
+
+    def __init__(self) -> None:
+        self.now = self.looked_at = 0.0
+
+    def monotonic(self) -> float:
+        if threading.current_thread() is threading.main_thread():
+            self.looked_at = self.now
+        return self.now
+
+
+def test_a_device_that_is_slow_but_alive_is_waited_for(monkeypatch, tmp_path: Path) -> None:
+    """It says that it is busy for twice as long as it may say nothing, and then reads."""
+    clock = Clock()
+    monkeypatch.setattr(streams, "time", clock)
+    done = tmp_path / "done"
     found = deaf(
-        f"for _ in range(15): out.write({busy!r}); out.flush(); time.sleep(0.1)\n"
-        "while sys.stdin.buffer.read1(1 << 16): pass"
+        "import pathlib\n"
+        f"while not pathlib.Path({str(done)!r}).exists():\n"
+        f"    out.write({line('busy')!r}); out.flush(); time.sleep(0.01)\n"
+        "while sys.stdin.buffer.read1(1 << 16): pass",
+        silence_s=60,
     )
     found.start({}, b"")
+
+    def be_busy() -> None:
+        for _ in range(3):
+            clock.now += 40
+            wait_until(lambda: found._input.silent_s == 0 and clock.looked_at == clock.now)
+        done.touch()
+
+    thread = threading.Thread(target=be_busy)
+    thread.start()
     with in_time():
         found.tell("piece", payload=MORE_THAN_A_PIPE_HOLDS)
         found.close()
+    thread.join()
+    assert done.exists()
     assert found._process.returncode == 0
 
 
@@ -245,6 +282,14 @@ def test_agent_that_receives_garbage_ends_and_leaves_nothing(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentDevice]:
+    folder = tmp_path_factory.mktemp("agent")
+    with open_agent(parse_address("local"), DeviceOptions(folder=str(folder)), print) as device:
+        yield device
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -260,11 +305,8 @@ def test_agent_that_receives_garbage_ends_and_leaves_nothing(tmp_path: Path) -> 
         ("machine", {"kit": 1}),
     ],
 )
-def test_requests_that_are_none_are_answered(kind: str, body, tmp_path: Path) -> None:
-    options = DeviceOptions(folder=str(tmp_path))
-    with open_agent(parse_address("local"), options, print) as device:
-        with pytest.raises(DeployError) as caught:
-            device._connection.request(kind, body)
-        assert "Traceback" not in str(caught.value)
-        assert device.state() is not None
-    assert not list(tmp_path.iterdir())
+def test_requests_that_are_none_are_answered(agent: AgentDevice, kind: str, body) -> None:
+    with pytest.raises(DeployError) as caught:
+        agent._connection.request(kind, body)
+    assert "Traceback" not in str(caught.value)
+    assert agent.state() is not None

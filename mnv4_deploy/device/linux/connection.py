@@ -144,7 +144,7 @@ class Connection:
         """The next answer; None where the connection ended, or nothing came for too long."""
         while True:
             try:
-                found = self._answers.get(timeout=1.0)
+                found = self._answers.get(timeout=min(1.0, self._silence_s))
             except queue.Empty:
                 if not self._gone():
                     continue
