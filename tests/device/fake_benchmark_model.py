@@ -3,8 +3,11 @@
 Its first argument is the mode: "recorded" prints what the real tool printed (recorded/) and
 replays tensors with the real LiteRT runtime, "measured" profiles with that too. Any other mode is
 the name of an option that the build does not have. An unknown option ends it.
+
+Started without site-packages, which only some modes need and which take longest.
 """
 
+import site
 import sys
 from pathlib import Path
 
@@ -38,6 +41,7 @@ def main() -> int:
 
 
 def _measured(arguments: list[str]) -> int:
+    site.main()
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from tests.device.litert_as_tool import BINARY, LocalShell
 
@@ -48,6 +52,7 @@ def _measured(arguments: list[str]) -> int:
 
 
 def _replay(given: dict[str, str]) -> None:
+    site.main()
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.time_limit import wait_until
+from tests.time_limit import PATIENCE_S, wait_until
 
 
 @contextlib.contextmanager
@@ -37,12 +38,32 @@ def adb_server(folder: Path) -> Iterator[str]:
             wait_until(lambda: not _servers(port))
 
 
-def connect(program: str, serial: str, wait_s: float = 10.0) -> None:
-    """Have adb's server know a device; one that never answers is left to it after ``wait_s``."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            [program, "connect", serial], capture_output=True, check=False, timeout=wait_s
-        )
+def connect(program: str, serial: str) -> None:
+    """Have adb's server know a device."""
+    subprocess.run(
+        [program, "connect", serial], capture_output=True, check=False, timeout=PATIENCE_S
+    )
+
+
+@contextlib.contextmanager
+def connecting(program: str, serial: str, state: str) -> Iterator[None]:
+    """While adb's server tries to talk with a device, from when it has one of the ``state``s on.
+
+    ``state`` is a pattern of what ``adb devices`` says.
+    """
+    listed = re.compile(rf"^{re.escape(serial)}\s+({state})$", re.MULTILINE)
+    attempt = subprocess.Popen([program, "connect", serial], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: listed.search(_devices(program)))
+        yield
+    finally:
+        attempt.kill()
+        attempt.wait()
+
+
+def _devices(program: str) -> str:
+    done = subprocess.run([program, "devices"], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def disconnect(program: str) -> None:

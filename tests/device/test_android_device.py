@@ -18,7 +18,7 @@ from mnv4_deploy.errors import InputError, OutputError, ToolchainError, Unsuppor
 from mnv4_deploy.profiles.records.device import DeviceOptions
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.fake_adbd import FakeDevice
-from tests.device.real_adb import adb_server, connect, disconnect
+from tests.device.real_adb import adb_server, connect, connecting, disconnect
 from tests.device.test_android_facts import CPUINFO, PROPERTIES, THERMAL
 
 pytest.importorskip("ai_edge_litert")
@@ -80,7 +80,7 @@ def room(device: FakeDevice, kib: int) -> None:
 
 
 def tool(device: FakeDevice, mode: str = "recorded") -> None:
-    script = f'exec {sys.executable} {_TOOL} {mode} "$@"'
+    script = f'exec {sys.executable} -I -S {_TOOL} {mode} "$@"'
     device.program("benchmark_model", script, where="data/local/tmp")
 
 
@@ -143,7 +143,7 @@ def test_times_of_one_file(device, tmp_path):
 def test_two_files_take_turns(device, tmp_path):
     paths = [model(tmp_path / name) for name in ("a.tflite", "b.tflite")]
     with opened() as found:
-        first, second = found.time([request(path) for path in paths])
+        first, second = found.time([request(path, runs=6) for path in paths])
     ran = [m[1] for c in device.commands if (m := re.search(r"--graph=\S+/model-(\d)", c))]
     blocks = [ran[0]] + [now for before, now in pairwise(ran) if now != before]
     assert blocks == ["0", "1"] * 3
@@ -186,7 +186,7 @@ def test_serials_are_never_run(device, tmp_path, monkeypatch, serial):
 
 def test_layers_measured_over_there_are_those_measured_here(device, tmp_path):
     tool(device, "measured")
-    wanted = request(write_chain(tmp_path / "m.tflite", "AMSCSAM"), runs=2)
+    wanted = request(write_chain(tmp_path / "m.tflite", "AMSCSAM"), runs=1)
     with opened() as found:
         (there,) = measure_on(found, [wanted])
     (local,) = measure((wanted,))
@@ -395,14 +395,19 @@ def test_two_devices_and_none_named(device, program, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mode", "what"),
-    [("unauthorized", "unlock it and accept the key"), ("mute", "is offline|still connecting")],
+    ("mode", "state", "what"),
+    [
+        ("unauthorized", "unauthorized", "unlock it and accept the key"),
+        ("mute", "offline|connecting", "is offline|still connecting"),
+    ],
 )
-def test_a_device_that_is_not_ready(program, tmp_path, mode, what):
+def test_a_device_that_is_not_ready(program, tmp_path, mode, state, what):
     made = FakeDevice(tmp_path / "device", mode=mode)
-    connect(program, made.serial, wait_s=1)
     try:
-        with pytest.raises(InputError, match=what):
+        with (
+            connecting(program, made.serial, state),
+            pytest.raises(InputError, match=what),
+        ):
             opened(f"adb://{made.serial}")
     finally:
         made.close()
