@@ -4,8 +4,6 @@ that is the user's."""
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from tests.drift.gated_drift import kept, stopped
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures, run  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_child")
@@ -55,28 +54,6 @@ THEIRS = [
 ]
 
 
-def _kept(out):
-    return len([path for path in out.rglob("*.npz") if not path.name.startswith(".")])
-
-
-def _stopped(arguments, tmp_path, out, with_signal):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnv4_deploy", "drift", *map(str, arguments)],
-        env={**os.environ, "MNV4_DEPLOY_CACHE": str(tmp_path / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while _kept(out) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(with_signal)
-    printed, logged = process.communicate(timeout=120)
-    assert printed == ""
-    return process.returncode, logged
-
-
 @pytest.mark.parametrize(
     ("with_signal", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
@@ -91,14 +68,14 @@ def test_stopped_run_says_what_it_kept_and_goes_on(
     code,
 ):
     arguments = (*_pair(files), "--data", many, "--layer-images", "0", "--out", out)
-    found, logged = _stopped((*arguments, "--workers", 1), tmp_path, out, with_signal)
+    command = ("drift", *arguments, "--workers", 1)
+    found, logged = stopped(command, tmp_path, out, 3, lambda p: p.send_signal(with_signal))
     assert found == code
-    kept = _kept(out)
-    assert 3 <= kept < _IMAGES / _SHARD
+    assert kept(out) == 3
     if with_signal != signal.SIGKILL:
         assert logged.count("\n") == 1
         told, total = re.findall(r"\d[\d,]*", logged.replace("mnv4-deploy", ""))
-        assert int(told.replace(",", "")) == kept * _SHARD
+        assert int(told.replace(",", "")) == 3 * _SHARD
         assert total == "1,200"
     visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert visible == {"thesis", "0123456789abcdef0123456789abcdef"}
@@ -106,8 +83,8 @@ def test_stopped_run_says_what_it_kept_and_goes_on(
 
     code, printed, _ = run(*arguments, "--workers", 1, "--json")
     assert code == 0
-    assert f'"resumed_images": {kept * _SHARD}' in printed
-    assert _kept(out) == 0
+    assert f'"resumed_images": {3 * _SHARD}' in printed
+    assert kept(out) == 0
     assert _theirs(out) == THEIRS
 
 

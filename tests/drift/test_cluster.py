@@ -1,10 +1,7 @@
 """Against real schedulers and workers: processes of their own, on the loopback interface."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
@@ -21,30 +18,20 @@ from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
 from mnv4_deploy.progress import Progress
 from tests.drift.fake_shards import FakeRunner, gates, make_dataset, make_job, pids, ran
+from tests.drift.nursery import start
 from tests.drift.test_run import expected
 from tests.drift.test_shards import equal
-from tests.drift.test_workers import alive
-from tests.time_limit import in_time, wait_until
+from tests.processes import alive
+from tests.time_limit import PATIENCE_S, in_time, wait_until
 
 
 @contextmanager
 def process(*command, **environment):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        **environment,
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", *command],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    child = start(*command, **environment)
     try:
         yield child
     finally:
         child.kill()
-        child.wait()
 
 
 @contextmanager
@@ -68,6 +55,19 @@ def a_worker(address, *options, **environment):
         **environment,
     ) as child:
         yield child
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A machine that is busy is no cluster that is lost."""
+    monkeypatch.setattr(cluster_connection, "CONNECT_SECONDS", PATIENCE_S)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", PATIENCE_S)
+
+
+@pytest.fixture
+def nobody_answers(monkeypatch):
+    """However long they are given."""
+    monkeypatch.setattr(cluster_connection, "CONNECT_SECONDS", 0.1)
 
 
 def count(address) -> int:
@@ -127,7 +127,7 @@ def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch)
 
     def kill_half_way():
         wait_until(lambda: len(list(tmp_path.glob("s/*/*.npz"))) >= 20 and len(ran(job)) == 22)
-        victim.send_signal(signal.SIGKILL)
+        victim.kill()
         killed.append(len(ran(job)))
         (tmp_path / "open").touch()
 
@@ -143,11 +143,11 @@ def test_one_of_two_workers_killed_half_way(tmp_path, run, workers, monkeypatch)
     assert killed[0] == 22  # of forty, twenty done and two begun
     assert 40 < len(ran(job)) < 44  # only what was in the victim's hands ran again
     assert set(ran(job)) == set(range(40))
-    assert survivor.poll() is None
+    assert survivor.alive
     assert len(set(pids(job))) == 2
     # The run's processes and files leave the machines with it.
     wait_until(lambda: not any(map(alive, set(pids(job)))))
-    assert list(tmp_path.glob("*/mnv4-deploy-*")) == [] or survivor.poll() is None
+    assert list(tmp_path.glob("*/mnv4-deploy-*")) == [] or survivor.alive
 
 
 @pytest.fixture(scope="class")
@@ -183,7 +183,7 @@ class TestOneWorker:
             dataset = make_dataset(tmp_path / "images", 20, {7: content})
             with pytest.raises(error, match=words):
                 run(make_job(tmp_path), dataset, shard_size=5)
-        assert steady.poll() is None  # a crash in a shard is none of the worker
+        assert steady.alive  # a crash in a shard is none of the worker
 
     def test_address_of_a_worker(self, tmp_path, run, scheduler):
         with cluster_connection.connected(scheduler) as client:
@@ -275,8 +275,7 @@ def test_worker_without_the_package(tmp_path, run, workers):
 
 
 def test_no_workers(tmp_path, run, monkeypatch):
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
     with pytest.raises(ToolchainError, match="has no workers: start 'dask worker tcp://"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5))
 
@@ -300,7 +299,22 @@ def test_all_workers_lost_and_none_comes(tmp_path, run, workers, monkeypatch):
     assert len(list(tmp_path.glob("s/*/*.npz"))) >= 2
 
 
-def test_scheduler_lost(tmp_path, run):
+@pytest.fixture
+def clients(monkeypatch):
+    """The connections of runs, as they come."""
+    found = []
+
+    @contextmanager
+    def connected(address):
+        with cluster_connection.connected(address) as client:
+            found.append(client)
+            yield client
+
+    monkeypatch.setattr(cluster, "connected", connected)
+    return found
+
+
+def test_scheduler_lost(tmp_path, run, clients):
     folder = tmp_path / "cluster"
     folder.mkdir()
     job = make_job(tmp_path)
@@ -310,6 +324,7 @@ def test_scheduler_lost(tmp_path, run):
 
         def kill():
             wait_until(lambda: len(ran(job)) == 5)
+            clients[0]._timeout = 0.5  # for how long it looks for the scheduler
             child.kill()
 
         thread = threading.Thread(target=kill)
@@ -335,6 +350,7 @@ def make_dataset_again(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("nobody_answers")
 @pytest.mark.parametrize(
     "address",
     [
@@ -346,18 +362,15 @@ def make_dataset_again(tmp_path):
         "x:y",
     ],
 )
-def test_address_without_a_scheduler(tmp_path, run, address, monkeypatch, capfd):
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+def test_address_without_a_scheduler(tmp_path, run, address, capfd):
     with in_time(), pytest.raises(InputError, match="No Dask scheduler answers at"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5), cluster=address)
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "s").exists()
 
 
-def test_address_of_something_else(tmp_path, run, monkeypatch, capfd):
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+@pytest.mark.usefixtures("nobody_answers")
+def test_address_of_something_else(tmp_path, run, capfd):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match="No Dask scheduler answers"):

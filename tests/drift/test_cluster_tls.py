@@ -26,7 +26,15 @@ from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
 from mnv4_deploy.errors import InputError, ToolchainError
 from tests.drift.fake_shards import FakeRunner, make_dataset, make_job, ran
-from tests.drift.test_cluster import Notes, a_scheduler, a_worker, count, process
+from tests.drift.test_cluster import (  # noqa: F401
+    Notes,
+    a_scheduler,
+    a_worker,
+    count,
+    nobody_answers,
+    patient,
+    process,
+)
 from tests.drift.test_run import expected
 from tests.drift.test_shards import equal
 from tests.time_limit import wait_until
@@ -338,19 +346,17 @@ def test_no_version_of_tls_in_common(refused, others, settings):
     assert "distributed.comm.tls.min-version" in told
 
 
+@pytest.mark.usefixtures("nobody_answers")
 @pytest.mark.parametrize("address", ["tls://127.0.0.1:1", "tls://127.0.0.1", "tls://x:99999"])
-def test_nobody_there(address, refused, settings, monkeypatch):
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+def test_nobody_there(address, refused, settings):
     told = refused(address, settings())
     assert repr(address) in told
     assert "--tls-ca-file, --tls-cert and --tls-key" in told
 
 
+@pytest.mark.usefixtures("nobody_answers")
 @pytest.mark.parametrize("scheme", ["tls", "tcp"])
-def test_silence(scheme, refused, settings, monkeypatch):
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 0.5)
+def test_silence(scheme, refused, settings):
     with socket.create_server(("127.0.0.1", 0)) as server:
         told = refused(f"{scheme}://127.0.0.1:{server.getsockname()[1]}", settings())
     assert "No Dask scheduler answers" in told
@@ -358,8 +364,7 @@ def test_silence(scheme, refused, settings, monkeypatch):
 
 def test_no_workers(run, others, settings, monkeypatch):
     """The sentence names what a worker needs."""
-    for module in (cluster, cluster_connection):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
     with dask.config.set(settings()), pytest.raises(ToolchainError) as caught:
         run(others["TLS 1.3"])
     assert f"'dask worker {others['TLS 1.3']}'" in str(caught.value)

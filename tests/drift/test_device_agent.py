@@ -5,16 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from mnv4_deploy.cli import app as cli
 from tests.drift.classifiers import make_images
+from tests.drift.gated_drift import kept, stopped
 from tests.drift.int8_classifiers import make_int8_onnx, make_int8_tflite
 
-IMAGES = 400
+IMAGES = 80
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="agents need Linux")
 
 
@@ -56,7 +56,7 @@ def figures(document):
 
 
 def test_int8_files_give_the_same_bits_there(run):
-    few = ("--images", 100, "--layer-images", 6)
+    few = ("--images", 40, "--layer-images", 6)
     there = run("--device", "local", *few)
     assert figures(there) == figures(run("--workers", 1, *few))
     assert {entry["role"]: entry["differing"] for entry in there["parity"]} == {
@@ -71,29 +71,6 @@ def test_int8_files_give_the_same_bits_there(run):
     assert used == [f"{name} {versions[name]}" for name in ("onnxruntime", "ai-edge-litert")]
 
 
-def finished(out):
-    return len(list(out.rglob("*.npz")))
-
-
-def interrupted(arguments, tmp_path, shards, kill):
-    """The command in a process of its own, where ``kill`` gets the process after ``shards``."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mnv4_deploy", *arguments],
-        env={**os.environ, "MNV4_DEPLOY_CACHE": str(tmp_path / "cache")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while finished(tmp_path / "out") < shards:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    kill(process)
-    printed, logged = process.communicate(timeout=120)
-    assert printed == ""
-    return process.returncode, logged
-
-
 def kill_agent(process):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in children:
@@ -104,13 +81,13 @@ def test_a_run_that_lost_its_device_and_was_then_killed_goes_on(run, files, imag
     out = tmp_path / "out"
     arguments = ("--device", "local", "--layer-images", 0, "--out", out)
     given = command(files, images, *arguments)
-    code, logged = interrupted(given, tmp_path, 3, kill_agent)
+    code, logged = stopped(given, tmp_path, out, 3, kill_agent)
     assert code == 4
     assert logged.count("\n") == 1 and "goes on from them" in logged
-    kept = finished(out)
-    code, _ = interrupted(given, tmp_path, kept + 3, subprocess.Popen.kill)
+    shards = kept(out)
+    code, _ = stopped(given, tmp_path, out, shards + 3, subprocess.Popen.kill)
     assert code == -signal.SIGKILL
-    assert kept + 3 <= finished(out)
+    assert kept(out) == shards + 3
     again = run(*arguments)
-    assert 8 * (kept + 3) <= again["run"]["resumed_images"] < IMAGES
+    assert again["run"]["resumed_images"] == 8 * (shards + 3)
     assert figures(again) == figures(run("--layer-images", 0, "--workers", 2))

@@ -2,7 +2,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, Weigh
 from mnv4_deploy.profiles.measure.checks import available_cpus
 from tests.drift.fake_shards import FakeRunner, log_of, make_dataset, make_job, pids, ran
 from tests.drift.test_shards import equal
+from tests.processes import alive
 from tests.time_limit import PATIENCE_S, wait_until
 
 
@@ -23,14 +24,6 @@ def run(job, shards, workers, runner=FakeRunner):
         closing(place.run(shards, "")) as results,
     ):
         return list(results)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 def test_results_are_those_of_this_process(tmp_path, monkeypatch):
@@ -175,12 +168,16 @@ def test_completed_says_when_nothing_happens(monkeypatch):
 
     monkeypatch.setattr(workers, "_CHECK_SECONDS", 0.01)
     idle = []
+    twice_idle = threading.Event()
 
-    def nap(seconds):
-        time.sleep(seconds)
-        return seconds
+    def nothing_done():
+        idle.append(1)
+        if len(idle) == 2:
+            twice_idle.set()
+
+    def wait(task):
+        return task if twice_idle.wait(PATIENCE_S) else "late"
 
     with ThreadPoolExecutor(1) as threads:
-        done = completed(threads, nap, [0.05], lambda: 1, lambda: idle.append(1))
-        assert [(task, future.result()) for task, future in done] == [(0.05, 0.05)]
-    assert len(idle) >= 2
+        done = completed(threads, wait, ["task"], lambda: 1, nothing_done)
+        assert [(task, future.result()) for task, future in done] == [("task", "task")]

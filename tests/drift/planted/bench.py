@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -37,10 +38,12 @@ Pixels = npt.NDArray[np.uint8]
 Inputs = npt.NDArray[np.float32]
 
 
+@cache
 def photographs(split: Literal["calibration", "evaluation"], count: int) -> Pixels:
     """``[count, 64, 64, 3]`` of the bundled photographs."""
-    chosen = select(open_folder(DATA / "imagenet-cc-by" / split), count)
-    return chosen.pixels(SPEC)
+    pixels = select(open_folder(DATA / "imagenet-cc-by" / split), count).pixels(SPEC)
+    pixels.setflags(write=False)
+    return pixels
 
 
 @dataclass(frozen=True)
