@@ -56,6 +56,15 @@ def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drift on this machine starts no worker processes; not for tests of those."""
+    from mnv4_deploy.drift import workers
+    from tests.no_worker import WorkerHere
+
+    monkeypatch.setattr(workers, "_Child", WorkerHere)
+
+
+@pytest.fixture
 def converted_once(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines that convert a network again get the file of the first time."""
     from mnv4_deploy.exporters.to_onnx import write as to_onnx

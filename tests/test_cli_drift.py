@@ -21,7 +21,7 @@ COLOURS = {"blue": (0, 0, 1), "green": (0, 1, 0), "grey": (0.5, 0.5, 0.5), "red"
 WEIGHTS = np.array([[-1, -1, 2], [-1, 2, -1], [0, 0, 0], [2, -1, -1]], np.float32)
 BIAS = np.array([0, 0, 0.5, 0], np.float32)
 A_COLOUR = ("--layer-images", "8", "--workers", "1")
-pytestmark = pytest.mark.usefixtures("no_child")
+pytestmark = pytest.mark.usefixtures("no_child", "no_worker")
 
 
 @pytest.fixture(scope="module")

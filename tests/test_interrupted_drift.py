@@ -14,9 +14,7 @@ pytest.importorskip("onnx")
 from tests.drift.gated_drift import kept, stopped
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures, run  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("no_child")
-_SHARD = 9  # images, of 1,200: see drift/shards.py
-_IMAGES = 1200
+pytestmark = pytest.mark.usefixtures("no_child", "no_worker")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def many(pictures, tmp_path_factory):  # noqa: F811
     for folder in pictures.iterdir():
         (root / folder.name).mkdir()
         for picture in folder.iterdir():
-            for copy in range(_IMAGES // 40):
+            for copy in range(30):
                 os.link(picture, root / folder.name / f"{picture.stem}-{copy}.png")
     return root
 
@@ -55,35 +53,42 @@ THEIRS = [
 
 
 @pytest.mark.parametrize(
-    ("with_signal", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+    ("with_signal", "code", "images", "total", "shard"),  # for the last see drift/shards.py
+    [
+        (signal.SIGINT, 130, "many", "1,200", 9),
+        (signal.SIGTERM, 143, "pictures", "40", 8),
+        (signal.SIGKILL, -signal.SIGKILL, "pictures", "40", 8),
+    ],
 )
 def test_stopped_run_says_what_it_kept_and_goes_on(
     run,  # noqa: F811
     files,  # noqa: F811
-    many,
     tmp_path,
     out,
+    request,
     with_signal,
     code,
+    images,
+    total,
+    shard,
 ):
-    arguments = (*_pair(files), "--data", many, "--layer-images", "0", "--out", out)
+    data = request.getfixturevalue(images)
+    arguments = (*_pair(files), "--data", data, "--layer-images", "0", "--out", out)
     command = ("drift", *arguments, "--workers", 1)
     found, logged = stopped(command, tmp_path, out, 3, lambda p: p.send_signal(with_signal))
     assert found == code
     assert kept(out) == 3
     if with_signal != signal.SIGKILL:
         assert logged.count("\n") == 1
-        told, total = re.findall(r"\d[\d,]*", logged.replace("mnv4-deploy", ""))
-        assert int(told.replace(",", "")) == 3 * _SHARD
-        assert total == "1,200"
+        told, of = re.findall(r"\d[\d,]*", logged.replace("mnv4-deploy", ""))
+        assert (int(told), of) == (3 * shard, total)
     visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert visible == {"thesis", "0123456789abcdef0123456789abcdef"}
     assert _theirs(out) == THEIRS
 
     code, printed, _ = run(*arguments, "--workers", 1, "--json")
     assert code == 0
-    assert f'"resumed_images": {3 * _SHARD}' in printed
+    assert f'"resumed_images": {3 * shard}' in printed
     assert kept(out) == 0
     assert _theirs(out) == THEIRS
 

@@ -13,7 +13,7 @@ from mnv4_deploy.reports.drift.drift_json import drift_to_dict
 from tests.drift.classifiers import WEIGHTS, make_images, make_onnx, make_tflite
 from tests.drift.fake_device import FakeDevice
 
-pytestmark = pytest.mark.usefixtures("no_child")
+pytestmark = pytest.mark.usefixtures("no_child", "no_worker")
 IMAGES = 20
 OTHER = WEIGHTS + np.random.default_rng(5).normal(0, 0.3, WEIGHTS.shape).astype(np.float32)
 
