@@ -227,7 +227,8 @@ def test_an_empty_folder_and_a_missing_file(run, files, tmp_path):
     assert code == 2 and "gone.onnx" in logged
 
 
-def test_a_cluster_that_is_not_there(run, files, pictures):
+def test_a_cluster_that_is_not_there(run, files, pictures, monkeypatch):
+    monkeypatch.setattr("mnv4_deploy.drift.cluster.connection.CONNECT_SECONDS", 0.1)
     code, printed, logged = run(
         *_pair(files), "--data", pictures, "--cluster", "tcp://127.0.0.1:9"
     )

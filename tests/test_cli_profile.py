@@ -19,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 
 # These files crash no runtime.
 pytestmark = pytest.mark.usefixtures("no_child")
-QUICK = ("--runs", "6", "--warmup", "1", "--max-seconds", "5")
+QUICK = ("--runs", "6", "--warmup", "1", "--max-seconds", "60")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ network: nothing, also when they are killed."""
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
 
@@ -13,6 +13,7 @@ pytest.importorskip("ai_edge_litert")
 
 from tests.hybrid_export import hybrid_export
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures  # noqa: F401
+from tests.time_limit import wait_until
 from tests.traces import TELEMETRY, command, environment, families, left, run_traced
 
 
@@ -70,22 +71,20 @@ def test_what_a_killed_command_left_is_removed_by_a_later_one(files, tmp_path): 
     profile = command("profile", files["right"], "--runs", "10000", "--machine", "none")
     profile += ["--max-seconds", "100"]
     process = subprocess.Popen(profile, env=variables, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    # Until the child that measures is at work in a folder of its own.
-    while len(list(temporary.glob("mnv4-deploy-*/mnv4-deploy-*/*"))) < 2:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    at_work = "mnv4-deploy-*/mnv4-deploy-*/*"  # the child that measures, in a folder of its own
+    wait_until(lambda: len(list(temporary.glob(at_work))) >= 2 or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(list(temporary.iterdir())) == 2
+    inspect = partial(
+        subprocess.run,
+        command("inspect", files["right"]),
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
     # The child is killed by the system, which may take it a moment.
-    while len(list(temporary.iterdir())) > 1:
-        assert time.monotonic() < deadline
-        subprocess.run(
-            command("inspect", files["right"]),
-            env=variables,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
+    wait_until(lambda: inspect() and len(list(temporary.iterdir())) == 1)
     assert [path.name for path in temporary.iterdir()] == ["mnv4-deploy-thesis"]
     assert (theirs / "chapter1.tex").exists()

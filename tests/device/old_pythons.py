@@ -8,6 +8,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from tests.time_limit import PATIENCE_S
+
 OLDEST = (3, 10)
 
 
@@ -27,7 +29,11 @@ def pythons(*versions: tuple[int, int]) -> tuple[str, ...]:
 def _is(program: str, major: int, minor: int) -> bool:
     try:
         done = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
     except OSError:
         return False

@@ -112,7 +112,7 @@ def test_a_program_that_cannot_run(tmp_path):
 
 def test_a_device_that_does_not_answer_in_time(tmp_path):
     with pytest.raises(ToolchainError, match=r"device A1 did not answer within 0\.2 s"):
-        Adb(program(tmp_path, "exec sleep 9"), "A1").call("shell", "x", timeout_s=0.2)
+        Adb(program(tmp_path, "exec sleep 3600"), "A1").call("shell", "x", timeout_s=0.2)
 
 
 def test_no_adb_on_this_machine(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 from mnv4_deploy.device.linux import archive
 from tests.device.old_pythons import OLDEST, pythons
+from tests.time_limit import PATIENCE_S
 
 FORBIDDEN = {"torch", "onnx", "llvmlite", "matplotlib", "plotly", "rich", "typer", "PIL"}
 
@@ -96,7 +97,7 @@ def test_agent_modules_import_with_the_standard_library_alone(tmp_path: Path) ->
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -148,7 +149,7 @@ def test_shells_pass_the_bootstrap_on(shell: str) -> None:
         [shell, "-c", command],
         input=b"",
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
         env={"PATH": os.environ["PATH"]},
     )

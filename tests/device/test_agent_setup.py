@@ -21,6 +21,7 @@ from mnv4_deploy.profiles.records.device import DeviceOptions
 from tests.time_limit import PATIENCE_S, wait_until
 
 pytest.importorskip("ensurepip")
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def wheel(folder: Path, name: str = "planted", version: str = "1.0") -> None:

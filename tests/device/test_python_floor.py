@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mnv4_deploy.device.linux.archive import build_archive
+from tests.time_limit import PATIENCE_S
 
 pytest.importorskip("vermin")
 
@@ -69,7 +70,7 @@ def _floor_python() -> str:
         [found, "-c", "import sys; print(sys.executable)"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     return asked.stdout.strip() if asked.returncode == 0 else ""

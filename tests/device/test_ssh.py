@@ -44,6 +44,9 @@ HOSTILE_NAMES = (
 BREAKING_OUT = (HOSTILE_NAMES[2], HOSTILE_NAMES[5], HOSTILE_NAMES[6], HOSTILE_NAMES[7])
 
 
+pytestmark = pytest.mark.usefixtures("patient")
+
+
 @pytest.fixture(scope="module")
 def board():
     with loopback() as found:

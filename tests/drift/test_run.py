@@ -94,6 +94,7 @@ def test_killed_run_resumes_with_the_same_bits(tmp_path, run, monkeypatch):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_shards_stay_until_the_whole_block_has_ended_well(tmp_path):
     dataset = make_dataset(tmp_path / "images", 20)
     job = make_job(tmp_path)
@@ -111,6 +112,7 @@ def test_shards_stay_until_the_whole_block_has_ended_well(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_changed_image_starts_anew(tmp_path):
     dataset = make_dataset(tmp_path / "images", 20)
     job = make_job(tmp_path)
@@ -121,6 +123,7 @@ def test_changed_image_starts_anew(tmp_path):
     assert run_images(job, dataset, **options).resumed_images == 0
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_error_keeps_what_was_done(tmp_path, run):
     dataset = make_dataset(tmp_path / "images", 20, {19: "deploy error"})
     job = make_job(tmp_path)
@@ -144,6 +147,7 @@ def test_second_run_of_the_same_job_is_refused_and_harms_nothing(tmp_path, run):
     assert sorted(ran(make_job(tmp_path))) == list(range(40))
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_too_many_bad_images_end_the_run_early(tmp_path, run):
     bad = dict.fromkeys(range(0, 200, 2), "bad")
     dataset = make_dataset(tmp_path / "images", 200, bad)
@@ -153,6 +157,7 @@ def test_too_many_bad_images_end_the_run_early(tmp_path, run):
     assert len(ran(job)) < 12  # 5 % of 200 are reached in the fifth shard
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_images_that_vanished_are_skipped_by_name(tmp_path, run):
     dataset = make_dataset(tmp_path / "images", 20)
     Path(dataset.images[7].path).unlink()
@@ -194,6 +199,7 @@ def test_interrupt_ends_everything_at_once_and_can_be_resumed(tmp_path, run):
     assert found.rows.index.tolist() == list(range(200))
 
 
+@pytest.mark.usefixtures("no_worker")
 class TestProgress:
     def test_shows_images_rate_and_total_on_a_terminal(self, tmp_path, run):
         stream = io.StringIO()
@@ -224,6 +230,7 @@ def test_processes_do_not_outlive_the_run(tmp_path, run):
             os.kill(pid, 0)
 
 
+@pytest.mark.usefixtures("no_worker")
 def test_results_are_arrays_of_the_documented_types(tmp_path, run):
     found = run(make_job(tmp_path), make_dataset(tmp_path / "images", 12), workers=1)
     assert found.rows.index.dtype == np.int64
