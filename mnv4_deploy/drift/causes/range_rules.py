@@ -103,8 +103,8 @@ def unused_range(context: LayerContext) -> Hypothesis | None:
         f"The values use {output.used_percent:.2g} % of the range {output.low:.3g}.."
         f"{output.high:.3g} (they lie in {output.seen_low:.3g}..{output.seen_high:.3g}): "
         f"{span(layer) / output.scale:.1f} of {LEVELS} levels.",
-        "Calibrate on images like those in use; export --max-drop tries other ranges and keeps one "
-        "that pays.",
+        "Calibrate on images like those in use; export --max-drop tries other ranges and keeps "
+        "one that pays.",
         of_range=True,
     )
 
