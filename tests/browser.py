@@ -41,7 +41,7 @@ def browse(page: Path) -> str:
     browser = _browser()
     with browser.tab() as (session, _):
         browser.call("Page.navigate", session, url=page.as_uri())
-        browser.wait_for("Page.loadEventFired", session)
+        browser.evaluate(_LOADED, session)
         browser.call("Emulation.setVirtualTimePolicy", session, policy="advance", budget=3000)
         browser.wait_for("Emulation.virtualTimeBudgetExpired", session)
         (document,) = browser.evaluate("[document.documentElement.outerHTML]", session)
@@ -268,6 +268,10 @@ const attempts = [];
   }, true);
 }
 """
+_LOADED = """new Promise((done) => {
+  if (document.readyState === "complete") done([]);
+  else addEventListener("load", () => done([]));
+})"""
 _CLICKS = """(async () => {
   const wait = (ms) => new Promise((done) => { setTimeout(done, ms); });
   const all = (selector) => [...document.querySelectorAll(selector)];
