@@ -39,6 +39,10 @@ _MODULE = "mnv4_deploy.profiles.isolated"
 _PR_SET_PDEATHSIG = 1
 
 
+class NativeCrashError(ModelFileError):
+    """The runtime crashed on a file."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What the child is asked to do, and by which process."""
@@ -139,7 +143,9 @@ def run_isolated_with_log(
             if _ran_out_of_memory(child.returncode, log):
                 raise _too_large(subject)
             raise _failure(
-                subject, f"made the native runtime crash ({exit_reason(child.returncode)})"
+                subject,
+                f"made the native runtime crash ({exit_reason(child.returncode)})",
+                NativeCrashError,
             )
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
     return IsolatedResult(outcome.result(name_of(function), _too_large(subject)), log)
@@ -183,10 +189,12 @@ def child_command(module: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def _failure(subject: str | None, what: str) -> DeployError:
+def _failure(
+    subject: str | None, what: str, of_file: type[ModelFileError] = ModelFileError
+) -> DeployError:
     if subject is None:
         return ToolchainError(f"A run {what}: check the installed runtime versions.")
-    return ModelFileError(
+    return of_file(
         f"{subject} {what}: the file is damaged, or not one that this runtime can read."
     )
 

@@ -105,7 +105,7 @@ def test_output_survives_a_terminal_without_unicode(linear):
 def test_messages_are_one_line_whatever_a_library_said(run, monkeypatch, linear):
     from mnv4_deploy.profiles.inspection import inspect as inspection
 
-    def fail(_):
+    def fail(_, **_options):
         raise ToolchainError("It failed (line one\n  line two).")
 
     monkeypatch.setattr(inspection, "inspect_file", fail)
@@ -115,7 +115,7 @@ def test_messages_are_one_line_whatever_a_library_said(run, monkeypatch, linear)
 def test_a_bug_shows_its_traceback(monkeypatch, linear):
     from mnv4_deploy.profiles.inspection import inspect as inspection
 
-    monkeypatch.setattr(inspection, "inspect_file", lambda _: 1 / 0)
+    monkeypatch.setattr(inspection, "inspect_file", lambda _, **_options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["inspect", str(linear)])
 
@@ -123,7 +123,7 @@ def test_a_bug_shows_its_traceback(monkeypatch, linear):
 def test_out_of_memory(run, monkeypatch, linear):
     from mnv4_deploy.profiles.inspection import inspect as inspection
 
-    def fail(_):
+    def fail(_, **_options):
         raise MemoryError
 
     monkeypatch.setattr(inspection, "inspect_file", fail)

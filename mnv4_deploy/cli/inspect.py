@@ -17,6 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")],
+    signature: Annotated[
+        str,
+        typer.Option(help="Signature of a .tflite file to list.  [default: the first]"),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Show what a model file is: types, operators, what runs in int8, what XNNPACK takes."""
@@ -24,7 +28,7 @@ def inspect(
 
     from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
-    facts = inspect_file(file)
+    facts = inspect_file(file, signature=signature)
     if as_json:
         print_json(
             {

@@ -49,6 +49,9 @@ InputValue = Annotated[
         "with an array for each; repeatable.  [default: made up]",
     ),
 ]
+Signature = Annotated[
+    str, typer.Option(help="Signature of a .tflite file to run.  [default: the first]")
+]
 _SHAPE = re.compile(r"(?:(?P<name>.*)=)?(?P<dims>\d+(?:[x,]\d+)*)", re.DOTALL)
 _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
@@ -68,6 +71,7 @@ def profile(
     cpus: Cpus = None,
     shape: Shape = None,
     input_value: InputValue = None,
+    signature: Signature = "",
     machine: Annotated[
         str,
         typer.Option(
@@ -111,7 +115,9 @@ def profile(
     check_top(top)
     if as_json and as_csv:
         raise UnsupportedError("--json and --csv both write to stdout: give one of them.")
-    request = measure_request(file, threads, warmup, runs, max_seconds, cpus, shape, input_value)
+    request = measure_request(
+        file, threads, warmup, runs, max_seconds, cpus, shape, input_value, signature
+    )
     options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     from mnv4_deploy.pipelines import profile as profile_pipeline
 
@@ -243,6 +249,7 @@ def measure_request(
     cpus: str | None,
     shapes: list[str] | None,
     inputs: list[str] | None,
+    signature: str = "",
 ) -> Any:
     """The MeasureRequest that the options of a command ask for. Raises InputError."""
     from mnv4_deploy.profiles.graph.given_inputs import read_given
@@ -257,6 +264,7 @@ def measure_request(
         cpus=_cpus(cpus),
         shapes=dict(parse_shape(text) for text in shapes or ()),
         inputs=read_given(inputs or ()),
+        signature=signature,
     )
 
 

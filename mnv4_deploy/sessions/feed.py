@@ -17,8 +17,13 @@ from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.sessions.quantization import scale_of
 
 Array = npt.NDArray[Any]
-INPUT_TYPES = ("float32", "int8", "uint8")
-_LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+INPUT_TYPES = ("float32", "int8", "uint8", "int16", "uint16")
+_LIMITS = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+}
 _CHANNELS = 3
 
 

@@ -17,6 +17,7 @@ from mnv4_deploy.profiles.roofline.comparison import (
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 from mnv4_deploy.terminal.profile import console_for
 from mnv4_deploy.terminal.tables import Column, print_table
+from mnv4_deploy.text import NO_OPERATOR_TIMES, clean
 
 SCHEMA_VERSION = 2
 _MILLI = 1e3
@@ -33,6 +34,19 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
             soft_wrap=True,
         )
     console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n", soft_wrap=True)
+    if not result.modules:
+        console.print(NO_OPERATOR_TIMES, soft_wrap=True)
+    else:
+        _print_modules(result, top, console)
+    for letter, profile in (("A", a), ("B", b)):
+        for warning in profile.trust.warnings:
+            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}", soft_wrap=True)
+        for note in profile.measurement.notes:
+            console.print(f"[yellow]note:[/] {letter}: {escape(clean(note))}", soft_wrap=True)
+
+
+def _print_modules(result: Comparison, top: int, console: Console) -> None:
+    a, b = result.a, result.b
     shown = result.modules if top == 0 else result.modules[:top]
     rows: list[tuple[str, ...]] = [
         (
@@ -61,9 +75,6 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
         f"{len(a.measurement.rounds_us)} rounds in turns.[/]",
         soft_wrap=True,
     )
-    for letter, profile in (("A", a), ("B", b)):
-        for warning in profile.trust.warnings:
-            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}", soft_wrap=True)
 
 
 def _sum_row(what: str, a_us: float, b_us: float) -> tuple[str, ...]:

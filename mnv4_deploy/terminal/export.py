@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
-from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts
+from mnv4_deploy.profiles.xnnpack.refusals import UNKNOWN, grouped
 from mnv4_deploy.tasks.task import Task
 from mnv4_deploy.terminal.budget import print_budget
 from mnv4_deploy.terminal.tables import Column, print_table
@@ -166,6 +167,17 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
                 f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}",
                 soft_wrap=True,
             )
+    if len(facts.signatures) > 1:
+        for known in facts.signatures:
+            shown = "  (listed here)" if known.name == facts.signature else ""
+            takes, gives = (
+                ", ".join(tensor.described for tensor in side)
+                for side in (known.inputs, known.outputs)
+            )
+            console.print(
+                f"signature {escape(known.name)}: {escape(takes)} -> {escape(gives)}{shown}",
+                soft_wrap=True,
+            )
     weights = ", ".join(
         f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
     )
@@ -178,18 +190,31 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
         for what, reason in _in_float(facts):
             console.print(f"  float {escape(what)}: {escape(reason)}", soft_wrap=True)
     if facts.partitions is not None:
+        _print_delegation(facts.operators, facts.partitions, console)
+    for body in facts.bodies:
+        kinds = Counter(op.kind for op in body.operators)
         console.print(
-            f"XNNPACK takes {len(facts.operators) - len(facts.not_delegated)} of "
-            f"{len(facts.operators)} operators in {facts.partitions} partition(s)."
+            f"graph {body.index}, run by {escape(', '.join(body.run_by))}: "
+            f"{escape(_counts(dict(kinds.most_common())))}",
+            soft_wrap=True,
         )
-        reasons: dict[tuple[str, str], int] = {}
-        for op in facts.not_delegated:
-            key = (op.kind, op.refusal or "the runtime does not say")
-            reasons[key] = reasons.get(key, 0) + 1
-        for (kind, reason), count in reasons.items():
-            console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
+        if body.partitions is not None:
+            _print_delegation(body.operators, body.partitions, console)
     for note in facts.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _print_delegation(
+    operators: Sequence[OperatorFacts], partitions: int, console: Console
+) -> None:
+    """How much of a graph XNNPACK takes, and why not the rest."""
+    left = [op for op in operators if op.delegated is False]
+    console.print(
+        f"XNNPACK takes {len(operators) - len(left)} of {len(operators)} operators in "
+        f"{partitions} partition(s)."
+    )
+    for count, kind, reason in grouped((op.kind, op.refusal or UNKNOWN) for op in left):
+        console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
 
 
 def _counts(counts: dict[str, int]) -> str:

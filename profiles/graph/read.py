@@ -18,16 +18,18 @@ def read_graph_of(
     shapes: Shapes | None = None,
     given: GivenInputs | None = None,
     *,
+    signature: str = "",
     whole: bool = False,
 ) -> ModelGraph:
     """The main graph of a .tflite or .onnx file, told apart by content.
 
-    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` and
-    ``whole`` (of .onnx files) as in :func:`mnv4_deploy.profiles.graph.read_onnx.read_onnx`. Raises
-    ModelFileError for a file that cannot be read, UnsupportedError for shapes and values that do
-    not fit. An .onnx file is run once, so a hostile one belongs in a child process.
+    ``signature`` is the one of a .tflite file whose graph it is, "" for the first. ``shapes`` as
+    in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` and ``whole`` (of .onnx
+    files) as in :func:`mnv4_deploy.profiles.graph.read_onnx.read_onnx`. Raises ModelFileError for
+    a file that cannot be read, UnsupportedError for shapes, values and a signature that do not
+    fit. The file is run once, so a hostile one belongs in a child process.
     """
     file = Path(path)
     if format_of(file) == "tflite":
-        return resized(file, read_tflite(file), shapes or {})
+        return resized(file, read_tflite(file, signature), shapes or {})
     return read_onnx(file, shapes, given, whole=whole)

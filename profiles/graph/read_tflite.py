@@ -1,4 +1,4 @@
-"""The main graph of a .tflite file, read from its FlatBuffer without running anything.
+"""The graphs of a .tflite file, read from its FlatBuffer without running anything.
 
 Every offset in the file is untrusted: reading one that is out of bounds raises here, and
 :func:`read_tflite` turns that into ModelFileError. Needs only ai-edge-litert, which carries the
@@ -11,13 +11,15 @@ import io
 import struct
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.graph.format import looks_like_tflite
-from mnv4_deploy.profiles.graph.tflite_options import read_options
-from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.graph.tflite_options import called_graphs, read_options
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
 
 _MAX_METADATA_BYTES = 1 << 20
 _HOSTILE = (
@@ -31,12 +33,34 @@ _HOSTILE = (
 )
 
 
-def read_tflite(path: Path) -> ModelGraph:
-    """The main graph of ``path`` with the shapes that the file itself has.
+def read_tflite(path: Path, signature: str = "") -> ModelGraph:
+    """The graph of ``path`` behind ``signature``, with the shapes that the file itself has.
 
-    A dimension that the file allocates with a negative size is 1.
-    Raises ModelFileError for a damaged file, ToolchainError without ai-edge-litert.
+    "" is the file's first graph, which is the first signature's in all but odd files. A dimension
+    that the file allocates with a negative size is 1.
+    Raises ModelFileError for a damaged file, UnsupportedError for a signature that it does not
+    have, ToolchainError without ai-edge-litert.
     """
+    return chosen_graph(path, read_tflite_graphs(path), signature)
+
+
+def chosen_graph(path: Path, graphs: Sequence[ModelGraph], signature: str) -> ModelGraph:
+    """The one of the ``graphs`` of ``path`` that is behind ``signature``, "" for the first."""
+    if not signature:
+        return graphs[0]
+    for known in graphs[0].signatures:
+        if known.name == signature:
+            return graphs[known.subgraph]
+    names = ", ".join(known.name for known in graphs[0].signatures)
+    raise UnsupportedError(
+        f"{path} has no signature {signature}: it has {names}."
+        if names
+        else f"{path} has no signatures: leave out --signature."
+    )
+
+
+def read_tflite_graphs(path: Path) -> tuple[ModelGraph, ...]:
+    """Every graph of ``path``, in the file's order, at least one; raises as read_tflite."""
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError as error:
@@ -54,17 +78,64 @@ def read_tflite(path: Path) -> ModelGraph:
         ) from error
 
 
-def _read(data: bytes, schema: Any) -> ModelGraph:
+@dataclass(frozen=True)
+class _File:
+    """What all graphs of a file share. ``buffers`` are sizes in bytes."""
+
+    model: Any
+    schema: Any
+    buffers: list[int]
+    kinds: list[tuple[str, bool]]
+    signatures: tuple[Signature, ...]
+    weight_bytes: dict[str, int]
+    metadata: dict[str, str]
+
+
+def _read(data: bytes, schema: Any) -> tuple[ModelGraph, ...]:
     model = schema.Model.GetRootAs(data, 0)
-    buffers = [_buffer_size(model.Buffers(i), data) for i in range(model.BuffersLength())]
-    if model.SubgraphsLength() < 1:
+    count = model.SubgraphsLength()
+    if count < 1:
         raise ValueError("no graph")
-    graph = model.Subgraphs(0)
+    buffers = [_buffer_size(model.Buffers(i), data) for i in range(model.BuffersLength())]
+    file = _File(
+        model,
+        schema,
+        buffers,
+        _operator_kinds(model, schema),
+        tuple(_signature(model.SignatureDefs(i)) for i in range(model.SignatureDefsLength())),
+        _weight_bytes(model, buffers, _enum_names(schema.TensorType)),
+        _metadata(model, data),
+    )
+    graphs = tuple(_graph(file, number) for number in range(count))
+    for signature in file.signatures:
+        size = len(graphs[signature.subgraph].tensors)
+        if any(not 0 <= t < size for _, t in (*signature.inputs, *signature.outputs)):
+            raise IndexError("signature of a tensor that is not there")
+    return graphs
+
+
+def _signature(found: Any) -> Signature:
+    def names(at: Any, count: int) -> tuple[tuple[str, int], ...]:
+        return tuple((_name(at(i).Name()), int(at(i).TensorIndex())) for i in range(count))
+
+    return Signature(
+        _name(found.SignatureKey()),
+        int(found.SubgraphIndex()),
+        names(found.Inputs, found.InputsLength()),
+        names(found.Outputs, found.OutputsLength()),
+    )
+
+
+def _name(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "replace")
+
+
+def _graph(file: _File, number: int) -> ModelGraph:
+    graph, schema, kinds = file.model.Subgraphs(number), file.schema, file.kinds
     dtypes = _enum_names(schema.TensorType)
     tensors = tuple(
-        _tensor(graph.Tensors(i), buffers, dtypes) for i in range(graph.TensorsLength())
+        _tensor(graph.Tensors(i), file.buffers, dtypes) for i in range(graph.TensorsLength())
     )
-    kinds = _operator_kinds(model, schema)
     ops = tuple(
         _op(graph.Operators(i), i, kinds, tensors, schema) for i in range(graph.OperatorsLength())
     )
@@ -74,15 +145,19 @@ def _read(data: bytes, schema: Any) -> ModelGraph:
     used += [t for op in ops for t in op.outputs] + [*inputs, *outputs]
     if any(not 0 <= t < len(tensors) for t in used):
         raise IndexError("tensor index out of range")
+    if any(not 0 <= called < file.model.SubgraphsLength() for op in ops for called in op.calls):
+        raise IndexError("graph index out of range")
     return ModelGraph(
         "tflite",
         tensors,
         ops,
         inputs,
         outputs,
-        subgraphs=model.SubgraphsLength(),
-        weight_bytes=_weight_bytes(graph, tensors, buffers),
-        metadata=_metadata(model, data),
+        subgraphs=file.model.SubgraphsLength(),
+        subgraph=number,
+        signatures=file.signatures,
+        weight_bytes=file.weight_bytes,
+        metadata=file.metadata,
     )
 
 
@@ -119,7 +194,7 @@ def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> Tensor:
     signature = [int(tensor.ShapeSignature(i)) for i in range(tensor.ShapeSignatureLength())]
     allocated = [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
     return Tensor(
-        name=(tensor.Name() or b"").decode("utf-8", "replace"),
+        name=_name(tensor.Name()),
         shape=tuple(1 if n < 0 else n for n in allocated),
         dtype=dtypes[tensor.Type()],
         constant=buffers[tensor.Buffer()] > 0,
@@ -127,13 +202,17 @@ def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> Tensor:
         scale=scale,
         zero_point=zero_point,
         axis=axis,
+        variable=bool(tensor.IsVariable()),
     )
 
 
-def _weight_bytes(graph: Any, tensors: tuple[Tensor, ...], buffers: list[int]) -> dict[str, int]:
-    dtypes = {graph.Tensors(i).Buffer(): t.dtype for i, t in enumerate(tensors) if t.constant}
+def _weight_bytes(model: Any, buffers: list[int], dtypes: dict[int, str]) -> dict[str, int]:
+    """Bytes by element type of what the tensors of all graphs hold."""
+    graphs = (model.Subgraphs(i) for i in range(model.SubgraphsLength()))
+    tensors = (graph.Tensors(i) for graph in graphs for i in range(graph.TensorsLength()))
+    stored = {t.Buffer(): dtypes[t.Type()] for t in tensors if buffers[t.Buffer()]}
     found: defaultdict[str, int] = defaultdict(int)
-    for buffer, dtype in dtypes.items():
+    for buffer, dtype in stored.items():
         found[dtype] += buffers[buffer]
     return dict(found)
 
@@ -146,7 +225,7 @@ def _operator_kinds(model: Any, schema: Any) -> list[tuple[str, bool]]:
         code = model.OperatorCodes(i)
         # Old files keep the operator in the byte-sized field; new ones in both.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        custom = (code.CustomCode() or b"").decode("utf-8", "replace")
+        custom = _name(code.CustomCode())
         kinds.append((custom or names[number], bool(custom)))
     return kinds
 
@@ -160,14 +239,16 @@ def _op(
 ) -> Operator:
     kind, custom = kinds[op.OpcodeIndex()]
     outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
+    options = read_options(op, schema)
     return Operator(
         index=index,
         kind=kind,
         name=tensors[outputs[0]].name if outputs else kind,
         inputs=tuple(int(op.Inputs(i)) for i in range(op.InputsLength())),
         outputs=outputs,
-        attributes=read_options(op, schema),
+        attributes=options,
         custom=custom,
+        calls=called_graphs(options),
     )
 
 
@@ -180,7 +261,7 @@ def _metadata(model: Any, data: bytes) -> dict[str, str]:
         entry = model.Metadata(i)
         buffer = model.Buffers(entry.Buffer())
         raw = bytes(buffer.DataAsNumpy()[:_MAX_METADATA_BYTES]) if buffer.DataLength() else b""
-        found[(entry.Name() or b"").decode("utf-8", "replace")] = _text(raw)
+        found[_name(entry.Name())] = _text(raw)
     # TFLite Metadata appends label files as a ZIP archive to the FlatBuffer.
     if b"PK\x05\x06" in data[-(1 << 16) :]:
         try:

@@ -127,13 +127,15 @@ def _guess(at: int, dim: Dim, usual: int | None, length: int) -> int:
 def _image(dims: Sequence[Dim]) -> tuple[int | None, ...]:
     second, third, last = map(_fixed, dims[1:])
     few = range(1, _MAX_CHANNELS + 1)
-    if last in few:
+    if last in few or -1 in dims:
         channels_last = second not in few
     elif second is None and last is None:
-        channels_last = -1 in dims
+        channels_last = False
     else:  # both sides of an image, where channels first has the channels and one side
         channels_last = second not in few and third is not None and last is None
-    return (1, _SIDE, _SIDE, 3) if channels_last else (1, 3, _SIDE, _SIDE)
+    sides = (second, third) if channels_last else (third, last)
+    side = next((size for size in sides if size), _SIDE)
+    return (1, side, side, 3) if channels_last else (1, 3, side, side)
 
 
 def _fixed(dim: Dim) -> int | None:

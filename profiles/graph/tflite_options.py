@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mnv4_deploy.profiles.records.graph import Attribute
 
@@ -18,9 +18,25 @@ def read_options(op: Any, schema: Any) -> dict[str, Attribute]:
     Paddings and activations are the names of the schema ("SAME", "RELU6"), vectors are tuples;
     other tables and text lists are left out. Raises what reading a damaged FlatBuffer raises.
     """
-    table = op.BuiltinOptions()
-    names = {v: k for k, v in vars(schema.BuiltinOptions).items() if isinstance(v, int)}
-    name = names.get(op.BuiltinOptionsType(), "NONE")
+    return _read(
+        op.BuiltinOptions(), op.BuiltinOptionsType(), schema.BuiltinOptions, schema
+    ) | _read(op.BuiltinOptions2(), op.BuiltinOptions2Type(), schema.BuiltinOptions2, schema)
+
+
+def called_graphs(options: Mapping[str, Attribute]) -> tuple[int, ...]:
+    """The graphs of the file that an operator with ``options`` runs, in the options' order."""
+    found: list[int] = []
+    for key, value in options.items():
+        if key == "subgraph" or key.endswith("subgraph_index"):
+            found.append(int(cast("int", value)))
+        elif key.endswith("subgraph_indices"):
+            found += map(int, cast("tuple[int, ...]", value))
+    return tuple(dict.fromkeys(found))
+
+
+def _read(table: Any, kind: int, enum: type, schema: Any) -> dict[str, Attribute]:
+    names = {v: k for k, v in vars(enum).items() if isinstance(v, int)}
+    name = names.get(kind, "NONE")
     if table is None or name == "NONE":
         return {}
     options = getattr(schema, name)()

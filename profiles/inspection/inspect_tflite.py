@@ -1,4 +1,4 @@
-"""The facts of a .tflite file: its graph from the FlatBuffer, delegation from the runtime.
+"""The facts of a .tflite file: its graphs from the FlatBuffer, delegation from the runtime.
 
 Runs in a child process: see :func:`mnv4_deploy.profiles.inspection.inspect.inspect_file`.
 """
@@ -7,75 +7,93 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts, TensorFacts
-from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.graph.read_tflite import chosen_graph, read_tflite_graphs
+from mnv4_deploy.profiles.graph.shapes import proposed
+from mnv4_deploy.profiles.records.files import (
+    FileFacts,
+    GraphFacts,
+    OperatorFacts,
+    SignatureFacts,
+    TensorFacts,
+)
+from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
+from mnv4_deploy.profiles.runtimes.delegation import Delegation, ask_delegation
 from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
 
 
-@dataclass(frozen=True)
-class Delegation:
-    """What the runtime did with the main graph: partitions, and ops it ran outside XNNPACK."""
-
-    partitions: int
-    builtin: frozenset[int]
-
-
-def inspect_here(path: str) -> FileFacts:
+def inspect_here(path: str, signature: str = "", ask: bool = True) -> FileFacts:
     """The facts of ``path``, found in this process.
 
-    Raises ModelFileError for a damaged file, ToolchainError where no TFLite runtime is there.
+    The runtime is asked what it does with the operators, unless ``ask`` is false; what it refuses
+    is listed all the same, and a note gives its reason. Raises ModelFileError for a damaged file,
+    UnsupportedError for a signature that is not there, ToolchainError where no TFLite runtime is.
     """
     file = Path(path)
     if importlib.util.find_spec("ai_edge_litert") is None:
         return _inspect_with_interpreter(file)
-    graph = read_tflite(file)
-    notes: tuple[str, ...] = ()
-    delegation = None
-    try:
-        delegation = ask_runtime(file)
-    except (ToolchainError, UnsupportedError) as error:
-        notes = (f"Delegation is unknown: {error}",)
-    except ModelFileError as error:
-        # A whole file may still name operators that this runtime does not carry.
-        custom = sorted({op.kind for op in graph.ops if op.custom})
-        if not custom:
-            raise
-        notes = (f"Delegation is unknown, for the file has {', '.join(custom)}: {error}",)
-    if graph.subgraphs > 1:
-        notes += (f"Only the first of {graph.subgraphs} graphs is listed.",)
-    return _facts(file, graph, delegation, notes)
-
-
-def ask_runtime(path: Path) -> Delegation:
-    """Run ``path`` once on example inputs with the profiler on and see what ran where."""
-    from mnv4_deploy.profiles.runtimes.litert_capi import EVENT_BUILTIN_OP, CompiledModel
-    from mnv4_deploy.profiles.runtimes.run_xnnpack import feed, operator_events, partition_numbers
-
-    with CompiledModel(path, profiling=True) as model:
-        feed(model)
-        model.start_profiler()
-        model.run()
-        events = operator_events(model.stop_profiler())
-    main = [e for e in events if e.type != EVENT_BUILTIN_OP or e.subgraph == 0]
-    return Delegation(
-        partitions=len({n for n in partition_numbers(main) if n is not None}),
-        builtin=frozenset(e.index for e in main if e.type == EVENT_BUILTIN_OP),
+    graphs = read_tflite_graphs(file)
+    graph = chosen_graph(file, graphs, signature)
+    delegation, notes = _asked(file, graph) if ask else (None, ())
+    operators = _operators(graph, delegation)
+    bodies = []
+    for index, run_by in _run_inside(graphs, graph).items():
+        inside, _ = _asked(file, graphs[index]) if delegation else (None, ())
+        bodies.append(
+            GraphFacts(
+                index=index,
+                run_by=run_by,
+                operators=_operators(graphs[index], inside),
+                partitions=inside.partitions if inside else None,
+            )
+        )
+    taken_count = sum(op.delegated is True for op in operators)
+    return FileFacts(
+        path=path,
+        format="tflite",
+        size_bytes=file.stat().st_size,
+        sha256=sha256_of(file),
+        inputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.inputs),
+        outputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.outputs),
+        operators=operators,
+        weight_bytes_by_dtype=dict(graph.weight_bytes),
+        metadata=dict(graph.metadata),
+        partitions=delegation.partitions if delegation else None,
+        delegated_share=taken_count / len(operators) if delegation and operators else None,
+        notes=notes,
+        signature=signature or _default_signature(graph),
+        signatures=tuple(_signature_facts(graphs, known) for known in graph.signatures),
+        bodies=tuple(bodies),
     )
 
 
-def _facts(
-    path: Path, graph: ModelGraph, delegation: Delegation | None, notes: tuple[str, ...]
-) -> FileFacts:
+def _asked(file: Path, graph: ModelGraph) -> tuple[Delegation | None, tuple[str, ...]]:
+    """What the runtime does with ``graph``, or why it does not say.
+
+    Sides that the file leaves open get the sizes of an image first, for few networks take one of
+    a single pixel, which is what the file then holds.
+    """
+    open_inputs = [i for i in graph.inputs if any(n < 0 for n in graph.tensors[i].declared)]
+    likely = {i: proposed(graph.tensors[i].declared) for i in open_inputs}
+    reason = ""
+    for shapes in (likely, {}) if likely else ({},):
+        try:
+            return ask_delegation(file, graph, shapes), ()
+        except (DeployError, MemoryError) as error:
+            reason = reason or str(error) or "memory ran out"
+    ended = reason if reason.endswith((".", "?")) else f"{reason}."
+    return None, (f"Delegation is unknown: {ended.replace(f' {file}', ' it')}",)
+
+
+def _operators(graph: ModelGraph, delegation: Delegation | None) -> tuple[OperatorFacts, ...]:
     operators = tuple(
         OperatorFacts(
             index=op.index,
@@ -85,30 +103,44 @@ def _facts(
         )
         for op in graph.ops
     )
-    if delegation is not None:
-        delegated = [op.index not in delegation.builtin for op in graph.ops]
-        partition = assign_partitions(graph, delegated, delegation.partitions)
-        left = (op.index for op, taken in zip(graph.ops, delegated, strict=True) if not taken)
-        refusals = explain_refusals(graph, left)
-        operators = tuple(
-            replace(facts, delegated=taken, partition=number, refusal=refusals.get(facts.index))
-            for facts, taken, number in zip(operators, delegated, partition, strict=True)
-        )
-    taken_count = sum(op.delegated is True for op in operators)
-    return FileFacts(
-        path=str(path),
-        format="tflite",
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path),
-        inputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.inputs),
-        outputs=tuple(_tensor_facts(graph.tensors[i]) for i in graph.outputs),
-        operators=operators,
-        weight_bytes_by_dtype=dict(graph.weight_bytes),
-        metadata=dict(graph.metadata),
-        partitions=delegation.partitions if delegation else None,
-        delegated_share=taken_count / len(operators) if delegation and operators else None,
-        notes=notes,
+    if delegation is None:
+        return operators
+    delegated = [op.index not in delegation.builtin for op in graph.ops]
+    partition = assign_partitions(graph, delegated, delegation.partitions)
+    refusals = explain_refusals(graph, sorted(delegation.builtin))
+    return tuple(
+        replace(facts, delegated=taken, partition=number, refusal=refusals.get(facts.index))
+        for facts, taken, number in zip(operators, delegated, partition, strict=True)
     )
+
+
+def _run_inside(graphs: Sequence[ModelGraph], graph: ModelGraph) -> dict[int, tuple[str, ...]]:
+    """The graphs that operators of ``graph`` run, and those that theirs do, with the kinds of
+    these operators."""
+    found: dict[int, tuple[str, ...]] = {}
+    waiting = [graph]
+    while waiting:
+        for op in waiting.pop(0).ops:
+            for index in op.calls:
+                if index not in found and index != graph.subgraph:
+                    waiting.append(graphs[index])
+                found[index] = tuple(dict.fromkeys((*found.get(index, ()), op.kind)))
+    found.pop(graph.subgraph, None)
+    return found
+
+
+def _default_signature(graph: ModelGraph) -> str:
+    known = (s.name for s in graph.signatures if s.subgraph == graph.subgraph)
+    return next(known, "")
+
+
+def _signature_facts(graphs: Sequence[ModelGraph], signature: Signature) -> SignatureFacts:
+    tensors = graphs[signature.subgraph].tensors
+
+    def named(side: tuple[tuple[str, int], ...]) -> tuple[TensorFacts, ...]:
+        return tuple(replace(_tensor_facts(tensors[i]), name=name) for name, i in side)
+
+    return SignatureFacts(signature.name, named(signature.inputs), named(signature.outputs))
 
 
 def _tensor_facts(tensor: Tensor) -> TensorFacts:

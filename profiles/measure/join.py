@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
 from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.graph.read import read_graph_of
@@ -54,9 +54,16 @@ def join_timed(
     not those of this file's operators.
     """
     file = Path(request.path)
-    graph = read_graph_of(file, request.shapes, request.inputs, whole=True)
+    graph = read_graph_of(
+        file, request.shapes, request.inputs, signature=request.signature, whole=True
+    )
     _check(timed, graph, file)
     timings = timed.profile.ops
+    if timed.profiled_rounds_us or graph.format == "onnx":
+        refusals, notes = _refusals(graph, timings), timed.notes
+    else:
+        refusals, of_delegate = _asked(file, graph, timed.profile.runtime)
+        notes = timed.notes + of_delegate
     return Measurement(
         path=request.path,
         format=format_of(file),
@@ -71,8 +78,8 @@ def join_timed(
         rounds_us=timed.rounds_us,
         profiled_rounds_us=timed.profiled_rounds_us,
         conditions=timed.conditions,
-        refusals=_refusals(graph, timings),
-        notes=timed.notes,
+        refusals=refusals,
+        notes=notes + _signature_notes(graph),
     )
 
 
@@ -110,6 +117,41 @@ def _join(
     ran = {op.index for op in graph.ops if op.runs}
     trace = trace_ort(measured, ran=ran, arm=architecture.startswith(_ARM))
     return join_ort(graph, timings, trace)
+
+
+def _asked(file: Path, graph: ModelGraph, runtime: str) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Why XNNPACK does not take operators whose times nobody told, and a sentence on how many.
+
+    Asks the interpreter here, where the file ran on the same one.
+    """
+    from mnv4_deploy.profiles.runtimes.delegation import ask_delegation
+    from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
+    from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals, grouped
+
+    if installed_runtime().name != runtime:
+        return {}, ()
+    try:
+        found = ask_delegation(file, graph, {i: graph.tensors[i].shape for i in graph.inputs})
+    except ModelFileError:
+        return {}, ()
+    refusals = explain_refusals(graph, sorted(found.builtin))
+    told = grouped((graph.ops[index].kind, reason) for index, reason in refusals.items())
+    left = "; ".join(f"{count} {kind} ({reason})" for count, kind, reason in told)
+    taken = len(graph.ops) - len(found.builtin)
+    parts = f"{found.partitions} partition{'' if found.partitions == 1 else 's'}"
+    note = f"XNNPACK takes {taken} of {len(graph.ops)} operators in {parts}"
+    return refusals, (f"{note}; outside: {left}." if left else f"{note}.",)
+
+
+def _signature_notes(graph: ModelGraph) -> tuple[str, ...]:
+    if len(graph.signatures) < 2:
+        return ()
+    names = ", ".join(known.name for known in graph.signatures)
+    this = next((s.name for s in graph.signatures if s.subgraph == graph.subgraph), "none of them")
+    return (
+        f"The file has the signatures {names}, and this is {this}: --signature NAME profiles"
+        " another.",
+    )
 
 
 def _refusals(graph: ModelGraph, timings: Sequence[OpTiming]) -> dict[int, str]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from mnv4_deploy.profiles.isolated import run_isolated
+from mnv4_deploy.errors import DeployError
+from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.isolated import NativeCrashError, run_isolated
 from mnv4_deploy.profiles.measure.checks import check_requests, pin_to
 from mnv4_deploy.profiles.measure.conditions import ConditionsSampler
 from mnv4_deploy.profiles.measure.rounds import Samples, take_turns
@@ -16,6 +18,7 @@ from mnv4_deploy.profiles.runtimes.runners import (
     Runner,
     RunnerOpener,
     open_device_runner,
+    open_plain_runner,
     open_runner,
 )
 
@@ -38,17 +41,35 @@ def measure(
     """
     if timeout_s is None:
         timeout_s = sum(_STARTUP_S + _TIMEOUT_PER_SECOND * r.max_seconds for r in requests)
-    return run_isolated(
-        measure_here,
-        tuple(requests),
-        timeout_s=timeout_s,
-        subject=" or ".join(request.path for request in requests),
-        memory_bytes=memory_bytes,
-    )
+
+    def isolated(profile: bool) -> tuple[Measurement, ...]:
+        return run_isolated(
+            measure_here,
+            tuple(requests),
+            profile,
+            timeout_s=timeout_s,
+            subject=" or ".join(request.path for request in requests),
+            memory_bytes=memory_bytes,
+        )
+
+    try:
+        return isolated(True)
+    except NativeCrashError as crash:
+        if all(format_of(request.path) != "tflite" for request in requests):
+            raise
+        # LiteRT's profiler takes fewer files than its interpreter, and crashes on some.
+        try:
+            return isolated(False)
+        except DeployError:
+            raise crash from None
 
 
-def measure_here(requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
+def measure_here(
+    requests: Sequence[MeasureRequest], profile: bool = True
+) -> tuple[Measurement, ...]:
     """Time the files in turns and join the times with their graphs, in this process.
+
+    Without ``profile`` .tflite files run end to end, on the interpreter.
 
     The requests differ in path, threads and shapes; rounds, time limit and CPUs are the first
     one's. Pins this process to the CPUs asked for. Raises ModelFileError for what is no model,
@@ -57,7 +78,7 @@ def measure_here(requests: Sequence[MeasureRequest]) -> tuple[Measurement, ...]:
     """
     from mnv4_deploy.profiles.measure.join import join_timed
 
-    with _timed(requests) as (runners, timed):
+    with _timed(requests, open_runner if profile else open_plain_runner) as (runners, timed):
         # The graphs come last: reading one runs the file, which must not disturb the times.
         return tuple(
             join_timed(request, times, runner.measured)
@@ -88,7 +109,15 @@ def _timed(
     with ExitStack() as stack:
         runners = [
             stack.enter_context(
-                closing(opened_by(r.path, threads=r.threads, shapes=r.shapes, given=r.inputs))
+                closing(
+                    opened_by(
+                        r.path,
+                        threads=r.threads,
+                        shapes=r.shapes,
+                        given=r.inputs,
+                        signature=r.signature,
+                    )
+                )
             )
             for r in requests
         ]

@@ -48,11 +48,36 @@ class OperatorFacts:
 
 
 @dataclass(frozen=True)
+class SignatureFacts:
+    """A way into a .tflite file. The names of ``inputs`` and ``outputs`` are the signature's."""
+
+    name: str
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """A graph that operators of another run: the body of a loop, a branch.
+
+    ``run_by`` are the kinds of those operators; ``partitions`` are its own, None where the runtime
+    could not be asked.
+    """
+
+    index: int
+    run_by: tuple[str, ...]
+    operators: tuple[OperatorFacts, ...]
+    partitions: int | None = None
+
+
+@dataclass(frozen=True)
 class FileFacts:
     """What ``inspect`` finds in a .tflite or .onnx file.
 
     ``executed_histogram`` counts the operators of the graph that onnxruntime really runs after
     its own optimisation: Q/DQ nodes still in it are real conversions. None for TFLite.
+    ``operators`` and ``partitions`` are those of the graph behind ``signature`` ("" for the first
+    graph), one of ``signatures``; ``bodies`` are the graphs that its operators run.
     ``notes`` are sentences about facts that could not be had.
     """
 
@@ -69,6 +94,9 @@ class FileFacts:
     delegated_share: float | None = None
     notes: tuple[str, ...] = ()
     executed_histogram: dict[str, int] | None = None
+    signature: str = ""
+    signatures: tuple[SignatureFacts, ...] = ()
+    bodies: tuple[GraphFacts, ...] = ()
 
     @property
     def histogram(self) -> dict[str, int]:

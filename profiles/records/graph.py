@@ -52,6 +52,7 @@ class Tensor:
 
     ``scale`` of a quantized tensor is one number for all of it or one for each index of ``axis``,
     () for one that is not quantized; ``zero_point`` likewise, and () can also stand for 0.
+    ``variable``: it keeps its value from run to run (TFLite's recurrent operators).
     """
 
     name: str
@@ -62,6 +63,7 @@ class Tensor:
     scale: tuple[float, ...] = ()
     zero_point: tuple[int, ...] = ()
     axis: int = 0
+    variable: bool = False
 
     @property
     def elements(self) -> int:
@@ -80,6 +82,7 @@ class Operator:
     ``inputs`` and ``outputs`` index ``ModelGraph.tensors``; -1 is an optional input left out.
     ``attributes`` are the operator's options under the format's own names ("stride_h",
     "adj_y"; "strides", "group"). ``custom``: the format itself does not define its kind.
+    ``calls`` are the numbers of the file's other graphs that it runs (WHILE, IF, CALL_ONCE).
 
     ``holder`` is the operator in whose branch or body it is, -1 for those of the main graph.
     ``runs`` is how often it runs in one inference with the inputs that the graph was read with;
@@ -96,18 +99,32 @@ class Operator:
     holder: int = -1
     runs: int = 1
     varies: bool = False
+    calls: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A way into a .tflite file: one of its graphs under a name of its own.
+
+    ``inputs`` and ``outputs`` are names of the signature with tensors of the graph, by index.
+    """
+
+    name: str
+    subgraph: int
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The main graph of a .tflite or .onnx file, the same for both formats.
+    """A graph of a .tflite or .onnx file, the same for both formats.
 
     Where it was read whole, the operators of branches and bodies follow those of the main graph;
-    what a branch or body hands out is among the inputs of its holder. ``subgraphs``: how many
-    graphs the file has, of which this is the first; an .onnx file has one, for its branches are
-    inside operators. ``weight_bytes``: what constants take in the file, by
-    element type; data that several tensors share counts once. ``metadata``: what the file says of
-    itself, by key.
+    what a branch or body hands out is among the inputs of its holder. ``subgraph`` is its number
+    in the file and ``subgraphs`` how many there are; an .onnx file has one, for its branches are
+    inside operators. ``signatures`` are all that the file has. ``weight_bytes``: what constants
+    take in the file, by element type; data that several tensors share counts once. ``metadata``:
+    what the file says of itself, by key.
     """
 
     format: ModelFormat
@@ -116,6 +133,8 @@ class ModelGraph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     subgraphs: int = 1
+    subgraph: int = 0
+    signatures: tuple[Signature, ...] = ()
     weight_bytes: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 

@@ -64,7 +64,8 @@ class Spread:
 @dataclass(frozen=True)
 class MeasureRequest:
     """What to run and how; ``shapes`` resolves dynamic inputs, by name ("" is the only input), and
-    ``inputs`` are values of inputs, made up for all others.
+    ``inputs`` are values of inputs, made up for all others. ``signature`` is the one of a .tflite
+    file to run, "" the first.
 
     Runs stop at ``runs`` or after ``max_seconds``, whichever comes first. ``cpus`` are the CPUs
     the process may use (None: as the system has it).
@@ -78,6 +79,7 @@ class MeasureRequest:
     cpus: tuple[int, ...] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: Mapping[str, GivenInput] = field(default_factory=dict)
+    signature: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ def analyse(
     Without times of operators it has no layers either: the model is then one whole.
     """
     layers, part = layers_of(measurement, statistic), 1.0
-    if measurement.format == "onnx":
-        layers, part = within_wall(layers, wall_us(measurement, statistic))
     whole = None if measurement.profiled_rounds_us else whole_of(measurement, statistic)
+    if whole is None:
+        layers, part = within_wall(layers, wall_us(measurement, statistic))
     ceilings = machine.with_threads(measurement.threads) if machine else None
     trust = trust_in(measurement, layers, ceilings, statistic, part=part)
     if ceilings:

@@ -57,7 +57,8 @@ class ModuleChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``ratio`` is that of the wall times without profiler. Largest difference first."""
+    """``ratio`` is that of the wall times without profiler. Largest difference first; no
+    modules where a file has no times of operators."""
 
     a: ModelProfile
     b: ModelProfile
@@ -83,7 +84,8 @@ def compare_profiles(a: ModelProfile, b: ModelProfile, *, seed: int = 0) -> Comp
     picks = generator.integers(
         0, len(a.measurement.rounds_us), (_RESAMPLES, len(a.measurement.rounds_us))
     )
-    rows_a, rows_b = _by_module(a), _by_module(b)
+    # A whole file is no module of the other.
+    rows_a, rows_b = ({}, {}) if a.whole or b.whole else (_by_module(a), _by_module(b))
     changes = [
         _change(module, a, b, rows_a.get(module, ()), rows_b.get(module, ()), picks)
         for module in {**rows_a, **rows_b}

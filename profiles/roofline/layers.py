@@ -38,6 +38,28 @@ def within_wall(layers: Sequence[Layer], wall_us: float) -> tuple[tuple[Layer, .
     ), part
 
 
+def unfused(measurement: Measurement) -> tuple[Layer, ...]:
+    """Each operator of the file as a layer, without times and as if nothing were fused."""
+    graph = measurement.graph
+    costs = group_costs(graph, [(op.index,) for op in graph.ops])
+    return tuple(
+        Layer(
+            op_type=op.kind,
+            name=op.name,
+            module="",
+            compute=compute_of(graph, op),
+            backend="builtin" if op.index in measurement.refusals else "xnnpack",
+            partition=None,
+            op_indices=(op.index,),
+            timing_indices=(),
+            index=op.index,
+            file_op_types=(op.kind,),
+            cost=cost,
+        )
+        for op, cost in zip(graph.ops, costs, strict=True)
+    )
+
+
 def whole_of(measurement: Measurement, statistic: Statistic = "min") -> Layer:
     """The model as one layer with the times of its runs.
 

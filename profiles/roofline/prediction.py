@@ -9,7 +9,7 @@ from mnv4_deploy.profiles.machine.predict import predict
 from mnv4_deploy.profiles.records.graph import OpCost
 from mnv4_deploy.profiles.records.machine import PublishedMachine
 from mnv4_deploy.profiles.records.profile import Layer, Measurement
-from mnv4_deploy.profiles.roofline.layers import layers_of
+from mnv4_deploy.profiles.roofline.layers import layers_of, unfused
 
 _MICROSECONDS = 1e6
 
@@ -47,8 +47,11 @@ class FilePrediction:
 
 
 def predict_measured(measurement: Measurement, machine: PublishedMachine) -> FilePrediction:
-    """The prediction for the layers that ``measurement`` found; its times are not used."""
-    layers = layers_of(measurement)
+    """The prediction for the layers that ``measurement`` found; its times are not used.
+
+    Where it found none, each operator of the file is a layer.
+    """
+    layers = layers_of(measurement) or unfused(measurement)
     known = [(layer, layer.cost) for layer in layers if layer.cost is not None]
     prediction = predict([cost for _, cost in known], machine)
     total = prediction.mac_time
@@ -63,7 +66,7 @@ def predict_measured(measurement: Measurement, machine: PublishedMachine) -> Fil
         relative_time=total / prediction.macs if prediction.macs else 0.0,
         memory_bound_percent=100 * prediction.memory_bound_time_share,
         latency_us=None if prediction.seconds is None else prediction.seconds * _MICROSECONDS,
-        notes=_notes(layers, machine),
+        notes=measurement.notes + _notes(layers, machine),
     )
 
 

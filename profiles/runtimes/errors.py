@@ -20,6 +20,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|memory allocation failure|out of memory",
     re.IGNORECASE,
 )
+_NEXT_MESSAGE = re.compile(r"(?<=\S)(?<!\.)\.?(?=Node number \d)")
 # What pybind11 makes of the exceptions of C++; onnxruntime has its own besides, without a base.
 _OF_CPP = (RuntimeError, ValueError, IndexError, OverflowError)
 _ORT = "onnxruntime"
@@ -56,7 +57,8 @@ def translated(runtime: str, what: str, path: str | Path) -> Iterator[None]:
         if not _is_foreign(error):
             raise
         said = str(error).strip()
-        reason = said.partition("\n")[0]
+        # TFLite puts the messages of an operator and of its node one after the other.
+        reason = _NEXT_MESSAGE.sub("; ", said.partition("\n")[0])
         if tells_of_memory(said):
             raise MemoryError(f"{path}: {reason}") from error
         raise ModelFileError(f"{runtime} cannot {what} {path}: {reason}") from error

@@ -7,6 +7,7 @@ XNNPACK flags; the C API does. See ``litert_library`` for the binding.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping, Sequence
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _DTYPES = {
     16: "uint32",
     17: "uint16",
 }
+_PLACE = re.compile(r"^\[[\w.]+:\d+\] ")
 _CPU = 1
 _OPTION_MIN_LOGGER_SEVERITY = 25
 _ANY_TYPE_INT = 2
@@ -170,9 +172,10 @@ class CompiledModel:
         if status:
             said = [line.partition("ERROR: ")[2] for line in log if "ERROR: " in line]
             reason = said[0] if said else lib.STATUS_NAMES.get(status, status)
+            # LiteRT begins its lines with the place in its source.
+            text = _PLACE.sub("", str(reason)).rstrip(".")
             raise ModelFileError(
-                f"LiteRT {lib.litert_version()} cannot load {self._path} ({reason}):"
-                " give a complete .tflite model."
+                f"LiteRT {lib.litert_version()} cannot load {self._path}: {text}."
             )
 
     def _add_options(self, identifier: str, lines: Sequence[str]) -> None:

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
 
 # The best first: distribution, package.
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_runtime"))
+
+
+_KINDS = {"S": "text", "U": "text", "O": "text", "c": "complex numbers"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,26 @@ def allocate(interpreter: Any, shapes: Mapping[int, Sequence[int]] | None = None
     for tensor, shape in (shapes or {}).items():
         interpreter.resize_tensor_input(tensor, list(shape))
     interpreter.allocate_tensors()
+
+
+def set_examples(interpreter: Any) -> None:
+    """Give every input of ``interpreter``, which has its shape, an example.
+
+    Raises UnsupportedError for an input that holds no numbers.
+    """
+    import numpy as np
+
+    from mnv4_deploy.profiles.runtimes.timing import example_input
+
+    for spec in interpreter.get_input_details():
+        kind = np.dtype(spec["dtype"])
+        if kind.kind not in "biuf":
+            held = _KINDS.get(kind.kind, "no numbers")
+            raise UnsupportedError(
+                f"Input {spec['name']} holds {held}, so it cannot be made up: give a model with"
+                " numeric tensors as inputs."
+            )
+        interpreter.set_tensor(spec["index"], example_input(spec["shape"], kind.name))
 
 
 def _module(runtime: InterpreterRuntime) -> Any:

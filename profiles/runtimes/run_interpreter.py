@@ -1,7 +1,8 @@
 """End-to-end times of .tflite files on any LiteRT or TFLite interpreter, without its profiler.
 
-What a device has need not be the one version whose C structs are known here. The interpreter's
-Python interface is the same in all of them, and tells no operator's time.
+What a device has need not be the one version whose C structs are known here, and not every file
+runs behind LiteRT's profiler. The interpreter's Python interface is the same in all versions, and
+tells no operator's time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.graph.tflite_primary import with_first
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
@@ -28,7 +29,8 @@ class InterpreterRunner:
     """A :class:`~mnv4_deploy.profiles.runtimes.runners.Runner` of a .tflite file, end to end only.
 
     Runs as an application gets it: with XNNPACK where the package was built with it, which the
-    official ones are.
+    official ones are. ``subgraph`` is the number of the graph that runs, ``why`` a sentence on why
+    no operators are timed ("": the runtime cannot). ``grew``: outputs got their size in the run.
 
     Raises ModelFileError for a file that the runtime does not accept or cannot run,
     UnsupportedError for inputs that cannot be made up or a shape that does not fit, MemoryError
@@ -43,19 +45,25 @@ class InterpreterRunner:
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: GivenInputs | None = None,
+        subgraph: int = 0,
+        why: str = "",
     ) -> None:
         self.measured = Path(path)
         self.runtime = installed_runtime().name
         self.times_operators = False
         self.notes: tuple[str, ...] = (
-            f"{self.runtime} gives no times of operators: for those give --setup, or install"
+            why
+            or f"{self.runtime} gives no times of operators: for those give --setup, or install"
             f" ai-edge-litert=={TRIED_VERSIONS[-1]} on the device.",
         )
+        # The interpreter announces its delegate on standard error.
         with captured_stderr(), translated(self.runtime, "run", path):
-            interpreter = open_interpreter(path, threads=threads)  # announces its delegate there
+            interpreter = open_interpreter(with_first(Path(path), subgraph), threads=threads)
             _feed(interpreter, shapes or {}, given or {})
+            before = _output_shapes(interpreter)
             interpreter.invoke()  # not every operator fails before it runs
         self._interpreter = interpreter
+        self.grew = _output_shapes(interpreter) != before
 
     def run(self) -> None:
         self._interpreter.invoke()
@@ -70,20 +78,20 @@ class InterpreterRunner:
         self._interpreter = None
 
 
+def _output_shapes(interpreter: Any) -> list[tuple[int, ...]]:
+    return [tuple(map(int, spec["shape"])) for spec in interpreter.get_output_details()]
+
+
 def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]], given: GivenInputs) -> None:
     """Give every input of ``interpreter`` its shape and an example."""
     specs = interpreter.get_input_details()
     shapes = shapes_with(shapes, given, {spec["name"]: len(spec["shape"]) for spec in specs})
     check_names(shapes, [spec["name"] for spec in specs])
+    only = len(specs) == 1
     new = {}
     for spec in specs:
-        if np.dtype(spec["dtype"]).kind not in "biuf":
-            raise UnsupportedError(
-                f"Input {spec['name']} holds no numbers, so it cannot be made up: give a"
-                " model with numeric tensors as inputs."
-            )
         dims = spec["shape_signature"] if len(spec["shape_signature"]) else spec["shape"]
-        shape = resolve_shape(spec["name"], [int(d) for d in dims], shapes, only=len(specs) == 1)
+        shape = resolve_shape(spec["name"], [int(d) for d in dims], shapes, only=only)
         if shape != tuple(spec["shape"]):
             new[spec["index"]] = shape
     allocate(interpreter, new)

@@ -16,33 +16,22 @@ from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.inputs import GivenInputs
-from mnv4_deploy.profiles.records.timing import Backend, OpTiming
+from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import memory_for
-from mnv4_deploy.profiles.runtimes.litert_capi import (
-    EVENT_BUILTIN_OP,
-    EVENT_RUNTIME,
-    EVENT_XNNPACK_OP,
-    CompiledModel,
-    ProfilerEvent,
-)
+from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel, ProfilerEvent
 from mnv4_deploy.profiles.runtimes.litert_library import litert_version
 from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
+from mnv4_deploy.profiles.runtimes.xnnpack_events import (
+    correction_notes,
+    correction_of,
+    merge,
+    operator_events,
+)
 
 Inputs = Sequence[NDArray[Any]]
 
-_BACKENDS: dict[int, Backend] = {
-    EVENT_XNNPACK_OP: "xnnpack",
-    EVENT_BUILTIN_OP: "builtin",
-    EVENT_RUNTIME: "runtime",
-}
-# The runtime's own event around all operators: it would count every one of them twice.
-_ENCLOSING_TAG = "Invoke"
 _ITEM_BYTES = {"float32": 4, "int32": 4, "float16": 2, "int16": 2, "int64": 8, "float64": 8}
-# XNNPACK divides the nanoseconds between the ends of two operators by 1000 and drops the rest
-# (xnn_get_elapsed_time in runtime.c): n us stand for anything from n to n + 1. Events of LiteRT
-# are differences of two truncated clocks, which are right on average.
-_XNNPACK_TRUNCATION_US = 0.5
 
 
 def runtime_name() -> str:
@@ -52,8 +41,9 @@ def runtime_name() -> str:
 class XnnpackRunner:
     """A :class:`~mnv4_deploy.profiles.runtimes.runners.Runner` of a .tflite file.
 
-    Operator times are resolved to 1 us; those of XNNPACK are given as the middle of the
-    microsecond they lie in. The profiler costs a fixed time a run, outside the operators.
+    Operator times are resolved to 1 us and corrected by the runs without profiler
+    (``xnnpack_events.py``). The profiler costs a fixed time a run, outside the operators.
+    ``signature`` as in :func:`~mnv4_deploy.profiles.graph.read_tflite.read_tflite`.
 
     Raises ModelFileError for a file LiteRT does not accept, UnsupportedError for inputs that
     cannot be fed or a shape that does not fit, MemoryError for a file that needs more memory
@@ -67,11 +57,15 @@ class XnnpackRunner:
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: GivenInputs | None = None,
+        signature: str = "",
     ) -> None:
         self._path = Path(path)
         self._threads = threads
         self._given = given or {}
-        graph = read_tflite(self._path)
+        graph = read_tflite(self._path, signature)
+        self._subgraph = graph.subgraph
+        self._signature = signature_number(graph, signature) or 0
+        self._enclosing = frozenset(op.index for op in graph.ops if op.calls)
         ranks = {graph.tensors[i].name: len(graph.tensors[i].shape) for i in graph.inputs}
         self._shapes = _input_shapes(graph, shapes_with(shapes or {}, self._given, ranks))
         self._least_bytes = _least_bytes(graph, self._shapes)
@@ -88,7 +82,11 @@ class XnnpackRunner:
         """A model that has run once, for not every operator fails before it runs."""
         try:
             model = CompiledModel(
-                self._path, threads=self._threads, profiling=profiling, shapes=self._shapes
+                self._path,
+                threads=self._threads,
+                profiling=profiling,
+                signature=self._signature,
+                shapes=self._shapes,
             )
         except (ModelFileError, ToolchainError) as error:
             # LiteRT calls a lack of memory a runtime failure, like most others.
@@ -117,16 +115,30 @@ class XnnpackRunner:
             wall_us = time_run_us(self._profiled.run)
         events = self._profiled.stop_profiler()
         if record:
-            self._recorded.append(operator_events(events))
+            self._recorded.append(operator_events(events, self._subgraph))
         return wall_us
 
-    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:  # noqa: ARG002
-        return merge(self._recorded, self._path)
+    def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
+        found = merge(self._recorded, self._path, plain_us, self._enclosing)
+        correction = correction_of(self._recorded, plain_us, self._enclosing)
+        self.notes = correction_notes(self._recorded, correction, plain_us)
+        return found
 
     def close(self) -> None:
         self._plain.close()
         if self._profiled is not None:
             self._profiled.close()
+
+
+def signature_number(graph: ModelGraph, signature: str) -> int | None:
+    """The number by which LiteRT knows ``signature`` of a file, "" for one of ``graph``.
+
+    A file without signatures has number 0 for its first graph; None where there is none.
+    """
+    for number, known in enumerate(graph.signatures):
+        if known.name == signature or (not signature and known.subgraph == graph.subgraph):
+            return number
+    return None if graph.signatures else 0
 
 
 def _input_shapes(
@@ -188,58 +200,3 @@ def feed(
         raise ValueError(f"the model has {len(model.inputs)} inputs, not {len(inputs)}")
     for index, array in enumerate(inputs):
         model.set_input(index, array)
-
-
-def operator_events(events: Sequence[ProfilerEvent]) -> tuple[ProfilerEvent, ...]:
-    """The events that are operators or separate runtime work, in order of execution."""
-    return tuple(e for e in events if e.type in _BACKENDS and e.tag != _ENCLOSING_TAG)
-
-
-def partition_numbers(events: Sequence[ProfilerEvent]) -> list[int | None]:
-    """For each event the delegated partition it ran in, None outside XNNPACK.
-
-    XNNPACK numbers its operators from 0 in every partition, so a number that does not grow, or
-    an operator of another kind in between, is a border.
-    """
-    numbers: list[int | None] = []
-    partition = -1
-    previous: int | None = None
-    for event in events:
-        if event.type != EVENT_XNNPACK_OP:
-            previous = None
-            numbers.append(None)
-            continue
-        if previous is None or event.index <= previous:
-            partition += 1
-        previous = event.index
-        numbers.append(partition)
-    return numbers
-
-
-def merge(recorded: Sequence[tuple[ProfilerEvent, ...]], path: str | Path) -> tuple[OpTiming, ...]:
-    """The events of several runs of ``path``, which must be the same but for their times."""
-    if not recorded:
-        return ()
-    first = recorded[0]
-    identity = [(e.tag, e.type, e.index) for e in first]
-    if any([(e.tag, e.type, e.index) for e in run] != identity for run in recorded[1:]):
-        raise ToolchainError(
-            f"{path} runs other operators from run to run (control flow), so their times cannot"
-            " be averaged: profile a file without loops."
-        )
-    timings = []
-    for position, (event, partition) in enumerate(
-        zip(first, partition_numbers(first), strict=True)
-    ):
-        backend = _BACKENDS[event.type]
-        rest_us = _XNNPACK_TRUNCATION_US if backend == "xnnpack" else 0.0
-        timings.append(
-            OpTiming(
-                tag=event.tag,
-                backend=backend,
-                samples_us=tuple(run[position].elapsed_us + rest_us for run in recorded),
-                partition=partition,
-                op_index=event.index if backend == "builtin" and event.subgraph == 0 else None,
-            )
-        )
-    return tuple(timings)

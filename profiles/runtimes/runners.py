@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.graph.format import format_of
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
@@ -65,6 +66,7 @@ class RunnerOpener(Protocol):
         threads: int = 1,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: GivenInputs | None = None,
+        signature: str = "",
     ) -> Runner: ...
 
 
@@ -74,21 +76,44 @@ def open_runner(
     threads: int = 1,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     given: GivenInputs | None = None,
+    signature: str = "",
 ) -> Runner:
     """A runner for ``path`` on the runtime of its format.
 
     ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` are values
-    of inputs. Raises ModelFileError for a file the runtime does not accept, UnsupportedError for
-    inputs that cannot be made up and for shapes and values that do not fit, ToolchainError where
+    of inputs, ``signature`` as in :func:`mnv4_deploy.profiles.graph.read_tflite.read_tflite`.
+    Raises ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
+    cannot be made up and for shapes, values and a signature that do not fit, ToolchainError where
     the runtime is missing or untried.
     """
     if format_of(path) == "tflite":
-        from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner
+        from mnv4_deploy.profiles.runtimes.open_litert import open_litert
 
-        return XnnpackRunner(path, threads=threads, shapes=shapes or {}, given=given)
-    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+        return open_litert(path, threads=threads, shapes=shapes, given=given, signature=signature)
+    return _open_onnx(path, threads, shapes, given, signature)
 
-    return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given)
+
+def open_plain_runner(
+    path: str | Path,
+    *,
+    threads: int = 1,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    given: GivenInputs | None = None,
+    signature: str = "",
+) -> Runner:
+    """:func:`open_runner` for files of which one crashed LiteRT's profiler: without it."""
+    if format_of(path) == "tflite":
+        from mnv4_deploy.profiles.runtimes.open_litert import open_end_to_end
+
+        return open_end_to_end(
+            path,
+            threads=threads,
+            shapes=shapes,
+            given=given,
+            signature=signature,
+            reason="it crashed",
+        )
+    return _open_onnx(path, threads, shapes, given, signature)
 
 
 def open_device_runner(
@@ -97,20 +122,41 @@ def open_device_runner(
     threads: int = 1,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     given: GivenInputs | None = None,
+    signature: str = "",
 ) -> Runner:
     """:func:`open_runner` on a device, with whatever runtime is there.
 
-    A .tflite file runs end to end alone where there is another LiteRT than the tried one. Nodes
-    of an .onnx file must have names of their own: onnx, which could rename them, is not there.
+    A .tflite file runs end to end alone where there is another LiteRT than the tried one, which
+    knows the first signature alone. Nodes of an .onnx file must have names of their own: onnx,
+    which could rename them, is not there.
     """
     if format_of(path) == "onnx":
-        from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
-
-        return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given, named=True)
+        return _open_onnx(path, threads, shapes, given, signature, named=True)
     from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
 
     if installed_runtime().times_operators:
-        return open_runner(path, threads=threads, shapes=shapes, given=given)
+        return open_runner(path, threads=threads, shapes=shapes, given=given, signature=signature)
+    if signature:
+        raise UnsupportedError(
+            f"{installed_runtime().name} on the device runs the first signature alone: leave out"
+            " --signature, or give --setup."
+        )
     from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
 
     return InterpreterRunner(path, threads=threads, shapes=shapes or {}, given=given)
+
+
+def _open_onnx(
+    path: str | Path,
+    threads: int,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    given: GivenInputs | None,
+    signature: str,
+    *,
+    named: bool = False,
+) -> Runner:
+    if signature:
+        raise UnsupportedError(f"{path} is an .onnx file, which has no signatures.")
+    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+
+    return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given, named=named)

@@ -8,35 +8,90 @@ LiteRT's ``xnnpack_delegate.cc``, so it only explains a refusal that was observe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Tensor
-from mnv4_deploy.profiles.xnnpack.kernels import UNPACKED
+from mnv4_deploy.profiles.xnnpack.checks import ALWAYS, DETAILS, LAST, OTHERS, Check
 from mnv4_deploy.profiles.xnnpack.rules import RULES, Rule, ScaleRatio
 
 UNKNOWN = "the runtime does not say"
 
-Check = Callable[[ModelGraph, Operator], str | None]
-
+_NUMBER = re.compile(r"-?\d[\d.e+-]*")
 _FLOATS = ("float32", "float16")
 _QUANTIZED = ("int8", "uint8")
+# Of what XNNPACK unpacks stored weights when it loads a model.
+_UNPACKED = ("float16", "int8")
 
 
 def explain_refusals(graph: ModelGraph, indices: Iterable[int]) -> dict[int, str]:
     """One sentence for each of the operators ``indices`` on why XNNPACK did not take it, or
     :data:`UNKNOWN`."""
-    stored = graph.constants(UNPACKED)
-    return {index: _explained(graph, graph.ops[index], stored) for index in indices}
+    left = tuple(indices)
+    stored = _stored(graph)
+    return {index: _explained(graph, graph.ops[index], stored, left) for index in left}
 
 
-def _explained(graph: ModelGraph, op: Operator, stored: Collection[int]) -> str:
+def grouped(reasons: Iterable[tuple[str, str]]) -> list[tuple[int, str, str]]:
+    """How many operators, of which kind, and why, for pairs of kind and reason.
+
+    Reasons that differ in their numbers alone are one, with the first's.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for kind, reason in reasons:
+        found.setdefault((kind, _NUMBER.sub("#", reason)), []).append(reason)
+    return [
+        (
+            len(told),
+            kind,
+            told[0] + (" (others differ in the numbers)" if len(set(told)) > 1 else ""),
+        )
+        for (kind, _), told in found.items()
+    ]
+
+
+def _stored(graph: ModelGraph) -> frozenset[int]:
+    """The tensors that XNNPACK has as constants: the file's, and what it unpacks of them once."""
+    found = {index for index, tensor in enumerate(graph.tensors) if tensor.constant}
+    for op in graph.ops:
+        if _unpacks(graph, op) and found.issuperset(op.inputs):
+            found.update(op.outputs)
+    return frozenset(found)
+
+
+def _unpacks(graph: ModelGraph, op: Operator) -> bool:
+    if op.kind == "DENSIFY":
+        return True
+    return op.kind == "DEQUANTIZE" and all(t.dtype in _UNPACKED for t in graph.sources(op))
+
+
+def _explained(
+    graph: ModelGraph, op: Operator, stored: Collection[int], left: Collection[int]
+) -> str:
     rule = RULES.get(op.kind)
+    if op.kind in ("DEQUANTIZE", "DENSIFY") and all(t in stored for t in op.inputs):
+        return _kept_packed(graph, op, left)
     if rule is None or not rule.float32:
-        return f"XNNPACK has no {op.kind}"
-    for check in (*_checks(rule, stored), _shapes_known):
+        special = OTHERS.get(op.kind)
+        return (special and special(graph, op)) or f"XNNPACK has no {op.kind}"
+    checks = (*_checks(rule, stored), *DETAILS.get(op.kind, ()), *ALWAYS)
+    if op.kind in LAST:
+        checks = (*checks, LAST[op.kind])
+    for check in checks:
         reason = check(graph, op)
         if reason:
             return reason
+    return UNKNOWN
+
+
+def _kept_packed(graph: ModelGraph, op: Operator, left: Collection[int]) -> str:
+    """Why weights stay packed until the model runs."""
+    if not _unpacks(graph, op):
+        kinds = "/".join(dict.fromkeys(t.dtype for t in graph.sources(op)))
+        return f"XNNPACK unpacks stored weights of int8 and float16, and these are {kinds}"
+    outside = [r.kind for r in graph.ops if r.index in left and set(op.outputs) & set(r.inputs)]
+    if outside:
+        return f"it unpacks the weights of {outside[0]}, which is outside XNNPACK itself"
     return UNKNOWN
 
 
@@ -119,8 +174,13 @@ def _constant(index: int, what: str, stored: Collection[int]) -> Check:
         source = op.inputs[index] if index < len(op.inputs) else -1
         if source < 0 or source in stored:
             return None
-        name = graph.tensors[source].name
-        return f"{what} ({name}) is computed at run time, and XNNPACK wants a constant"
+        packed = next(
+            (o for o in graph.ops if source in o.outputs and o.kind == "DEQUANTIZE"), None
+        )
+        if packed is not None and all(t.constant for t in graph.sources(packed)):
+            dtype = graph.sources(packed)[0].dtype
+            return f"{what} is unpacked from {dtype} in every run, and XNNPACK wants a constant"
+        return f"{what} is computed at run time, and XNNPACK wants a constant"
 
     return check
 
@@ -214,11 +274,4 @@ def _weight_alone_in_8_bits(graph: ModelGraph, op: Operator) -> str | None:
             f"its weight is int8 and its input float32, and XNNPACK does not quantize the input"
             f" of {op.kind} at run time"
         )
-    return None
-
-
-def _shapes_known(graph: ModelGraph, op: Operator) -> str | None:
-    for role, tensor in _operands(graph, op):
-        if any(n < 0 for n in tensor.declared):
-            return f"the shape of {role} is only known at run time"
     return None

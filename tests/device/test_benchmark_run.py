@@ -37,7 +37,7 @@ from mnv4_deploy.profiles.machine.tflite_models import write_tflite
 from mnv4_deploy.profiles.measure.join import join_timed
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.runtimes.run_xnnpack import merge
+from mnv4_deploy.profiles.runtimes.xnnpack_events import merge
 from tests.device.litert_as_tool import BINARY, LocalShell, output_names
 from tests.device.planted_models import write_chain
 from tests.device.tool_output import log, proto, report, summarize

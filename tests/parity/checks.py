@@ -23,11 +23,11 @@ from tests.profiles.planted_tflite import conv, tensor
 
 
 def facts_of(path: Path) -> FileFacts:
+    from mnv4_deploy.profiles.inspection import inspect_onnx, inspect_tflite
+
     if path.suffix == ".tflite":
-        from mnv4_deploy.profiles.inspection.inspect_tflite import inspect_here
-    else:
-        from mnv4_deploy.profiles.inspection.inspect_onnx import inspect_here
-    return inspect_here(str(path))
+        return inspect_tflite.inspect_here(str(path))
+    return inspect_onnx.inspect_here(str(path))
 
 
 def random_inputs(graph: ModelGraph, count: int = 2) -> Inputs:

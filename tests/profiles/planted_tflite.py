@@ -21,7 +21,8 @@ from mnv4_deploy.profiles.runtimes.litert_capi import (
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.run_xnnpack import feed, operator_events, partition_numbers
+from mnv4_deploy.profiles.runtimes.run_xnnpack import feed
+from mnv4_deploy.profiles.runtimes.xnnpack_events import operator_events, partition_numbers
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

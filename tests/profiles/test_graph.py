@@ -17,7 +17,7 @@ from mnv4_deploy.profiles.costs.group import unknown_kinds
 from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.graph.read_onnx import read_onnx
 from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.graph.shapes import check_names, proposed, resolve_shape
 from mnv4_deploy.profiles.records.graph import ModelGraph, Tensor
 
 pytest.importorskip("onnxruntime")
@@ -80,6 +80,26 @@ def test_a_shape_that_does_not_fit_says_what_to_do(
     with pytest.raises((ModelFileError, UnsupportedError)) as raised:
         resolve_shape("x", dims, shapes, only=only)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [
+        ((1, -1, -1, 3), (1, 224, 224, 3)),
+        ((-1, -1, -1, 1), (1, 224, 224, 1)),
+        ((-1, 3, -1, -1), (1, 3, 224, 224)),
+        ((-1, -1, -1, -1), (1, 224, 224, 3)),
+        (("n", "c", "h", "w"), (1, 3, 224, 224)),
+        ((1, -1, 320, 3), (1, 320, 320, 3)),
+        ((1, -1, -1, 16), (1, 224, 224, 16)),
+        ((-1, -1), (1, 1)),
+        ((2, -1, -1, -1, 3), (2, 1, 1, 1, 3)),
+    ],
+)
+def test_a_proposed_shape_keeps_the_layout(
+    dims: tuple[int | str, ...], expected: tuple[int, ...]
+) -> None:
+    assert proposed(dims) == expected
 
 
 def test_shapes_for_inputs_that_are_not_there() -> None:

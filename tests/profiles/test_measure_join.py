@@ -52,8 +52,22 @@ def test_without_times_of_operators_there_are_no_layers(split_tflite: Path) -> N
     timed = _without_operators(_timed(split_tflite))
     joined = join_timed(MeasureRequest(str(split_tflite)), timed, split_tflite)
     assert joined.layers == ()
-    assert joined.refusals == {}
     assert [op.kind for op in joined.graph.ops] == ["CONV_2D", "CUMSUM", "CONV_2D", "MEAN"]
+    # Which operators XNNPACK takes the interpreter says here, where the file ran on the same one.
+    assert joined.refusals == {1: "XNNPACK has no CUMSUM"}
+    assert joined.notes[-1].startswith("XNNPACK takes 3 of 4 operators in 2 partitions; outside")
+
+
+def test_another_runtimes_delegation_is_not_guessed(split_tflite: Path) -> None:
+    timed = _without_operators(_timed(split_tflite))
+    there = replace(timed, profile=replace(timed.profile, runtime="tflite-runtime 2.14.0"))
+    joined = join_timed(MeasureRequest(str(split_tflite)), there, split_tflite)
+    assert (joined.refusals, joined.notes) == ({}, ())
+
+
+def test_runs_without_operators_stay(split_tflite: Path) -> None:
+    timed = _without_operators(_timed(split_tflite))
+    joined = join_timed(MeasureRequest(str(split_tflite)), timed, split_tflite)
     assert joined.rounds_us == timed.rounds_us
 
 

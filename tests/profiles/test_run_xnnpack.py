@@ -17,14 +17,9 @@ from mnv4_deploy.profiles.runtimes.litert_capi import (
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.run_xnnpack import (
-    XnnpackRunner,
-    feed,
-    merge,
-    operator_events,
-    partition_numbers,
-)
+from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner, feed
 from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
+from mnv4_deploy.profiles.runtimes.xnnpack_events import merge, operator_events, partition_numbers
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

@@ -50,18 +50,32 @@ def test_pixels_go_in_as_they_are(tmp_path, images):
     np.testing.assert_array_equal(rows, images.reshape(5, 72))
 
 
+LIMITS = {
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT8: (0, 255),
+    TensorProto.INT16: (-32768, 32767),
+    TensorProto.UINT16: (0, 65535),
+}
+
+
 @pytest.mark.parametrize(
-    ("dtype", "zero_point"), [(TensorProto.INT8, -10), (TensorProto.UINT8, 118)]
+    ("dtype", "zero_point"),
+    [
+        (TensorProto.INT8, -10),
+        (TensorProto.UINT8, 118),
+        (TensorProto.INT16, 0),
+        (TensorProto.UINT16, 30000),
+    ],
 )
-@pytest.mark.parametrize("scale", [0.02, 0.001])
-def test_eight_bit_inputs_and_outputs(tmp_path, images, dtype, zero_point, scale):
+@pytest.mark.parametrize("scale", [0.02, 0.001, 0.00002])
+def test_integer_inputs_and_outputs(tmp_path, images, dtype, zero_point, scale):
     facts: dict[str, object] = {}
     for name in ("input", "logits"):
         facts |= {f"{name}.scale": repr(scale), f"{name}.zero_point": str(zero_point)}
     path = _identity(tmp_path / "x.onnx", dtype, 2, metadata=facts)
     rows = open_image_runner(path, SPEC).outputs(images)["logits"]
     real = normalize(images, SPEC).transpose(0, 3, 1, 2).reshape(5, 72)
-    low, high = (-128, 127) if dtype == TensorProto.INT8 else (0, 255)
+    low, high = LIMITS[dtype]
     # Values beyond the range saturate (at scale 0.001 nearly all do) and never wrap round.
     clipped = np.clip(real, (low - zero_point) * scale, (high - zero_point) * scale)
     assert np.abs(rows - clipped).max() <= scale * 0.5001

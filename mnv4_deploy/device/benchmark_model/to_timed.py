@@ -16,7 +16,10 @@ from mnv4_deploy.profiles.runtimes.litert_capi import (
     EVENT_XNNPACK_OP,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.run_xnnpack import partition_numbers
+from mnv4_deploy.profiles.runtimes.xnnpack_events import (
+    XNNPACK_TRUNCATION_US,
+    partition_numbers,
+)
 
 RUNTIME = "LiteRT benchmark_model"
 
@@ -26,8 +29,6 @@ _KINDS: dict[RowKind, tuple[Backend, int]] = {
     "delegate kernel": ("builtin", EVENT_BUILTIN_OP),
     "other": ("runtime", EVENT_RUNTIME),
 }
-# XNNPACK drops fractions of its microseconds (run_xnnpack.py): n us stand for n to n + 1.
-_XNNPACK_TRUNCATION_US = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _timings(runs: Sequence[Sequence[OpRow]], path: str, *, least: bool) -> tupl
     timings = []
     for at, (row, partition) in enumerate(zip(runs[0], partition_numbers(events), strict=True)):
         backend = _KINDS[row.kind][0]
-        rest_us = _XNNPACK_TRUNCATION_US if backend == "xnnpack" else 0.0
+        rest_us = XNNPACK_TRUNCATION_US if backend == "xnnpack" else 0.0
         timings.append(
             OpTiming(
                 tag=row.tag,
