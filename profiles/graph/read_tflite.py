@@ -186,10 +186,11 @@ def _tensor(tensor: Any, buffers: list[int], dtypes: dict[int, str]) -> Tensor:
     zero_point: tuple[int, ...] = ()
     axis = 0
     if quantization is not None:
-        scale = tuple(float(quantization.Scale(i)) for i in range(quantization.ScaleLength()))
-        zero_point = tuple(
-            int(quantization.ZeroPoint(i)) for i in range(quantization.ZeroPointLength())
-        )
+        # Whole vectors: one at a time, the scales of all channels take half a second.
+        if quantization.ScaleLength():
+            scale = tuple(quantization.ScaleAsNumpy().tolist())
+        if quantization.ZeroPointLength():
+            zero_point = tuple(quantization.ZeroPointAsNumpy().tolist())
         axis = int(quantization.QuantizedDimension())
     signature = [int(tensor.ShapeSignature(i)) for i in range(tensor.ShapeSignatureLength())]
     allocated = [int(tensor.Shape(i)) for i in range(tensor.ShapeLength())]
