@@ -106,18 +106,20 @@ def _outputs(fewest: int, most: int) -> Check:
     return check
 
 
-def _plain_slice(_graph: ModelGraph, op: Operator) -> str | None:
-    """By elimination: the values of its steps are not at hand here."""
+def _plain_slice(graph: ModelGraph, op: Operator) -> str | None:
     masks = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
     used = [name for name in masks if op.attributes.get(name)]
     if used:
         return f"it has a {used[0].replace('_', ' ')}, and XNNPACK takes none"
+    source, beginning = _at(graph, op, 0), _at(graph, op, 1)
+    if source and beginning and beginning.shape != (len(source.shape),):
+        return "it slices some axes of many, and XNNPACK wants all of them given"
     return None
 
 
 def _unit_steps(_graph: ModelGraph, _op: Operator) -> str | None:
-    """Asked last, when nothing else is left."""
-    return "its steps are not all 1, or not all of its axes are given"
+    """By elimination, asked last: the values of the steps are not at hand here."""
+    return "its steps are not all 1"
 
 
 def _ends_in_clamp(_graph: ModelGraph, op: Operator) -> str | None:

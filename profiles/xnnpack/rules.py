@@ -190,8 +190,13 @@ RULES: Mapping[str, Rule] = {
     "SQUEEZE": _refused("Static Reshape", "Copy"),
     "EXPAND_DIMS": _refused("Static Expand Dims", "Static Reshape", "Copy"),
     "TRANSPOSE": _moves(Kernels(("Transpose", "Static Reshape"))),
-    "SLICE": _moves(Kernels(("Slice",))),
-    "STRIDED_SLICE": _moves(Kernels(("Slice",))),
+    "SLICE": replace(
+        _moves(Kernels(("Slice",))), constants=((1, "its beginning"), (2, "its size"))
+    ),
+    "STRIDED_SLICE": replace(
+        _moves(Kernels(("Slice",))),
+        constants=((1, "its beginning"), (2, "its end"), (3, "its step")),
+    ),
     "SPLIT": Rule(
         Kernels(("Copy", "Even Split", "Slice"), ("Copy", "Slice")),
         int8=True,

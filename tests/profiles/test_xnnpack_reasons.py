@@ -79,6 +79,21 @@ def test_slices_of_a_kind(tflite: TfliteBuilder, tmp_path: Path, mask: str) -> N
     assert_refused(tflite.write(tmp_path / "m.tflite", (x,), (y,)), said[mask])
 
 
+def test_a_slice_to_where_a_run_says(tflite: TfliteBuilder, tmp_path: Path) -> None:
+    x, end, y = (
+        tflite.tensor("x", (8,)),
+        tflite.tensor("end", (1,), "int32"),
+        tflite.tensor("y", (8,)),
+    )
+    begin, step = (
+        tflite.tensor(name, (1,), "int32", data=np.array([value], np.int32))
+        for name, value in (("begin", 0), ("step", 1))
+    )
+    tflite.op("STRIDED_SLICE", (x, begin, end, step), (y,), "StridedSliceOptions")
+    path = tflite.write(tmp_path / "m.tflite", (x, end), (y,))
+    assert_refused(path, "its end is computed at run time")
+
+
 def test_a_split_into_many(tflite: TfliteBuilder, tmp_path: Path) -> None:
     axis = tflite.tensor("axis", (), "int32", data=np.array(1, np.int32))
     x = tflite.tensor("x", (1, 10))
