@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
 
 # The best first: distribution, package.
@@ -102,16 +103,18 @@ def allocate(interpreter: Any, shapes: Mapping[int, Sequence[int]] | None = None
     interpreter.allocate_tensors()
 
 
-def set_examples(interpreter: Any) -> None:
-    """Give every input of ``interpreter``, which has its shape, an example.
+def set_examples(interpreter: Any, given: GivenInputs | None = None) -> None:
+    """Give every input of ``interpreter``, which has its shape, its ``given`` value or an example.
 
-    Raises UnsupportedError for an input that holds no numbers.
+    Raises UnsupportedError for an input that holds no numbers, and for a value that does not fit.
     """
     import numpy as np
 
-    from mnv4_deploy.profiles.runtimes.timing import example_input
+    from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
 
-    for spec in interpreter.get_input_details():
+    details = interpreter.get_input_details()
+    specs = []
+    for spec in details:
         kind = np.dtype(spec["dtype"])
         if kind.kind not in "biuf":
             held = _KINDS.get(kind.kind, "no numbers")
@@ -119,7 +122,9 @@ def set_examples(interpreter: Any) -> None:
                 f"Input {spec['name']} holds {held}, so it cannot be made up: give a model with"
                 " numeric tensors as inputs."
             )
-        interpreter.set_tensor(spec["index"], example_input(spec["shape"], kind.name))
+        specs.append(InputSpec(spec["name"], tuple(map(int, spec["shape"])), kind.name))
+    for spec, array in zip(details, input_values(specs, given or {}), strict=True):
+        interpreter.set_tensor(spec["index"], array)
 
 
 def _module(runtime: InterpreterRuntime) -> Any:

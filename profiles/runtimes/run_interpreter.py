@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.graph.tflite_primary import with_first
@@ -20,9 +18,13 @@ from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
-from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
 from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
-from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
+from mnv4_deploy.profiles.runtimes.open_tflite import (
+    allocate,
+    installed_runtime,
+    open_interpreter,
+    set_examples,
+)
 
 
 class InterpreterRunner:
@@ -95,13 +97,4 @@ def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]], given: GivenI
         if shape != tuple(spec["shape"]):
             new[spec["index"]] = shape
     allocate(interpreter, new)
-    specs = interpreter.get_input_details()
-    arrays = input_values(
-        [
-            InputSpec(spec["name"], tuple(map(int, spec["shape"])), np.dtype(spec["dtype"]).name)
-            for spec in specs
-        ],
-        given,
-    )
-    for spec, array in zip(specs, arrays, strict=True):
-        interpreter.set_tensor(spec["index"], array)
+    set_examples(interpreter, given)

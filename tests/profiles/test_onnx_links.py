@@ -11,6 +11,7 @@ import pytest
 from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 helper = onnx.helper
 FLOAT = onnx.TensorProto.FLOAT
 
