@@ -12,27 +12,34 @@ class Progress:
     """Shows the running stage and keeps each stage's wall time in ``seconds_by_stage``."""
 
     def __init__(self, *, show: bool | None = None) -> None:
-        from rich.console import Console
+        from mnv4_deploy.console import PlainConsole
 
         # A descriptor of our own: converters are kept off the usual one while they run.
-        self._console = Console(file=os.fdopen(os.dup(2), "w"))
+        stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+        self._console = PlainConsole(file=stream)
         self._show = self._console.is_terminal if show is None else show
         self.seconds_by_stage: dict[str, float] = {}
 
     def note(self, text: str) -> None:
         """Something the user should know, on stderr also where nobody watches."""
-        self._console.print(f"note: {text}", markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a full disk behind it: the results matter more
+            self._console.print(f"note: {text}", markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
+        from rich.markup import escape
+
+        from mnv4_deploy.text import clean
+
+        shown = escape(clean(title))
         started = time.perf_counter()
-        status = self._console.status(f"{title} …") if self._show else contextlib.nullcontext()
+        status = self._console.status(f"{shown} …") if self._show else contextlib.nullcontext()
         with status:
             yield
         seconds = time.perf_counter() - started
         self.seconds_by_stage[title] = self.seconds_by_stage.get(title, 0.0) + seconds
         if self._show:
-            self._console.print(f"[green]✓[/] {title} [dim]{seconds:.1f} s[/]")
+            self._console.print(f"[green]✓[/] {shown} [dim]{seconds:.1f} s[/]")
 
     @contextlib.contextmanager
     def images(self, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:

@@ -35,11 +35,18 @@ STATISTIC_TITLES: Mapping[Statistic, str] = {
 }
 
 
+def visible(text: str) -> str:
+    """``text`` without characters that are not seen; spaces and line ends stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char for char in text if char == "\n" or unicodedata.category(char) not in _INVISIBLE
+    )
+
+
 def clean(name: str) -> str:
     """``name`` without characters that are not seen; white space becomes one space."""
-    spaced = "".join(" " if char.isspace() else char for char in name)
-    visible = "".join(char for char in spaced if unicodedata.category(char) not in _INVISIBLE)
-    return " ".join(visible.split())
+    return " ".join(visible("".join(" " if char.isspace() else char for char in name)).split())
 
 
 def shorten(name: str, limit: int) -> str:

@@ -80,12 +80,14 @@ def read(path: Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # SafetensorError, and what PyTorch raises of its types and shapes
         raise WeightsError(
             f"'{path}' is truncated or not a safetensors file ({error}); copy it again."
         ) from error
@@ -103,21 +105,31 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             warnings.catch_warnings(action="ignore"),  # what is wrong is said below
         ):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise WeightsError(
-                f"'{path}' holds more than tensors and could run code when loaded, so it was not; "
-                "save it again with torch.save(model.state_dict(), ...) or as .safetensors."
-            ) from error
-        raise _broken(path) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
-        if "TorchScript" in str(error):
-            raise WeightsError(
-                f"'{path}' is a TorchScript program, which contains code; give a file with the "
-                "model's state_dict instead."
-            ) from error
-        raise _broken(path) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # what pickles of any bytes make PyTorch raise shares no base
+        raise _refused(path, error) from error
     return _unwrap(content, path)
+
+
+def _refused(path: Path, error: Exception) -> WeightsError:
+    said = str(error)
+    if isinstance(error, pickle.UnpicklingError) and ("Unsupported" in said or "GLOBAL" in said):
+        return WeightsError(
+            f"'{path}' holds more than tensors and could run code when loaded, so it was not; "
+            "save it again with torch.save(model.state_dict(), ...) or as .safetensors."
+        )
+    if "TorchScript" in said:
+        return WeightsError(
+            f"'{path}' is a TorchScript program, which contains code; give a file with the "
+            "model's state_dict instead."
+        )
+    if "allocate memory" in said:
+        return WeightsError(
+            f"'{path}' asks for more memory than there is; copy or download it again if it is of "
+            "one of the models here."
+        )
+    return _broken(path)
 
 
 def _broken(path: Path) -> WeightsError:

@@ -37,6 +37,9 @@ _CHILD_MEMORY_BYTES = 16 << 30
 _OUTCOME_FILE = "outcome.pickle"
 _MODULE = "mnv4_deploy.profiles.isolated"
 _PR_SET_PDEATHSIG = 1
+_SHOWN = 200
+# Whatever else libraries raise, of types of their own too, a file may be the cause.
+_NOT_OF_CONTENT = (ImportError, NameError, OSError)
 
 
 class NativeCrashError(ModelFileError):
@@ -58,6 +61,8 @@ class Request:
 class Outcome:
     """What came of a call: a value, a DeployError, the traceback of a bug, or no memory for it.
 
+    ``by_content``: the bug may be one of what was read, not of the code or the machine.
+
     It pickles where the value does. :func:`outcome_of` makes one.
     """
 
@@ -65,17 +70,29 @@ class Outcome:
     error: DeployError | None = None
     bug: str | None = None
     out_of_memory: bool = False
+    by_content: bool = False
 
-    def result(self, what: str, too_large: DeployError) -> Any:
+    def result(self, what: str, too_large: DeployError, subject: str | None = None) -> Any:
         """The value. Raises the error, ``too_large`` where memory ran out, and RuntimeError
-        "``what`` failed" with the traceback of a bug."""
+        "``what`` failed" with the traceback of a bug.
+
+        ``subject`` is a file that anybody may have made: what its content can make a library
+        raise becomes ModelFileError then, with the traceback as its cause.
+        """
         if self.out_of_memory:
             raise too_large
         if self.error is not None:
             raise self.error
-        if self.bug is not None:
-            raise RuntimeError(f"{what} failed in a child process:\n{self.bug}")
-        return self.value
+        if self.bug is None:
+            return self.value
+        bug = RuntimeError(f"{what} failed in a child process:\n{self.bug}")
+        if subject is None or not self.by_content:
+            raise bug
+        last = self.bug.strip().rpartition("\n")[2]
+        raise ModelFileError(
+            f"{subject} holds something that was not expected ({last[:_SHOWN]}): export it again,"
+            " or report it if its own runtime runs it."
+        ) from bug
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,8 @@ def run_isolated(
     """``function`` of ``args`` in a child process, which imports its module; its return value.
 
     Arguments and result must pickle. ``subject`` is the untrusted file at work: a crash, a
-    timeout or a lack of memory then raises ModelFileError naming it, without one ToolchainError.
+    timeout, a lack of memory or an exception that its content may be the cause of then raises
+    ModelFileError naming it; without one the first three raise ToolchainError.
     ``memory_bytes`` limits the child's address space (default 16 GiB). A DeployError of the
     child is raised again here; any other exception of it is a bug and becomes RuntimeError.
     The child does not outlive this process, nor do its temporary files.
@@ -137,18 +155,14 @@ def run_isolated_with_log(
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise _failure(subject, f"was not done after {timeout_s:g} s") from error
+            raise _too_slow(subject, timeout_s) from error
         log = child.stdout.decode("utf-8", "replace")
         if not outcome_path.is_file():
             if _ran_out_of_memory(child.returncode, log):
                 raise _too_large(subject)
-            raise _failure(
-                subject,
-                f"made the native runtime crash ({exit_reason(child.returncode)})",
-                NativeCrashError,
-            )
+            raise _crash(subject, exit_reason(child.returncode))
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
-    return IsolatedResult(outcome.result(name_of(function), _too_large(subject)), log)
+    return IsolatedResult(outcome.result(name_of(function), _too_large(subject), subject), log)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -174,8 +188,9 @@ def outcome_of(function: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]) -> Outc
             return Outcome(out_of_memory=True)
         # Its cause may hold objects that do not pickle; the message is all the user sees.
         return Outcome(error=type(error)(*error.args))
-    except Exception:
-        return Outcome(bug=traceback.format_exc())
+    except Exception as error:
+        by_content = not isinstance(error, _NOT_OF_CONTENT)
+        return Outcome(bug=traceback.format_exc(), by_content=by_content)
 
 
 def child_command(module: str) -> list[str]:
@@ -189,13 +204,23 @@ def child_command(module: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def _failure(
-    subject: str | None, what: str, of_file: type[ModelFileError] = ModelFileError
-) -> DeployError:
+def _too_slow(subject: str | None, timeout_s: float) -> DeployError:
     if subject is None:
-        return ToolchainError(f"A run {what}: check the installed runtime versions.")
-    return of_file(
-        f"{subject} {what}: the file is damaged, or not one that this runtime can read."
+        return ToolchainError(
+            f"A run was not done after {timeout_s:g} s: try again when the machine is idle."
+        )
+    return ModelFileError(
+        f"{subject} was not read and run within {timeout_s:g} s: give a smaller model or smaller"
+        " shapes."
+    )
+
+
+def _crash(subject: str | None, reason: str) -> DeployError:
+    if subject is None:
+        return ToolchainError(f"A run ended with {reason}: check the installed runtime versions.")
+    return NativeCrashError(
+        f"{subject} made the native runtime crash ({reason}): the file is damaged, or not one that"
+        " this runtime can read."
     )
 
 

@@ -37,4 +37,4 @@ def run_here(
         os.sched_setaffinity(0, cpus)
     outcome = pickle.loads(pickle.dumps(outcome))
     too_large = ModelFileError(f"{subject or name} needs more memory than there is.")
-    return IsolatedResult(outcome.result(name, too_large), "")
+    return IsolatedResult(outcome.result(name, too_large, subject), "")

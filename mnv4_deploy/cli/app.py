@@ -19,8 +19,9 @@ from types import FrameType
 import typer
 
 from mnv4_deploy.cli import compare, device, drift, export, inspect, models, parity, profile
-from mnv4_deploy.errors import DeployError
+from mnv4_deploy.errors import DeployError, InputError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.streams import complain, finish_output, full, is_full, open_standard_streams
 
 # What the extras bring; anything else that cannot be imported is a bug.
 _LIBRARIES = frozenset(
@@ -88,35 +89,43 @@ def _own_temporary_folder() -> Iterator[None]:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``mnv4-deploy`` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal has every character
     try:
+        try:
+            _run(arguments)
+        finally:
+            finish_output()
+    except DeployError as error:
+        complain(str(error))
+        raise SystemExit(error.exit_code) from None
+
+
+def _run(arguments: list[str] | None) -> None:
+    """Do the command; what went wrong becomes a DeployError or an exit code."""
+    try:
         with _own_temporary_folder():
             app(arguments)
-    except DeployError as error:
-        # Libraries' own messages, which some of ours quote, can have several lines.
-        sys.stderr.write(f"mnv4-deploy: {' '.join(str(error).split())}\n")
-        raise SystemExit(error.exit_code) from None
     except OSError as error:
+        if is_full(error):
+            raise full(error) from error
         # What nobody expected of a path: no permission on the way to it, a name too long.
         where = f"{error.filename} " if error.filename else ""
-        sys.stderr.write(f"mnv4-deploy: {where}cannot be used ({error.strerror or error}).\n")
-        raise SystemExit(2) from None
+        raise InputError(f"{where}cannot be used ({error.strerror or error}).") from error
     except ModuleNotFoundError as error:
         if (error.name or "").split(".", 1)[0] not in _LIBRARIES:
             raise
-        sys.stderr.write(
-            f"mnv4-deploy: this command needs {error.name}: pip install 'mnv4-deploy[export]'.\n"
-        )
-        raise SystemExit(4) from None
-    except MemoryError:
-        sys.stderr.write("mnv4-deploy: out of memory: give a smaller --size or --batch.\n")
-        raise SystemExit(4) from None
+        raise ToolchainError(
+            f"this command needs {error.name}: pip install 'mnv4-deploy[export]'."
+        ) from error
+    except MemoryError as error:
+        raise ToolchainError("out of memory: give a smaller --size or --batch.") from error
     except SystemExit as stop:
         # Typer makes an exit code of Ctrl-C, and _terminate of SIGTERM.
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            sys.stderr.write(f"mnv4-deploy: interrupted; {_what_is_kept(stop)}.\n")
+            complain(f"interrupted; {_what_is_kept(stop)}.")
         raise
 
 

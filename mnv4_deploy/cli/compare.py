@@ -29,6 +29,7 @@ from mnv4_deploy.cli.profile import (
     measure_request,
 )
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.streams import complain
 
 
 def register(app: typer.Typer) -> None:
@@ -122,9 +123,9 @@ def compare(
     else:
         print_comparison(result, top=top)
     if fail_if_slower is not None and result.ratio.value > fail_if_slower:
-        sys.stderr.write(
-            f"mnv4-deploy: {b} takes {result.ratio.value:.3f} times the time of {a}, more than "
-            f"the {fail_if_slower:g} allowed.\n"
+        complain(
+            f"{b} takes {result.ratio.value:.3f} times the time of {a}, more than the "
+            f"{fail_if_slower:g} allowed."
         )
         raise typer.Exit(1)
 

@@ -18,6 +18,7 @@ from mnv4_deploy.cli.device_options import (
 )
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.streams import complain
 
 _MODEL = "A .tflite or .onnx file, or a name that `mnv4-deploy models` lists."
 
@@ -145,8 +146,6 @@ def drift(
     for limit in result.limits:
         if limit.state != "kept":
             why = f" is inconclusive: {limit.doubt}" if limit.doubt else ""
-            sys.stderr.write(
-                f"mnv4-deploy: {limit.metric} is {limit.value:g}: {limit.text}{why}.\n"
-            )
+            complain(f"{limit.metric} is {limit.value:g}: {limit.text}{why}.")
     if result.failed:
         raise typer.Exit(1)

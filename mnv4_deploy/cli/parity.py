@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -18,6 +17,7 @@ from mnv4_deploy.cli.device_options import (
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.profile import InputValue
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.streams import complain
 
 
 def register(app: typer.Typer) -> None:
@@ -102,5 +102,5 @@ def parity(
     else:
         print_parity(result, top=top)
     if result.failed:
-        sys.stderr.write("mnv4-deploy: a device does not compute what this machine does.\n")
+        complain("a device does not compute what this machine does.")
         raise typer.Exit(3)

@@ -161,7 +161,7 @@ def _run(
         contextlib.closing(place.run(missing, str(store.folder))) as results,
     ):
         for result in results:
-            store.save(result)
+            store.save(shards[result.index], result)
             done[result.index] = result
             skipped += result.skipped
             # As soon as it is certain: the skipped ones only become more.

@@ -9,7 +9,6 @@ import hashlib
 import io
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +83,7 @@ class ShardRunner:
             specs = (self._job.reference.preprocessing, self._job.candidate.preprocessing)
             try:
                 pixels = _decode(data, specs, self._job.task)
-            except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+            except (OSError, ValueError) as error:
                 skipped.append(SkippedImage(index, image.name, defect_of(error)))
                 continue
             yield _Decoded(index, image, digest.digest(), *pixels)
@@ -120,21 +119,18 @@ def _decode(
     data: bytes, specs: tuple[Preprocessing, Preprocessing], task: Task
 ) -> tuple[Pixels, Pixels]:
     """One image's pixels for both, resized twice only where the two differ in that."""
-    from PIL import Image
-
+    from mnv4_deploy.images.decode import opened_image
     from mnv4_deploy.images.sets import EMPTY
 
     if not data:
         raise ValueError(EMPTY)
     mine, theirs = specs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd EXIF data, thousands of times
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = task.prepare(image, mine)
-        if _geometry(mine) == _geometry(theirs):
-            return pixels, pixels
-        with Image.open(io.BytesIO(data)) as image:
-            return pixels, task.prepare(image, theirs)
+    with opened_image(io.BytesIO(data)) as image:
+        pixels = task.prepare(image, mine)
+    if _geometry(mine) == _geometry(theirs):
+        return pixels, pixels
+    with opened_image(io.BytesIO(data)) as image:
+        return pixels, task.prepare(image, theirs)
 
 
 def _geometry(spec: Preprocessing) -> tuple[object, ...]:

@@ -2,7 +2,8 @@
 
 A folder a run, named after the hash of all that decides its results: what an earlier version,
 or the same command on changed files, left behind is never taken for this run's. A file a shard,
-that reaches its name whole; one that is damaged all the same counts as not there.
+that reaches its name whole; one that is damaged all the same, was written by another run, or is of
+images that have other bytes now (whatever their size and date) counts as not there.
 
 What runs that were given up have left is removed after a while: folders with such a name and our
 mark in them, and of these only the files that we wrote.
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,9 @@ import numpy.typing as npt
 from mnv4_deploy.drift.records import Shard, ShardResult
 from mnv4_deploy.errors import OutputError
 from mnv4_deploy.images.records import SkippedImage
+from mnv4_deploy.images.sets import MAX_BYTES
 from mnv4_deploy.profiles.files.lock import hold
+from mnv4_deploy.profiles.files.regular import open_regular, pieces
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine.cache import cache_folder
 from mnv4_deploy.tasks.rows import ImageRows
@@ -40,7 +44,7 @@ _MARK_TEXT = '{"tool": "mnv4-deploy", "content": "finished images of drift"}'
 _SHARD = re.compile(r"[0-9]{6,}\.npz")
 # What a run left that was killed while it wrote a shard.
 _UNFINISHED = re.compile(r"\.[0-9]{6,}\.npz\..*")
-_FACTS = "facts"
+_FACTS, _SEAL = "facts", "seal"
 _KEPT_SECONDS = 30 * 24 * 3600
 # Before the names of a task's columns, so that none of them is taken for ours.
 _COLUMN = "column "
@@ -53,9 +57,10 @@ def store_folder(out: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class ShardStore:
-    """The finished shards of one run, in ``folder``."""
+    """The finished shards of the run ``identity``, in ``folder``."""
 
     folder: Path
+    identity: str
 
     def load(self, shard: Shard) -> ShardResult | None:
         """What an earlier run made of ``shard``; None if it did not, or the file is damaged."""
@@ -63,33 +68,39 @@ class ShardStore:
             # Zip members carry checksums, and nothing is unpickled.
             with np.load(self._path(shard.index), allow_pickle=False) as file:
                 # By the names that were written: damage may change the name of a member.
-                names, skipped = json.loads(file[_FACTS].tobytes())
+                names, skipped, images = json.loads(file[_FACTS].tobytes())
                 columns = {name: file[f"{_COLUMN}{name}"] for name in names}
                 rows = ImageRows(file["index"], file["sha256"], columns)
+                sealed = file[_SEAL].tobytes()
             result = ShardResult(
                 shard.index,
                 rows,
                 tuple(SkippedImage(**entry) for entry in skipped),
             )
-            return result if _covers(result, shard) else None
+            if sealed != self._seal(_arrays(result, images)) or not _covers(result, shard):
+                return None
+            return result if images == _sums(shard) else None
         except Exception:  # damage takes any form, and the answer to each is to run it again
             return None
 
-    def save(self, result: ShardResult) -> None:
+    def save(self, shard: Shard, result: ShardResult) -> None:
         """Raises OutputError if the disk is full or the folder cannot be written."""
-        facts = [list(result.rows.columns), [asdict(image) for image in result.skipped]]
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "index": result.rows.index,
-            "sha256": result.rows.sha256,
-            **{f"{_COLUMN}{name}": values for name, values in result.rows.columns.items()},
-            _FACTS: np.frombuffer(json.dumps(facts).encode(), np.uint8),
-        }
+        arrays = _arrays(result, _sums(shard, result))
+        arrays[_SEAL] = np.frombuffer(self._seal(arrays), np.uint8)
         content = io.BytesIO()
         try:
             np.savez(content, allow_pickle=False, **arrays)
             replace_whole(self._path(result.index), content.getvalue())
         except OSError as error:
             raise _explained(error, self.folder) from error
+
+    def _seal(self, arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+        """A hash over all of a shard, and whose it is."""
+        digest = hashlib.sha256(self.identity.encode())
+        for name, values in sorted(arrays.items()):
+            digest.update(f"\0{name}\0{values.dtype.str}{values.shape}\0".encode())
+            digest.update(values.tobytes())
+        return digest.digest()
 
     def kept(self, shards: Iterable[Shard]) -> int:
         """How many images of ``shards`` are in finished ones."""
@@ -118,7 +129,7 @@ def opened(base: Path, identity: str) -> Iterator[ShardStore]:
         descriptor = _hold(folder)
     except OSError as error:
         raise _explained(error, base) from error
-    store = ShardStore(folder)
+    store = ShardStore(folder, identity)
     try:
         try:
             (folder / _MARK).write_text(_MARK_TEXT, encoding="ascii")
@@ -201,6 +212,40 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def _arrays(result: ShardResult, images: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """What is kept of a shard, by name; ``images`` are the sums of its images' bytes."""
+    facts = [list(result.rows.columns), [asdict(image) for image in result.skipped], [*images]]
+    return {
+        "index": result.rows.index,
+        "sha256": result.rows.sha256,
+        **{f"{_COLUMN}{name}": values for name, values in result.rows.columns.items()},
+        _FACTS: np.frombuffer(json.dumps(facts).encode(), np.uint8),
+    }
+
+
+def _sums(shard: Shard, result: ShardResult | None = None) -> list[str]:
+    """SHA-256 of every image of ``shard`` as it is now, "" where it cannot be read.
+
+    ``result`` knows those of the images that were decoded.
+    """
+    known: dict[int, str] = {}
+    if result is not None:
+        pairs = zip(result.rows.index.tolist(), result.rows.sha256, strict=True)
+        known = {index: digest.tobytes().hex() for index, digest in pairs}
+    return [known.get(i) or _sum(image.path) for i, image in enumerate(shard.images, shard.start)]
+
+
+def _sum(path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path, max_bytes=MAX_BYTES) as file:
+            for piece in pieces(file):
+                digest.update(piece)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 def _covers(result: ShardResult, shard: Shard) -> bool:

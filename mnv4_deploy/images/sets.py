@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.hashes import file_sha256
+from mnv4_deploy.images.decode import opened_image
 from mnv4_deploy.images.preprocessing import to_rgb, to_uint8
 from mnv4_deploy.images.records import Pixels, SkippedImage
 from mnv4_deploy.models import weights
@@ -56,7 +57,7 @@ class ImageRef:
     def pixels(self, spec: Preprocessing, prepare: Prepare = to_uint8) -> Pixels:
         if _is_endless(self.path):
             raise OSError(f"{self.path} is not a regular file")
-        with Image.open(self.path) as image:
+        with opened_image(self.path) as image:
             return prepare(image, spec)
 
 
@@ -288,9 +289,9 @@ def _defect(path: Path) -> str:
             return EMPTY
         if size > MAX_BYTES:
             return "larger than any image"
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             to_rgb(image)
-    except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+    except OSError as error:
         return defect_of(error)
     return ""
 

@@ -155,9 +155,7 @@ def _images(
     def make(at: int) -> tuple[Array, ...]:
         try:
             pixels = refs[at].pixels(spec)
-        except (DeployError, MemoryError):
-            raise
-        except Exception as error:  # PIL's decoders raise nearly anything on damaged files
+        except OSError as error:
             raise ImagesError(
                 f"{refs[at].path} cannot be read as an image: repair it or take it out."
             ) from error
@@ -173,11 +171,10 @@ def _arrays(
 
     for fact in facts.inputs:
         _check_type(fact.name, fact.dtype)
-    arrays = open_arrays(path, facts.inputs)
+    arrays = open_arrays(path, facts.inputs, request.images)
     shapes = {
         fact.name: array.shape
         for fact, array in zip(facts.inputs, arrays.row(0), strict=True)
         if not all(isinstance(side, int) and side >= 0 for side in fact.shape)
     }
-    count = min(arrays.count, request.images)
-    return Inputs(path.name, count, arrays.row), graph_of(shapes)
+    return Inputs(path.name, arrays.count, arrays.row), graph_of(shapes)

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.errors import DeployError, ModelFileError
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.sessions.feed import Array
 from mnv4_deploy.sessions.records import ModelRef
@@ -58,11 +57,5 @@ def try_out(ref: ModelRef) -> dict[str, tuple[int, ...]]:
     """
     spec = ref.preprocessing
     grey = np.full((1, spec.height, spec.width, 3), 128, np.uint8)
-    try:
-        outputs = open_runner(ref).outputs(grey)
-    except (DeployError, MemoryError):
-        raise
-    except Exception as error:  # the runtimes' exceptions share no base
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelFileError(f"{ref.path} cannot be run: {reason}") from error
+    outputs = open_runner(ref).outputs(grey)
     return {name: values.shape for name, values in outputs.items()}

@@ -10,19 +10,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
 from mnv4_deploy.profiles.records.files import FileFacts, OperatorFacts
 from mnv4_deploy.profiles.xnnpack.refusals import UNKNOWN, grouped
 from mnv4_deploy.tasks.task import Task
 from mnv4_deploy.terminal.budget import print_budget
 from mnv4_deploy.terminal.tables import Column, print_table
+from mnv4_deploy.text import clean
 
 _MEGA = 1e6
 
 
 def print_export(result: ExportResult, console: Console | None = None) -> None:
     """What was written, how well it agrees, what int8 cost, and what runs where."""
-    console = console or Console()
+    console = console or PlainConsole()
     console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     # A file's name is what the reader copies: the others wrap before it does.
@@ -136,7 +138,8 @@ def _defects(truth: FileAudit) -> Iterable[str]:
     for text in truth.padding_outliers:
         yield f"[red]{escape(truth.subject)}: {escape(text)}, which ruins the int8 range[/]"
     for op in truth.facts.not_delegated[:5]:
-        yield f"{escape(truth.subject)}: {op.kind} is outside XNNPACK: {escape(op.refusal or '')}"
+        said = f"{truth.subject}: {op.kind} is outside XNNPACK: {op.refusal or ''}"
+        yield escape(said)
     for what, reason in _in_float(truth.facts)[:5]:
         yield f"{escape(truth.subject)}: {escape(what)} in float: {escape(reason)}"
 
@@ -149,9 +152,9 @@ def _in_float(facts: FileFacts) -> list[tuple[str, str]]:
 
 def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     """``inspect`` for people."""
-    console = console or Console()
+    console = console or PlainConsole()
     console.print(
-        f"[bold]{escape(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
+        f"[bold]{_name(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
         f"sha256 {facts.sha256[:12]}…",
         soft_wrap=True,
     )
@@ -164,7 +167,7 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             )
             shape = "x".join(map(str, tensor.shape))
             console.print(
-                f"{side:<7} {escape(tensor.name)}  {tensor.dtype} {escape(shape)}{scale}",
+                f"{side:<7} {_name(tensor.name)}  {tensor.dtype} {_name(shape)}{scale}",
                 soft_wrap=True,
             )
     if len(facts.signatures) > 1:
@@ -175,33 +178,33 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
                 for side in (known.inputs, known.outputs)
             )
             console.print(
-                f"signature {escape(known.name)}: {escape(takes)} -> {escape(gives)}{shown}",
+                f"signature {_name(known.name)}: {_name(takes)} -> {_name(gives)}{shown}",
                 soft_wrap=True,
             )
     weights = ", ".join(
         f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
     )
     console.print(f"weights {weights or 'none'}")
-    console.print(f"runs    {_counts(facts.compute_histogram)}")
-    counts = [(kind, str(count)) for kind, count in facts.histogram.items()]
+    console.print(f"runs    {_name(_counts(facts.compute_histogram))}")
+    counts = [(clean(kind), str(count)) for kind, count in facts.histogram.items()]
     print_table(console, (Column.text("operator"), Column("count")), counts)
     if facts.executed_histogram is not None:
-        console.print(f"onnxruntime really runs: {escape(_counts(facts.executed_histogram))}")
+        console.print(f"onnxruntime really runs: {_name(_counts(facts.executed_histogram))}")
         for what, reason in _in_float(facts):
-            console.print(f"  float {escape(what)}: {escape(reason)}", soft_wrap=True)
+            console.print(f"  float {_name(what)}: {_name(reason)}", soft_wrap=True)
     if facts.partitions is not None:
         _print_delegation(facts.operators, facts.partitions, console)
     for body in facts.bodies:
         kinds = Counter(op.kind for op in body.operators)
         console.print(
-            f"graph {body.index}, run by {escape(', '.join(body.run_by))}: "
-            f"{escape(_counts(dict(kinds.most_common())))}",
+            f"graph {body.index}, run by {_name(', '.join(body.run_by))}: "
+            f"{_name(_counts(dict(kinds.most_common())))}",
             soft_wrap=True,
         )
         if body.partitions is not None:
             _print_delegation(body.operators, body.partitions, console)
     for note in facts.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+        console.print(f"note: {_name(note)}", soft_wrap=True)
 
 
 def _print_delegation(
@@ -214,8 +217,13 @@ def _print_delegation(
         f"{partitions} partition(s)."
     )
     for count, kind, reason in grouped((op.kind, op.refusal or UNKNOWN) for op in left):
-        console.print(f"  not {count} x {escape(kind)}: {escape(reason)}", soft_wrap=True)
+        console.print(f"  not {count} x {_name(kind)}: {_name(reason)}", soft_wrap=True)
 
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _name(text: str) -> str:
+    """What a file says, in one line and not taken for markup."""
+    return escape(clean(text))

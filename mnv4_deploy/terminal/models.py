@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.support.catalogue import CatalogueEntry
 from mnv4_deploy.support.facts import KINDS, FileSupport, Kind
 
@@ -54,7 +55,7 @@ def print_models(entries: Iterable[CatalogueEntry], console: Console | None = No
 
 def _console() -> Console:
     """The terminal; a file or a pipe has as much room as the table needs."""
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     return console

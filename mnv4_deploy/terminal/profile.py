@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
+from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 from mnv4_deploy.reports.profile.device_text import device_title
@@ -29,8 +30,8 @@ _GIGA = 1e9
 
 def console_for(width: int = WIDTH) -> Console:
     """A console as wide as the terminal, or ``width`` columns where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=width)
 
 
 def print_profile(

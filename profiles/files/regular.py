@@ -42,6 +42,8 @@ def open_inside(folder: Path, location: str, *, max_bytes: int = MAX_BYTES) -> B
     Links, also those of folders on the way, may lead anywhere in ``folder`` but not out of it.
     Raises OSError as :func:`open_regular`, and for what leads out.
     """
+    if "\0" in location:
+        raise OSError(errno.EINVAL, "its name has a NUL in it")
     named = Path(location)
     if named.is_absolute() or ".." in named.parts or not named.parts:
         raise _outside()

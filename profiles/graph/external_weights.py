@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.regular import MAX_BYTES, open_inside
+from mnv4_deploy.profiles.graph.onnx_checks import DamagedError, check_tensor
 
 _SHOWN = 200
 _ADVICE = "save the model with its weights beside it as ordinary files."
@@ -99,12 +100,22 @@ def load_tensor(path: Path, tensor: Any) -> None:
             ) from error
     tensor.data_location = tensor.DEFAULT
     del tensor.external_data[:]
+    try:
+        check_tensor(tensor)
+    except DamagedError as error:
+        raise ModelFileError(f"{path} {error}.") from error
 
 
 def _refused(path: Path, location: str, error: OSError) -> ModelFileError:
-    advice = "give a smaller model." if error.errno == errno.EFBIG else _ADVICE
+    advice = _ADVICE
+    if error.errno == errno.EFBIG:
+        advice = "give a smaller model."
+    elif error.errno == errno.ENOENT:
+        advice = (
+            f"put that file into {path.absolute().parent}, or save the model with its weights."
+        )
     return ModelFileError(
-        f"{path} keeps weights in another file, and {location[:_SHOWN]!r} cannot be read"
+        f"{path} keeps weights in {location[:_SHOWN]!r} beside it, which cannot be read"
         f" ({error.strerror or error}): {advice}"
     )
 

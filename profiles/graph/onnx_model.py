@@ -6,20 +6,38 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.profiles.files.regular import read_regular
+from mnv4_deploy.profiles.graph.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx_checks import DamagedError, check_model
+
+_MAX_BYTES = (1 << 31) - 1  # protobuf's limit
 
 
 def load_onnx(onnx: Any, path: Path, *, weights: bool = False) -> Any:
     """The ``onnx.ModelProto`` of ``path``; ``weights``: with those that lie beside the file.
 
-    Raises ModelFileError for anything that is not a whole model.
+    Raises ModelFileError for anything that is not a whole model, and for one with what no reader
+    of it should have to expect (see ``onnx_checks``).
     """
     try:
-        model = onnx.load(str(path), load_external_data=weights)
+        model = onnx.load_from_string(read_regular(path, max_bytes=_MAX_BYTES))
         if model.ir_version < 1 or not model.graph.output:
             raise ValueError("no graph")
+    except OSError as error:
+        raise ModelFileError(
+            f"{path} cannot be read ({error.strerror or error}): give an .onnx file."
+        ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's and onnx's exceptions share no base
         raise ModelFileError(
             f"{path} is neither a whole ONNX model nor a TFLite model: give a complete .onnx or"
             " .tflite file."
         ) from error
+    try:
+        check_model(model)
+    except DamagedError as error:
+        raise ModelFileError(f"{path} {error}.") from error
+    if weights:
+        load_weights(path, model)
     return model

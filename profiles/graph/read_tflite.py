@@ -22,6 +22,8 @@ from mnv4_deploy.profiles.graph.tflite_options import called_graphs, read_option
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
 
 _MAX_METADATA_BYTES = 1 << 20
+_MAX_TOTAL_BYTES = 4 << 20  # labels of 21,000 classes have 0.4 MB
+_MAX_ENTRIES = 256
 _HOSTILE = (
     struct.error,
     IndexError,
@@ -254,23 +256,31 @@ def _op(
 
 
 def _metadata(model: Any, data: bytes) -> dict[str, str]:
-    """Description, metadata buffers and the files packed behind the model (labels)."""
+    """Description, metadata buffers and the files packed behind the model (labels).
+
+    A buffer or file of more than 1 MiB is cut or left out, and so is what would make all of them
+    more than 4 MiB together: several may be the same bytes of the file.
+    """
     found: dict[str, str] = {}
+    left = _MAX_TOTAL_BYTES
     if model.Description():
-        found["description"] = model.Description().decode("utf-8", "replace")
-    for i in range(model.MetadataLength()):
+        found["description"] = model.Description()[:_MAX_METADATA_BYTES].decode("utf-8", "replace")
+    for i in range(min(model.MetadataLength(), _MAX_ENTRIES)):
         entry = model.Metadata(i)
         buffer = model.Buffers(entry.Buffer())
-        raw = bytes(buffer.DataAsNumpy()[:_MAX_METADATA_BYTES]) if buffer.DataLength() else b""
+        limit = max(0, min(left, _MAX_METADATA_BYTES))
+        raw = bytes(buffer.DataAsNumpy()[:limit]) if buffer.DataLength() else b""
+        left -= len(raw)
         found[_name(entry.Name())] = _text(raw)
     # TFLite Metadata appends label files as a ZIP archive to the FlatBuffer.
     if b"PK\x05\x06" in data[-(1 << 16) :]:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for info in archive.infolist():
-                    if info.file_size <= _MAX_METADATA_BYTES:
+                for info in archive.infolist()[:_MAX_ENTRIES]:
+                    if info.file_size <= min(left, _MAX_METADATA_BYTES):
+                        left -= info.file_size
                         found[info.filename] = _text(archive.read(info))
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+        except Exception:  # zipfile's and its decoders' exceptions share no base
             found["associated files"] = "unreadable"
     return found
 

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mnv4_deploy.errors import ModelFileError, OutputError
+from mnv4_deploy.errors import OutputError
 from mnv4_deploy.profiles.files.regular import pieces
 from mnv4_deploy.profiles.graph.external_weights import check_weights, external_files, open_weights
 from mnv4_deploy.profiles.graph.onnx_bodies import (
@@ -20,6 +20,7 @@ from mnv4_deploy.profiles.graph.onnx_bodies import (
     shared_names,
     without_functions,
 )
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 
 
 def renamed_copy(path: str | Path, folder: str | Path) -> Path:
@@ -37,13 +38,8 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     import onnx
 
     source = Path(path)
-    try:
-        model = onnx.load(str(source), load_external_data=False)
-        nodes = nodes_of(bodies_of(model.graph))
-    except Exception as error:  # protobuf's and onnx's exceptions share no base
-        raise ModelFileError(
-            f"{source} is not a whole ONNX model: give a complete .onnx file."
-        ) from error
+    model = load_onnx(onnx, source)
+    nodes = nodes_of(bodies_of(model.graph))
     check_weights(source, model)
     if not model.functions and distinct_names(nodes) == [node.name for node in nodes]:
         return source

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError
+from mnv4_deploy.profiles.runtimes.said import advice_on, words_of
 
 # What C++, the system and the runtimes say before they give up. "Failed to allocate tensors" is
 # what LiteRT says of operators that it cannot prepare, memory or not.
@@ -24,6 +25,10 @@ _NEXT_MESSAGE = re.compile(r"(?<=\S)(?<!\.)\.?(?=Node number \d)")
 # What pybind11 makes of the exceptions of C++; onnxruntime has its own besides, without a base.
 _OF_CPP = (RuntimeError, ValueError, IndexError, OverflowError)
 _ORT = "onnxruntime"
+_ADVICE = {
+    "load": "export it again",
+    "run": "give a model that runs, or other shapes",
+}
 
 
 def tells_of_memory(text: str) -> bool:
@@ -48,20 +53,26 @@ def translated(runtime: str, what: str, path: str | Path) -> Iterator[None]:
     """A context in which the exceptions of ``runtime`` (name and version) become ours.
 
     ``what`` is the verb for what it does with the file ``path``: "load", "run". Raises
-    MemoryError where memory ran out, ModelFileError with the first line of what the runtime says
-    for all else that it raises. DeployError, OSError and bugs of ours pass.
+    MemoryError where memory ran out, :func:`refusal` for all else that the runtime raises.
+    DeployError, OSError and bugs of ours pass.
     """
     try:
         yield
     except Exception as error:
         if not _is_foreign(error):
             raise
-        said = str(error).strip()
         # TFLite puts the messages of an operator and of its node one after the other.
-        reason = _NEXT_MESSAGE.sub("; ", said.partition("\n")[0])
+        said = _NEXT_MESSAGE.sub("; ", str(error).strip())
         if tells_of_memory(said):
-            raise MemoryError(f"{path}: {reason}") from error
-        raise ModelFileError(f"{runtime} cannot {what} {path}: {reason}") from error
+            raise MemoryError(f"{path}: {words_of(said)}") from error
+        raise refusal(runtime, what, path, said) from error
+
+
+def refusal(runtime: str, what: str, path: str | Path, said: str) -> ModelFileError:
+    """The error of a ``runtime`` that says ``said`` when it is to ``what`` ("load") the file
+    ``path``."""
+    advice = advice_on(said, _ADVICE.get(what, "give another file or other shapes"))
+    return ModelFileError(f"{runtime} cannot {what} {path} ({words_of(said)}): {advice}.")
 
 
 def _is_foreign(error: Exception) -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.runtimes import litert_library as lib
+from mnv4_deploy.profiles.runtimes.errors import refusal
 from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 
 KernelMode = Literal["delegate", "builtin", "reference"]
@@ -173,10 +174,8 @@ class CompiledModel:
             said = [line.partition("ERROR: ")[2] for line in log if "ERROR: " in line]
             reason = said[0] if said else lib.STATUS_NAMES.get(status, status)
             # LiteRT begins its lines with the place in its source.
-            text = _PLACE.sub("", str(reason)).rstrip(".")
-            raise ModelFileError(
-                f"LiteRT {lib.litert_version()} cannot load {self._path}: {text}."
-            )
+            text = _PLACE.sub("", str(reason))
+            raise refusal(f"LiteRT {lib.litert_version()}", "load", self._path, text)
 
     def _add_options(self, identifier: str, lines: Sequence[str]) -> None:
         payload = ctypes.create_string_buffer("\n".join([*lines, ""]).encode())

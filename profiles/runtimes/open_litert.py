@@ -45,7 +45,8 @@ def open_litert(
                 path, threads=threads, shapes=shapes, given=given, signature=signature
             )
         except (ModelFileError, UnsupportedError) as error:
-            reason = str(error).partition(f"{path}: ")[2].rstrip(".") or str(error).rstrip(".")
+            said = str(error)
+            reason = said.partition(f"{path} (")[2].rpartition("): ")[0] or said.rstrip(".")
     return open_end_to_end(
         path, threads=threads, shapes=shapes, given=given, signature=signature, reason=reason
     )

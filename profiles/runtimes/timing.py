@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NS_PER_US = 1000
+_MAX_ELEMENTS = 1 << 40
 
 
 def time_run_us(run: Callable[[], object]) -> float:
@@ -32,8 +34,12 @@ def example_input(shape: Sequence[int], dtype: str, seed: int = 0) -> NDArray[An
     """A reproducible input: standard normal floats, full-range 8- and 16-bit integers.
 
     Wider integers are zero: they are usually indices, and any other value may be out of range.
+    Raises MemoryError for a shape that no memory holds.
     """
     import numpy as np
+
+    if math.prod(shape) > _MAX_ELEMENTS:
+        raise MemoryError(f"{list(shape)} is no shape of an input")
 
     generator = np.random.default_rng(seed)
     kind = np.dtype(dtype)

@@ -58,8 +58,8 @@ def main(shards: int, gate: Path) -> None:
 
     save = ShardStore.save
 
-    def save_and_wait(self, result):
-        save(self, result)
+    def save_and_wait(self, shard, result):
+        save(self, shard, result)
         while kept(self.folder) >= shards and not gate.exists():
             time.sleep(0.01)
 

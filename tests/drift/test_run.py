@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.drift.run import open_run, run_images
 from mnv4_deploy.drift.shards import cut
 from mnv4_deploy.errors import ImagesError, InputError, OutputError, WeightsError
@@ -204,7 +204,7 @@ class TestProgress:
     def test_shows_images_rate_and_total_on_a_terminal(self, tmp_path, run):
         stream = io.StringIO()
         progress = Progress(show=True)
-        progress._console = Console(file=stream, force_terminal=True, width=120)
+        progress._console = PlainConsole(file=stream, force_terminal=True, width=120)
         run(
             make_job(tmp_path, milliseconds=5),
             make_dataset(tmp_path / "images", 50),

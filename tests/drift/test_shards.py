@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ class TestStore:
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
             assert store.load(shard) is None
-            store.save(result)
+            store.save(shard, result)
             loaded = store.load(shard)
         assert equal(loaded.rows, result.rows)
         assert loaded.skipped == result.skipped
@@ -157,12 +158,12 @@ class TestStore:
     def test_holds_no_pickle(self, tmp_path, shard_and_result):
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
-            store.save(result)
+            store.save(shard, result)
             (path,) = store.folder.glob("*.npz")
         with np.load(path, allow_pickle=False) as file:
             columns = {f"column {name}" for name in result.rows.columns}
-            assert set(file) == {"index", "sha256", "facts", *columns}
-            names, skipped = json.loads(file["facts"].tobytes())
+            assert set(file) == {"index", "sha256", "facts", "seal", *columns}
+            names, skipped, _ = json.loads(file["facts"].tobytes())
             assert names == list(result.rows.columns)
             assert skipped[0]["index"] == shard.start + 1
 
@@ -170,7 +171,7 @@ class TestStore:
         """Every byte of the file in turn, and every length: the content or None, never else."""
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
-            store.save(result)
+            store.save(shard, result)
             (path,) = store.folder.glob("*.npz")
             whole = path.read_bytes()
             refused = 0
@@ -188,10 +189,43 @@ class TestStore:
                 path.write_bytes(whole[:length])
                 assert store.load(shard) is None
 
+    def test_refuses_what_another_run_or_hand_wrote(self, tmp_path, shard_and_result):
+        shard, result = shard_and_result
+        with (
+            opened(tmp_path / "store", "a" * 64) as mine,
+            opened(tmp_path / "store", "b" * 64) as other,
+        ):
+            other.save(shard, result)
+            (foreign,) = other.folder.glob("*.npz")
+            shutil.copy(foreign, mine.folder)
+            assert mine.load(shard) is None
+            mine.save(shard, result)
+            (path,) = mine.folder.glob("*.npz")
+            with np.load(path) as file:
+                forged = {name: file[name].copy() for name in file}
+            column = next(name for name in forged if name.startswith("column "))
+            forged[column] = forged[column][::-1] + 1
+            np.savez(path, **forged)
+            assert mine.load(shard) is None
+
+    def test_refuses_rows_of_images_that_have_other_bytes(self, tmp_path, shard_and_result):
+        """Also where size and date stay; row 1 was skipped and may be mended since."""
+        shard, result = shard_and_result
+        with opened(tmp_path / "store", "a" * 64) as store:
+            store.save(shard, result)
+            for image in shard.images:
+                path = Path(image.path)
+                before, content = path.stat(), path.read_bytes()
+                path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+                os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+                assert store.load(shard) is None
+                path.write_bytes(content)
+                assert store.load(shard) is not None
+
     def test_refuses_another_shards_rows(self, tmp_path, shard_and_result):
         shard, result = shard_and_result
         with opened(tmp_path / "store", "a" * 64) as store:
-            store.save(replace(result, index=shard.index + 1))
+            store.save(shard, replace(result, index=shard.index + 1))
             assert (
                 store.load(replace(shard, index=shard.index + 1, start=shard.start + 10)) is None
             )
@@ -217,7 +251,7 @@ class TestStore:
             ):
                 pass
             with opened(tmp_path / "store", "b" * 64) as store:  # another comparison may
-                store.save(result)
+                store.save(shard, result)
                 assert store.load(shard) is not None
         finally:
             holder.kill()
@@ -226,9 +260,9 @@ class TestStore:
             assert store.load(shard) is None
 
     def test_leaves_nothing_when_removed(self, tmp_path, shard_and_result):
-        _, result = shard_and_result
+        shard, result = shard_and_result
         with opened(tmp_path / "out" / "store", "a" * 64) as store:
-            store.save(result)
+            store.save(shard, result)
             store.remove()
         assert not (tmp_path / "out" / "store").exists()
 
@@ -236,12 +270,12 @@ class TestStore:
         shard, result = shard_and_result
         base = tmp_path / "store"
         with opened(base, "a" * 64) as store:
-            store.save(result)
+            store.save(shard, result)
             half = store.folder / ".000001.npz.x7"
             half.write_bytes(b"PK")
         for name in ("b" * 32, "c" * 32):
             with opened(base, name) as store:
-                store.save(result)
+                store.save(shard, result)
         aged(base / ("b" * 32), 31)
         aged(base / ("c" * 32), 29)
         with opened(base, "a" * 64) as store:
@@ -252,11 +286,11 @@ class TestStore:
 
     def test_clears_away_nothing_that_is_not_its_own(self, tmp_path, shard_and_result):
         """By name, by mark, and within a folder of its own file by file."""
-        _, result = shard_and_result
+        shard, result = shard_and_result
         base = tmp_path / "store"
         for name in ("b" * 32, "c" * 32):
             with opened(base, name) as store:
-                store.save(result)
+                store.save(shard, result)
                 mark = store.folder / "drift-shards.json"
         named, marked = base / "thesis", base / ("d" * 32)
         for folder in (named, marked, base / ("b" * 32)):
@@ -281,7 +315,7 @@ class TestStore:
         shard, result = shard_and_result
         base = tmp_path / "store"
         with opened(base, "b" * 64) as slow:
-            slow.save(result)
+            slow.save(shard, result)
             aged(slow.folder, 31)
             with opened(base, "a" * 64):
                 pass
@@ -302,7 +336,7 @@ class TestStore:
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")  # noqa: PTH110
     def test_full_disk(self, tmp_path, shard_and_result, monkeypatch):
-        _, result = shard_and_result
+        shard, result = shard_and_result
 
         def full(*_args, **_kwargs):
             with open("/dev/full", "w", buffering=1) as file:  # noqa: PTH123
@@ -311,7 +345,7 @@ class TestStore:
         monkeypatch.setattr(np, "savez", full)
         with opened(tmp_path / "store", "a" * 64) as store:
             with pytest.raises(OutputError, match="is full"):
-                store.save(result)
+                store.save(shard, result)
             assert list(store.folder.glob("*.npz")) == []
         assert not (tmp_path / "store").exists()
 

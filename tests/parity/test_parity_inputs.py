@@ -85,7 +85,7 @@ def test_data_that_is_nothing(tmp_path: Path) -> None:
 def test_arrays_by_name_whatever_their_order(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, mask=zeros(1, 2, dtype="int8"), image=zeros(4, 1, 2, 3), other=zeros(7))
-    arrays = open_arrays(path, [IMAGE, MASK])
+    arrays = open_arrays(path, [IMAGE, MASK], 16)
     assert arrays.count == 4
     image, mask = arrays.row(3)
     assert (image.shape, mask.shape) == ((1, 2, 3), (1, 2))
@@ -95,7 +95,7 @@ def test_arrays_in_order_and_rows_of_one_batch(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     rows = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
     np.savez(path, rows)
-    arrays = open_arrays(path, [IMAGE])
+    arrays = open_arrays(path, [IMAGE], 16)
     assert arrays.count == 3
     assert np.array_equal(arrays.row(1)[0], rows[1:2])
 
@@ -103,13 +103,13 @@ def test_arrays_in_order_and_rows_of_one_batch(tmp_path: Path) -> None:
 def test_one_array_is_one_inference(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, zeros(1, 2, 3))
-    assert open_arrays(path, [IMAGE]).count == 1
+    assert open_arrays(path, [IMAGE], 16).count == 1
 
 
 def test_open_sides_take_what_is_given(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, zeros(5, 2, 3))
-    arrays = open_arrays(path, [TensorFacts("x", ("batch", 2, 3), "float32")])
+    arrays = open_arrays(path, [TensorFacts("x", ("batch", 2, 3), "float32")], 16)
     assert (arrays.count, arrays.row(0)[0].shape) == (1, (5, 2, 3))
 
 
@@ -129,14 +129,14 @@ def test_arrays_that_do_not_fit(
     path = tmp_path / "in.npz"
     np.savez(path, **arrays)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        open_arrays(path, [IMAGE])
+        open_arrays(path, [IMAGE], 16)
 
 
 def test_unequal_numbers_of_inferences(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, image=zeros(4, 1, 2, 3), mask=zeros(3, 1, 2, dtype="int8"))
     with pytest.raises(InputError, match="holds 3 and 4 inferences"):
-        open_arrays(path, [IMAGE, MASK])
+        open_arrays(path, [IMAGE, MASK], 16)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00"])
@@ -144,19 +144,19 @@ def test_damaged_archives(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "in.npz"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"write it with numpy.savez"):
-        open_arrays(path, [IMAGE])
+        open_arrays(path, [IMAGE], 16)
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
     np.savez(path, image=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"no .npz file of plain arrays"):
-        open_arrays(path, [IMAGE])
+        open_arrays(path, [IMAGE], 16)
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        open_arrays(tmp_path / "in.npz", [IMAGE])
+        open_arrays(tmp_path / "in.npz", [IMAGE], 16)
 
 
 def test_images_go_through_the_preprocessing_that_the_file_names(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import os
 import pickle
@@ -46,7 +47,7 @@ def test_crash_without_a_file_is_the_toolchain() -> None:
 
 def test_hang_is_cut_off() -> None:
     start = time.monotonic()
-    with pytest.raises(ModelFileError, match=r"slow.onnx was not done after 0.5 s"):
+    with pytest.raises(ModelFileError, match=r"slow.onnx was not read and run within 0.5 s"):
         run_isolated(time.sleep, 60, timeout_s=0.5, subject="slow.onnx")
     assert time.monotonic() - start < 10
 
@@ -57,6 +58,15 @@ def test_deploy_error_keeps_its_class_and_message(tmp_path: Path) -> None:
         run_isolated(CompiledModel, missing)
     assert str(missing) in str(caught.value)
     assert type(caught.value) is ModelFileError
+
+
+def test_what_a_file_makes_a_library_raise_is_the_files_fault() -> None:
+    for function in (int, json.loads):
+        with pytest.raises(ModelFileError, match=r"^x\.onnx holds .*Error: .*:.*\.$") as refused:
+            run_isolated(function, "no number", subject="x.onnx")
+        assert "Traceback" in str(refused.value.__cause__)
+        with pytest.raises(RuntimeError, match="Traceback"):
+            run_isolated(function, "no number")
 
 
 def test_bug_in_the_child_is_not_hidden() -> None:

@@ -73,11 +73,11 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
 def test_damaged_files_and_folders_are_refused_in_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\x08\x09\xff\xff")
-    with pytest.raises(ModelFileError, match=r"complete \.onnx"):
+    with pytest.raises(ModelFileError, match=r"give an? .*\.onnx"):
         renamed_copy(broken, tmp_path)
-    with pytest.raises(ModelFileError, match=r"complete \.onnx"):
+    with pytest.raises(ModelFileError, match=r"give an? .*\.onnx"):
         trace_ort(broken)
-    with pytest.raises(ModelFileError, match=r"complete \.onnx"):
+    with pytest.raises(ModelFileError, match=r"give an? .*\.onnx"):
         renamed_copy(tmp_path / "none.onnx", tmp_path)
     path = save(tmp_path, [helper.make_node("Tanh", ["x"], ["out"])], {}, (1, 1))
     occupied = tmp_path / "file"

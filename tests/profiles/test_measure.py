@@ -252,7 +252,7 @@ def test_too_large_for_memory_onnx(tmp_path: Path) -> None:
 
 
 def test_too_long_is_cut_off(conv_tflite: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"was not done after 0\.1 s"):
+    with pytest.raises(ModelFileError, match=r"was not read and run within 0\.1 s"):
         measure([MeasureRequest(str(conv_tflite))], timeout_s=0.1)
 
 

@@ -128,7 +128,9 @@ def test_what_fails_in_a_run_alone(tmp_path: Path) -> None:
     path = _save(tmp_path / "m.onnx", nodes, inputs, "y")
     with closing(OrtRunner(path)) as runner:
         for call in (runner.run, lambda: runner.run_profiled(record=True)):
-            with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot run .*m\.onnx: "):
+            with pytest.raises(
+                ModelFileError, match=r"onnxruntime .* cannot run .*m\.onnx \(Reshape "
+            ):
                 call()
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files import regular as regular_file
-from mnv4_deploy.profiles.files.regular import open_regular, read_regular
+from mnv4_deploy.profiles.files.regular import open_regular
 from mnv4_deploy.profiles.graph.external_weights import (
     check_weights,
     external_files,
@@ -19,9 +19,9 @@ from mnv4_deploy.profiles.graph.external_weights import (
     sent_name,
 )
 from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.graph.onnx_model import load_onnx
 
 PIECE_BYTES = 4 << 20
-_MAX_MESSAGE_BYTES = (1 << 31) - 1  # protobuf's, of which an .onnx file is one
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,7 @@ def _parsed(path: Path) -> Any:
         raise ToolchainError(
             "Sending an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
         ) from error
-    try:
-        return onnx.load_from_string(read_regular(path, max_bytes=_MAX_MESSAGE_BYTES))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # protobuf's and onnx's exceptions share no base
-        raise ModelFileError(
-            f"{path} is not a whole ONNX model: give a complete .onnx file."
-        ) from error
+    return load_onnx(onnx, path)
 
 
 def _unreadable(path: Path, error: OSError) -> ModelFileError:
