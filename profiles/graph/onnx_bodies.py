@@ -8,17 +8,12 @@ of every call when it loads a file, and so does :func:`without_functions`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ModelFileError
-
-# More than the largest published networks have; a file of 3 kB can ask for any number.
-_MAX_NODES = 200_000
-
-_Function = tuple[str, str, str]  # domain, name, overload
 
 
 @dataclass(frozen=True)
@@ -108,11 +103,11 @@ def shared_names(nodes: Iterable[Any]) -> tuple[str, ...]:
 def without_functions(path: Path, model: Any) -> Any:
     """``model``, an ``onnx.ModelProto``, with the nodes of its functions where they are called.
 
-    Raises ModelFileError for functions that call themselves, or become too many nodes.
+    It must have passed ``onnx_checks.check_model``, which knows how many nodes that makes. Raises
+    ModelFileError for functions that cannot be put in place.
     """
     if not model.functions:
         return model
-    _check_size(path, model)
     import onnx.inliner
 
     try:
@@ -122,52 +117,3 @@ def without_functions(path: Path, model: Any) -> Any:
             f"{path} defines functions that cannot be put where it calls them: save it again with"
             " another version of its exporter."
         ) from error
-
-
-def _check_size(path: Path, model: Any) -> None:
-    functions = {_key(f.domain, f.name, f): f for f in model.functions}
-    sizes: dict[_Function, int] = {}
-    open_: set[_Function] = set()
-    # A stack of our own: a chain of functions can be longer than Python's.
-    for start in functions:
-        stack = [start]
-        while stack:
-            key = stack[-1]
-            calls = _calls(functions[key].node, functions)
-            missing = [call for call in calls if call in functions and call not in sizes]
-            if missing and key not in open_:
-                open_.add(key)
-                stack += missing
-                if open_.intersection(missing):
-                    raise ModelFileError(
-                        f"{path} has a function that calls itself: give a file without it."
-                    )
-                continue
-            stack.pop()
-            open_.discard(key)
-            sizes[key] = _size(calls, sizes)
-    if _size(_calls(model.graph.node, functions), sizes) > _MAX_NODES:
-        raise ModelFileError(
-            f"{path} becomes more than {_MAX_NODES:,} operators with its functions put where it"
-            " calls them: give a smaller model."
-        )
-
-
-def _size(calls: Mapping[_Function, int], sizes: Mapping[_Function, int]) -> int:
-    return min(_MAX_NODES + 1, sum(count * sizes.get(key, 1) for key, count in calls.items()))
-
-
-def _calls(nodes: Iterable[Any], functions: Mapping[_Function, Any]) -> Counter[_Function]:
-    """What ``nodes`` and the graphs in them call how often; all other nodes are one entry."""
-    found: Counter[_Function] = Counter()
-    todo = list(nodes)
-    while todo:
-        node = todo.pop()
-        key = _key(node.domain, node.op_type, node)
-        found[key if key in functions else ("", "", "")] += 1
-        todo += [inner for _, graph in inner_graphs(node) for inner in graph.node]
-    return found
-
-
-def _key(domain: str, name: str, message: Any) -> _Function:
-    return str(domain), str(name), str(getattr(message, "overload", ""))
