@@ -39,13 +39,15 @@ class TestTranslated:
     def test_what_cpp_throws_is_the_files_fault(self, error: type[Exception]) -> None:
         with pytest.raises(ModelFileError) as caught:
             _raise(error("\nno kernel for it\nstack frame 1"))
-        assert str(caught.value) == "some-runtime 1.2 cannot run net.tflite: no kernel for it"
+        said = str(caught.value)
+        assert said.startswith("some-runtime 1.2 cannot run net.tflite (no kernel for it): ")
+        assert "stack frame" not in said
         assert isinstance(caught.value.__cause__, error)
 
     def test_onnxruntimes_own_exceptions(self, tmp_path: Path) -> None:
         damaged = tmp_path / "damaged.onnx"
         damaged.write_bytes(b"no model at all")
-        with pytest.raises(ModelFileError, match=r"^it cannot load m: ") as caught:  # noqa: SIM117
+        with pytest.raises(ModelFileError, match=r"^it cannot load m \(") as caught:  # noqa: SIM117
             with translated("it", "load", "m"):
                 open_session(damaged)
         cause = caught.value.__cause__
