@@ -34,6 +34,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_S = 120.0
 # A damaged shape can ask for any amount of memory: fail in the child before the machine swaps.
 _CHILD_MEMORY_BYTES = 16 << 30
+_LEAST_MEMORY_BYTES = 512 << 20
 _OUTCOME_FILE = "outcome.pickle"
 _MODULE = "mnv4_deploy.profiles.isolated"
 _PR_SET_PDEATHSIG = 1
@@ -233,8 +234,18 @@ def _too_large(subject: str | None) -> DeployError:
 
 
 def _ran_out_of_memory(code: int, log: str) -> bool:
-    """Whether a child died for lack of memory: it said so, or the system killed it."""
-    return code == -signal.SIGKILL or tells_of_memory(log)
+    """Whether a child died for lack of memory: it said so, the system killed it, or it may not
+    even have what loading a runtime takes (a limit such as ulimit's)."""
+    return code == -signal.SIGKILL or tells_of_memory(log) or _has_next_to_none()
+
+
+def _has_next_to_none() -> bool:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return False
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return limit != resource.RLIM_INFINITY and limit < _LEAST_MEMORY_BYTES
 
 
 def exit_reason(code: int) -> str:

@@ -24,6 +24,8 @@ from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, 
 _MAX_METADATA_BYTES = 1 << 20
 _MAX_TOTAL_BYTES = 4 << 20  # labels of 21,000 classes have 0.4 MB
 _MAX_ENTRIES = 256
+# LiteRT's time to load grows with the square of these; no network has nearly as many.
+_MOST = 20_000
 _HOSTILE = (
     struct.error,
     IndexError,
@@ -33,6 +35,10 @@ _HOSTILE = (
     OverflowError,
     AttributeError,
 )
+
+
+class _TooManyError(Exception):
+    """More than can be read, and loaded by the runtime, in reasonable time."""
 
 
 def read_tflite(path: Path, signature: str = "") -> ModelGraph:
@@ -74,6 +80,11 @@ def read_tflite_graphs(path: Path) -> tuple[ModelGraph, ...]:
         raise ModelFileError(f"{path} is not a TFLite model: give a .tflite file.")
     try:
         return _read(data, schema)
+    except _TooManyError as error:
+        raise ModelFileError(
+            f"{path} has {error.args[0]:,} tensors or operators, of at most {_MOST:,}: give a"
+            " smaller model."
+        ) from error
     except _HOSTILE as error:
         raise ModelFileError(
             f"{path} is a damaged or truncated TFLite model: copy or export it again."
@@ -98,6 +109,9 @@ def _read(data: bytes, schema: Any) -> tuple[ModelGraph, ...]:
     count = model.SubgraphsLength()
     if count < 1:
         raise ValueError("no graph")
+    size = max(_size(model.Subgraphs(number)) for number in range(count))
+    if max(size, model.BuffersLength()) > _MOST:
+        raise _TooManyError(size)
     buffers = [_buffer_size(model.Buffers(i), data) for i in range(model.BuffersLength())]
     file = _File(
         model,
@@ -114,6 +128,10 @@ def _read(data: bytes, schema: Any) -> tuple[ModelGraph, ...]:
         if any(not 0 <= t < size for _, t in (*signature.inputs, *signature.outputs)):
             raise IndexError("signature of a tensor that is not there")
     return graphs
+
+
+def _size(graph: Any) -> int:
+    return max(int(graph.TensorsLength()), int(graph.OperatorsLength()))
 
 
 def _signature(found: Any) -> Signature:

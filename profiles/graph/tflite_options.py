@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, cast
 
 from mnv4_deploy.profiles.records.graph import Attribute
@@ -35,8 +36,7 @@ def called_graphs(options: Mapping[str, Attribute]) -> tuple[int, ...]:
 
 
 def _read(table: Any, kind: int, enum: type, schema: Any) -> dict[str, Attribute]:
-    names = {v: k for k, v in vars(enum).items() if isinstance(v, int)}
-    name = names.get(kind, "NONE")
+    name = _names(enum).get(kind, "NONE")
     if table is None or name == "NONE":
         return {}
     options = getattr(schema, name)()
@@ -51,10 +51,14 @@ def _read(table: Any, kind: int, enum: type, schema: Any) -> dict[str, Attribute
     return found
 
 
+@cache
+def _names(enum: type) -> Mapping[Any, str]:
+    return {v: k for k, v in vars(enum).items() if isinstance(v, int)}
+
+
 def _attribute(value: Any, enum: type | None) -> Attribute | None:
     if enum is not None:
-        names: Mapping[Any, str] = {v: k for k, v in vars(enum).items() if isinstance(v, int)}
-        return names[value]
+        return _names(enum)[value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, bool | int | float | str):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring
 from mnv4_deploy.profiles.machine.cpu import fingerprint
@@ -25,6 +26,8 @@ from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 SCHEMA_VERSION = 1
 _FOLDER_VARIABLE = "MNV4_DEPLOY_CACHE"
 _NAME = "mnv4-deploy"
+_MAX_BYTES = 16 << 20
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 Say = Callable[[str], None]
 
@@ -56,11 +59,11 @@ def cache_path(key: str | None = None) -> Path:
 def load_machine(key: str | None = None) -> Machine | None:
     """The cached ceilings of ``key`` (None: this machine); None where there are none of use."""
     try:
-        content = json.loads(cache_path(key).read_text(encoding="utf-8"))
+        content = json.loads(read_regular(cache_path(key), max_bytes=_MAX_BYTES))
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         return checked(from_plain(Machine, content["machine"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except _DAMAGED:
         return None
 
 

@@ -18,7 +18,8 @@ from mnv4_deploy.profiles.runtimes.said import advice_on, words_of
 # what LiteRT says of operators that it cannot prepare, memory or not.
 _OUT_OF_MEMORY = re.compile(
     r"bad[_ ]alloc|cannot allocate memory|failed to allocate(?! tensors)"
-    r"|memory allocation failure|out of memory",
+    r"|memory allocation (?:failure|still failed)|out of memory|failed to map segment"
+    r"|resource temporarily unavailable",
     re.IGNORECASE,
 )
 _NEXT_MESSAGE = re.compile(r"(?<=\S)(?<!\.)\.?(?=Node number \d)")

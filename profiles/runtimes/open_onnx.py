@@ -5,20 +5,27 @@ Imported on devices: needs nothing but onnxruntime.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profiles.runtimes.said import words_of
 
 LOG_ERRORS, LOG_FATAL = 3, 4
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module; ToolchainError where it is not installed."""
+    """The onnxruntime module; ToolchainError where it is not installed, or cannot be loaded."""
     try:
         import onnxruntime
     except ImportError as error:
+        if importlib.util.find_spec("onnxruntime") is not None:
+            raise ToolchainError(
+                f"onnxruntime cannot be loaded ({words_of(str(error))}): reinstall it, or give"
+                " --setup for a device."
+            ) from error
         raise ToolchainError(
             "Running an .onnx file needs onnxruntime, which is not installed: run pip install"
             " 'mnv4-deploy[onnx]', or give --setup for a device."

@@ -25,6 +25,7 @@ _START_TLS = (
     "start 'dask scheduler --protocol tls' there and 'dask worker tls://HOST:8786' on each "
     f"machine, both {WITH_FILES}"
 )
+_LOGGERS = ("asyncio", "distributed", "tornado")
 ENCRYPTED = ("tls", "wss")
 # Dask's settings, named where one has to change. There are no options of ours beside them.
 _TLS = "distributed.comm.tls"
@@ -48,30 +49,45 @@ def connected(address: str) -> Iterator[Any]:
         raise InputError(
             f"Dask cannot read its configuration: {brief(error).partition(', original')[0]}."
         ) from error
-    quiet = logging.getLogger("distributed")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)
     # Image bytes are sent on purpose, and versions are compared here.
     settings = {
         "distributed.admin.large-graph-warning-threshold": "10GB",
         "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
     }
+    with _quiet(), importlib.import_module("dask").config.set(settings):
+        security = _security(address)
+        _check_answers(address, security)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client = distributed.Client(
+                address, timeout=CONNECT_SECONDS, set_as_default=False, security=security
+            )
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(Exception):
+                client.close(timeout=CONNECT_SECONDS)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Dask and what it runs on logs off the terminal: what matters of it is raised.
+
+    Dask gives its loggers levels of their own, so their parent's would not do.
+    """
+    found = [
+        logging.getLogger(name)
+        for name in logging.root.manager.loggerDict
+        if name.partition(".")[0] in _LOGGERS
+    ]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
-        with importlib.import_module("dask").config.set(settings):
-            security = _security(address)
-            _check_answers(address, security)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                client = distributed.Client(
-                    address, timeout=CONNECT_SECONDS, set_as_default=False, security=security
-                )
-            try:
-                yield client
-            finally:
-                with contextlib.suppress(Exception):
-                    client.close(timeout=CONNECT_SECONDS)
+        yield
     finally:
-        quiet.setLevel(level)
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _security(address: str) -> Any:
