@@ -11,7 +11,7 @@ import numpy as np
 
 from mnv4_deploy.exporters.records import FileAudit
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.records.files import FileFacts
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.models.records import LOGITS, OutputSpec
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mnv4_deploy.exporters.ranges import Range
 from mnv4_deploy.exporters.records import Io
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 
 if TYPE_CHECKING:
     import onnx

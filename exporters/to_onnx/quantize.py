@@ -39,9 +39,9 @@ from mnv4_deploy.exporters.to_onnx.float_operators import first_convolutions, so
 from mnv4_deploy.exporters.to_onnx.io_types import round_edges, set_io
 from mnv4_deploy.exporters.to_onnx.weights import set_weights
 from mnv4_deploy.models.records import LOGITS
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.ort.rules import FIRST_CONVOLUTION, INT8_OPS, NO_KERNEL, RULES
-from mnv4_deploy.profiles.runtimes.open_onnx import LOG_ERRORS, open_session
+from mnv4_deploy.profiles.runtimes.ort.session import LOG_ERRORS, open_session
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 
 if TYPE_CHECKING:

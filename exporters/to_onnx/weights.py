@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mnv4_deploy.exporters.bias_overflow import widened_scales
 from mnv4_deploy.exporters.pair_scales import WeightGrid, channel_scales
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer adds to the name of a constant
 _MATRIX_RANK = 2

@@ -22,9 +22,9 @@ from mnv4_deploy.exporters.records import LayerPrecision
 from mnv4_deploy.exporters.recovery.chosen_operators import chosen_operators, operators_inside
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.models.records import LOGITS
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import Operator
-from mnv4_deploy.profiles.runtimes.open_tflite import allocate, open_interpreter
+from mnv4_deploy.profiles.runtimes.litert.interpreter import allocate, open_interpreter
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 from mnv4_deploy.profiles.xnnpack.refusals import scale_refusal
 from mnv4_deploy.profiles.xnnpack.rules import RULES

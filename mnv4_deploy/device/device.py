@@ -54,7 +54,7 @@ class Device(Protocol):
     def time(self, requests: Sequence[MeasureRequest]) -> tuple[TimedFile, ...]:
         """Time files of this machine over there, in turns.
 
-        .onnx files must have distinct node names (profiles/graph/renamed.py).
+        .onnx files must have distinct node names (profiles/graph/onnx/renamed.py).
         """
 
     def machine(self, threads: int) -> Machine:

@@ -12,7 +12,7 @@ from mnv4_deploy.device.warnings import device_warnings
 from mnv4_deploy.errors import DeployError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.format import format_of
-from mnv4_deploy.profiles.graph.renamed import renamed_copy
+from mnv4_deploy.profiles.graph.onnx.renamed import renamed_copy
 from mnv4_deploy.profiles.isolated import DEFAULT_TIMEOUT_S, run_isolated
 from mnv4_deploy.profiles.measure.checks import check_rounds
 from mnv4_deploy.profiles.measure.join import join_here

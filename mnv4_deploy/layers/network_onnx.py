@@ -28,14 +28,14 @@ from mnv4_deploy.layers.layer import (
 from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.profiles.graph.external_weights import load_weights
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
-from mnv4_deploy.profiles.graph.read_onnx import read_onnx
+from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.read import read_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
+from mnv4_deploy.profiles.runtimes.ort.session import open_session, runtime_name
 from mnv4_deploy.sessions.image_runner import open_image_runner
 
 

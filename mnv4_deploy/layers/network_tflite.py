@@ -36,7 +36,11 @@ from mnv4_deploy.profiles.graph.read import read_graph_of
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
+from mnv4_deploy.profiles.runtimes.litert.interpreter import (
+    allocate,
+    installed_runtime,
+    open_interpreter,
+)
 from mnv4_deploy.profiles.runtimes.quiet import quiet
 from mnv4_deploy.sessions.image_runner import open_image_runner
 

@@ -8,7 +8,7 @@ import onnx
 
 from mnv4_deploy.layers.families import WEIGHTED
 from mnv4_deploy.layers.layer import Weights
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 
 # Positions of weights, their scale, their zero point and the bias.
 _INTEGER_WEIGHTS = {

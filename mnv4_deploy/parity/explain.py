@@ -216,7 +216,7 @@ def large_pairs(path: Path, node: int) -> int:
 
     from mnv4_deploy.exporters.pair_scales import k_order
     from mnv4_deploy.layers.onnx_constants import Constants
-    from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+    from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 
     graph = load_onnx(onnx, path, weights=True).graph
     weights = Constants(graph).weights(graph.node[node])

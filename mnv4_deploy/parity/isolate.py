@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnv4_deploy.parity.layers import LayersPlan
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.records.graph import ModelGraph
 
 _GIVEN = ";given"

@@ -12,8 +12,8 @@ from pathlib import Path
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.layers.find_layers import find_layers
 from mnv4_deploy.parity.layers import LayersPlan, Watched
-from mnv4_deploy.profiles.graph.external_weights import load_weights
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 from mnv4_deploy.profiles.join.modules import module_of_ops
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph

@@ -15,7 +15,7 @@ from mnv4_deploy.layers.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.parity.exact import F64, Given
 from mnv4_deploy.parity.layer_tally import Evidence
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 
 _LAST = (0, 2, 3, 1)

@@ -21,7 +21,7 @@ from pathlib import Path
 from mnv4_deploy.errors import OutputError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.agent.bootstrap import private_folder
 from mnv4_deploy.profiles.files.own import remove_abandoned, scratch_folder
-from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
+from mnv4_deploy.profiles.runtimes.litert.library import TRIED_VERSIONS
 
 REQUIREMENTS = ("numpy", f"ai-edge-litert=={TRIED_VERSIONS[-1]}", "onnxruntime")
 _MARK = "requirements.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnv4_deploy.profiles.graph.format import format_of
-from mnv4_deploy.profiles.graph.read_onnx import read_onnx
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.graph.resize_tflite import resized
+from mnv4_deploy.profiles.graph.onnx.read import read_onnx
 from mnv4_deploy.profiles.graph.shapes import Shapes
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
+from mnv4_deploy.profiles.graph.tflite.resize import resized
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 
@@ -25,7 +25,7 @@ def read_graph_of(
 
     ``signature`` is the one of a .tflite file whose graph it is, "" for the first. ``shapes`` as
     in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` and ``whole`` (of .onnx
-    files) as in :func:`mnv4_deploy.profiles.graph.read_onnx.read_onnx`. Raises ModelFileError for
+    files) as in :func:`mnv4_deploy.profiles.graph.onnx.read.read_onnx`. Raises ModelFileError for
     a file that cannot be read, UnsupportedError for shapes, values and a signature that do not
     fit. The file is run once, so a hostile one belongs in a child process.
     """

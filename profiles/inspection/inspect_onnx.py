@@ -13,15 +13,15 @@ from typing import Any
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.external_weights import load_weights
-from mnv4_deploy.profiles.graph.onnx_bodies import Body, bodies_of, nodes_of
-from mnv4_deploy.profiles.graph.onnx_constants import constants_of, dtype_name
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
-from mnv4_deploy.profiles.graph.renamed import name_notes, renamed_copy
+from mnv4_deploy.profiles.graph.onnx.bodies import Body, bodies_of, nodes_of
+from mnv4_deploy.profiles.graph.onnx.constants import constants_of, dtype_name
+from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.renamed import name_notes, renamed_copy
 from mnv4_deploy.profiles.inspection.onnx_operators import integer_kernels, operators_of
 from mnv4_deploy.profiles.ort.rules import CONVERSIONS
 from mnv4_deploy.profiles.records.files import FileFacts, TensorFacts
-from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
+from mnv4_deploy.profiles.runtimes.ort.run import optimized_graph
 
 
 def inspect_here(path: str) -> FileFacts:

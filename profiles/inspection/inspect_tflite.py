@@ -13,8 +13,8 @@ from typing import Any
 
 from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
-from mnv4_deploy.profiles.graph.read_tflite import chosen_graph, read_tflite_graphs
 from mnv4_deploy.profiles.graph.shapes import proposed
+from mnv4_deploy.profiles.graph.tflite.read import chosen_graph, read_tflite_graphs
 from mnv4_deploy.profiles.records.files import (
     FileFacts,
     GraphFacts,
@@ -23,7 +23,7 @@ from mnv4_deploy.profiles.records.files import (
     TensorFacts,
 )
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
-from mnv4_deploy.profiles.runtimes.delegation import Delegation, ask_delegation
+from mnv4_deploy.profiles.runtimes.litert.delegation import Delegation, ask_delegation
 from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mnv4_deploy.profiles.costs.work import HOLDERS
-from mnv4_deploy.profiles.graph.onnx_bodies import Body, inner_graphs, names_in_place
-from mnv4_deploy.profiles.graph.onnx_constants import dtype_name
+from mnv4_deploy.profiles.graph.onnx.bodies import Body, inner_graphs, names_in_place
+from mnv4_deploy.profiles.graph.onnx.constants import dtype_name
 from mnv4_deploy.profiles.ort.float_reasons import float_reasons
 from mnv4_deploy.profiles.ort.rules import CONVERSIONS, INTEGER_KERNELS
 from mnv4_deploy.profiles.records.files import OperatorFacts

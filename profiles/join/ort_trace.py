@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.profiles.graph.onnx_bodies import (
+from mnv4_deploy.profiles.graph.onnx.bodies import (
     Body,
     bodies_of,
     inner_graphs,
     names_in_place,
 )
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 from mnv4_deploy.profiles.inspection.onnx_operators import compute_of_node, value_types
 from mnv4_deploy.profiles.join.absorb import Node, Nodes, absorbed, constant_nodes
-from mnv4_deploy.profiles.runtimes.run_ort import optimized_graph
+from mnv4_deploy.profiles.runtimes.ort.run import optimized_graph
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def trace_ort(
 
     Every node of the file that is not computed beforehand is in exactly one executed node; a
     DequantizeLinear that several read may be in each of theirs. Nodes are told apart by name:
-    give the file that :func:`~mnv4_deploy.profiles.graph.renamed.renamed_copy` returns.
+    give the file that :func:`~mnv4_deploy.profiles.graph.onnx.renamed.renamed_copy` returns.
 
     Raises ModelFileError where onnxruntime or onnx does not accept the file.
     """

@@ -29,7 +29,7 @@ class _Row:
 def join_xnnpack(graph: ModelGraph, timings: Sequence[OpTiming]) -> tuple[Layer, ...]:
     """The layers of ``graph`` as they ran, in order of execution.
 
-    ``timings`` are those of :class:`~mnv4_deploy.profiles.runtimes.run_xnnpack.XnnpackRunner`.
+    ``timings`` are those of ``runtimes.litert.run_xnnpack.XnnpackRunner``.
     Operators outside XNNPACK are found by their index; inside, the operators of each partition are
     aligned with its events by order and kind (``join/align.py``). A padding or an
     activation that XNNPACK fused is in the layer of the operator it was fused with. Every timing

@@ -193,7 +193,7 @@ def measure_onnxruntime(threads: int, kit: str | None) -> Part:
     """Child process: onnxruntime."""
     from mnv4_deploy.profiles.machine import peaks
     from mnv4_deploy.profiles.machine.kit import unpacked
-    from mnv4_deploy.profiles.runtimes.open_onnx import import_onnxruntime
+    from mnv4_deploy.profiles.runtimes.ort.session import import_onnxruntime
 
     import_onnxruntime()
     if kit is None:
@@ -245,7 +245,7 @@ def _needs_onnx() -> None:
 
 
 def _needs_litert() -> None:
-    from mnv4_deploy.profiles.runtimes.litert_library import load_library
+    from mnv4_deploy.profiles.runtimes.litert.library import load_library
 
     load_library()
     try:

@@ -17,7 +17,7 @@ from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chain
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
-from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
@@ -130,9 +130,9 @@ def longest_op_us(path: Path, threads: int, runs: int) -> float:
 def _runs_int8_as_uint8(path: Path) -> bool:
     """By the types of the tensors in onnxruntime's own profile of the file."""
     from mnv4_deploy.profiles.runtimes.errors import translated
-    from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
-    from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs
-    from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
+    from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs
+    from mnv4_deploy.profiles.runtimes.ort.profile_file import read_profile
+    from mnv4_deploy.profiles.runtimes.ort.session import open_session, runtime_name
 
     with translated(runtime_name(), "run", path):
         session = open_session(path, profile_prefix=path.with_suffix(""))

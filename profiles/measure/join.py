@@ -43,7 +43,7 @@ def join_timed(
     """``timed`` joined with the graph of ``request.path``, in this process.
 
     ``measured`` is the file that ran: the request's own, or its copy with a name of its own for
-    every node (:func:`~mnv4_deploy.profiles.graph.renamed.renamed_copy`). ``architecture`` is that
+    every node (``graph.onnx.renamed.renamed_copy``). ``architecture`` is that
     of the processor that it ran on ("" for this one), for what onnxruntime makes of a file depends
     on it. Without times of operators there are no layers: which operators the runtime fused cannot
     be told from the file alone. Reads the graph by running the file, so a hostile one belongs in a
@@ -124,8 +124,8 @@ def _asked(file: Path, graph: ModelGraph, runtime: str) -> tuple[dict[int, str],
 
     Asks the interpreter here, where the file ran on the same one.
     """
-    from mnv4_deploy.profiles.runtimes.delegation import ask_delegation
-    from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
+    from mnv4_deploy.profiles.runtimes.litert.delegation import ask_delegation
+    from mnv4_deploy.profiles.runtimes.litert.interpreter import installed_runtime
     from mnv4_deploy.profiles.xnnpack.refusals import explain_refusals, grouped
 
     if installed_runtime().name != runtime:

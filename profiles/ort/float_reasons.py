@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.ort.rules import (
     CONVERSIONS,
     FEW_CHANNELS,

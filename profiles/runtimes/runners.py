@@ -81,13 +81,13 @@ def open_runner(
     """A runner for ``path`` on the runtime of its format.
 
     ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` are values
-    of inputs, ``signature`` as in :func:`mnv4_deploy.profiles.graph.read_tflite.read_tflite`.
+    of inputs, ``signature`` as in :func:`mnv4_deploy.profiles.graph.tflite.read.read_tflite`.
     Raises ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
     cannot be made up and for shapes, values and a signature that do not fit, ToolchainError where
     the runtime is missing or untried.
     """
     if format_of(path) == "tflite":
-        from mnv4_deploy.profiles.runtimes.open_litert import open_litert
+        from mnv4_deploy.profiles.runtimes.litert.open import open_litert
 
         return open_litert(path, threads=threads, shapes=shapes, given=given, signature=signature)
     return _open_onnx(path, threads, shapes, given, signature)
@@ -103,7 +103,7 @@ def open_plain_runner(
 ) -> Runner:
     """:func:`open_runner` for files of which one crashed LiteRT's profiler: without it."""
     if format_of(path) == "tflite":
-        from mnv4_deploy.profiles.runtimes.open_litert import open_end_to_end
+        from mnv4_deploy.profiles.runtimes.litert.open import open_end_to_end
 
         return open_end_to_end(
             path,
@@ -132,7 +132,7 @@ def open_device_runner(
     """
     if format_of(path) == "onnx":
         return _open_onnx(path, threads, shapes, given, signature, named=True)
-    from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
+    from mnv4_deploy.profiles.runtimes.litert.interpreter import installed_runtime
 
     if installed_runtime().times_operators:
         return open_runner(path, threads=threads, shapes=shapes, given=given, signature=signature)
@@ -141,7 +141,7 @@ def open_device_runner(
             f"{installed_runtime().name} on the device runs the first signature alone: leave out"
             " --signature, or give --setup."
         )
-    from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
+    from mnv4_deploy.profiles.runtimes.litert.run_interpreter import InterpreterRunner
 
     return InterpreterRunner(path, threads=threads, shapes=shapes or {}, given=given)
 
@@ -157,6 +157,6 @@ def _open_onnx(
 ) -> Runner:
     if signature:
         raise UnsupportedError(f"{path} is an .onnx file, which has no signatures.")
-    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+    from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 
     return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given, named=named)

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_onnx import element_type, open_session, runtime_name
-from mnv4_deploy.profiles.runtimes.open_tflite import allocate, installed_runtime, open_interpreter
+from mnv4_deploy.profiles.runtimes.litert.interpreter import (
+    allocate,
+    installed_runtime,
+    open_interpreter,
+)
+from mnv4_deploy.profiles.runtimes.ort.session import element_type, open_session, runtime_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnv4_deploy.device.android.shell import Completed
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel, ProfilerEvent
-from mnv4_deploy.profiles.runtimes.run_xnnpack import feed
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
+from mnv4_deploy.profiles.runtimes.litert.capi import CompiledModel, ProfilerEvent
+from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import feed
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
 from tests.device.tool_output import USAGE, log, proto, report, summarize
 from tests.profiles.planted_tflite import record

@@ -12,7 +12,7 @@ from mnv4_deploy.device.benchmark_model.csv_profile import parse_csv
 from mnv4_deploy.device.benchmark_model.order import in_run_order
 from mnv4_deploy.device.benchmark_model.proto_profile import parse_proto
 from mnv4_deploy.device.benchmark_model.records import OpRow, OpTable
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_XNNPACK_OP,
     ProfilerEvent,

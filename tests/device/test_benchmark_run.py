@@ -30,14 +30,14 @@ from mnv4_deploy.errors import (
     ToolchainError,
     UnsupportedError,
 )
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 from mnv4_deploy.profiles.machine.products import Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite
 from mnv4_deploy.profiles.measure.join import join_timed
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.runtimes.xnnpack_events import merge
+from mnv4_deploy.profiles.runtimes.litert.xnnpack_events import merge
 from tests.device.litert_as_tool import BINARY, LocalShell, output_names
 from tests.device.planted_models import write_chain
 from tests.device.tool_output import log, proto, report, summarize

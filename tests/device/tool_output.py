@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_XNNPACK_OP,
     ProfilerEvent,

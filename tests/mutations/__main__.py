@@ -80,7 +80,7 @@ def _prepare() -> None:
     from mnv4_deploy.models import checkpoint_file
     from mnv4_deploy.pipelines import export
     from mnv4_deploy.profiles.machine import ceilings
-    from mnv4_deploy.profiles.runtimes import litert_library
+    from mnv4_deploy.profiles.runtimes.litert import library as litert_library
 
     litert_library.load_library()
     torch.set_num_threads(1)

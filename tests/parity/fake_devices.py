@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceFacts
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 

@@ -10,7 +10,7 @@ import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.records.files import TensorFacts
-from mnv4_deploy.profiles.runtimes import open_tflite
+from mnv4_deploy.profiles.runtimes.litert import interpreter as open_tflite
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import convs
 from tests.profiles.conftest import TfliteBuilder

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.join.xnnpack import join_xnnpack
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import Backend, OpTiming
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.run_xnnpack import feed
-from mnv4_deploy.profiles.runtimes.xnnpack_events import operator_events, partition_numbers
+from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import feed
+from mnv4_deploy.profiles.runtimes.litert.xnnpack_events import operator_events, partition_numbers
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

@@ -11,7 +11,7 @@ import pytest
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.costs.group import group_costs
 from mnv4_deploy.profiles.graph.given_inputs import read_given
-from mnv4_deploy.profiles.graph.read_onnx import read_onnx
+from mnv4_deploy.profiles.graph.onnx.read import read_onnx
 from mnv4_deploy.profiles.inspection.inspect_onnx import inspect_here
 from mnv4_deploy.profiles.measure.measure import measure_here
 from mnv4_deploy.profiles.records.inputs import GivenInputs

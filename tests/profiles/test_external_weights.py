@@ -10,14 +10,14 @@ import pytest
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files import regular
-from mnv4_deploy.profiles.graph.external_weights import (
+from mnv4_deploy.profiles.graph.onnx.external_weights import (
     check_weights,
     external_files,
     load_weights,
     open_weights,
 )
-from mnv4_deploy.profiles.graph.renamed import renamed_copy
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session
+from mnv4_deploy.profiles.graph.onnx.renamed import renamed_copy
+from mnv4_deploy.profiles.runtimes.ort.session import open_session
 from tests.astray import EVERYTHING, OUTSIDE
 from tests.device.small_models import X, onnx_with_weights_beside
 from tests.time_limit import in_time
@@ -49,7 +49,7 @@ def inspected(path: Path) -> None:
 
 
 def graph(path: Path) -> None:
-    from mnv4_deploy.profiles.graph.read_onnx import read_onnx
+    from mnv4_deploy.profiles.graph.onnx.read import read_onnx
 
     read_onnx(path)
 
@@ -171,7 +171,7 @@ def test_a_copy_takes_no_link_that_comes_in_between(
     path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was checked and opened is what the copy has, whatever its name means by then."""
-    from mnv4_deploy.profiles.graph import renamed as module
+    from mnv4_deploy.profiles.graph.onnx import renamed as module
 
     weights = path.with_name("w.bin")
     content = weights.read_bytes()
@@ -188,7 +188,7 @@ def test_a_copy_takes_no_link_that_comes_in_between(
 
 
 def test_weights_have_a_limit_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnv4_deploy.profiles.graph.external_weights.MAX_BYTES", 64 + 100)
+    monkeypatch.setattr("mnv4_deploy.profiles.graph.onnx.external_weights.MAX_BYTES", 64 + 100)
     with pytest.raises(ModelFileError):
         checked(path)
     weights = path.with_name("w.bin")

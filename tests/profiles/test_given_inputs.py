@@ -208,7 +208,7 @@ def test_proposed_shapes_run(
     tmp_path: Path, dims: list[Any], needs: int | None, proposed: str
 ) -> None:
     from mnv4_deploy.cli.profile import parse_shape
-    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+    from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 
     path = dynamic(tmp_path / "m.onnx", dims, needs=needs)
     with pytest.raises(ModelFileError) as raised:
@@ -221,7 +221,7 @@ def test_proposed_shapes_run(
 
 def test_a_given_array_is_what_runs(tmp_path: Path) -> None:
     """The output of the file is minus its input."""
-    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+    from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 
     array = np.arange(12, dtype=np.float32).reshape(1, 3, 2, 2)
     np.save(tmp_path / "x.npy", array)
@@ -232,7 +232,7 @@ def test_a_given_array_is_what_runs(tmp_path: Path) -> None:
 
 
 def test_a_side_of_size_zero_is_kept(tmp_path: Path) -> None:
-    from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner
+    from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 
     path = dynamic(tmp_path / "m.onnx", [1, 0, 8])
     with closing(OrtRunner(path)) as runner:

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.costs.group import unknown_kinds
+from mnv4_deploy.profiles.graph.onnx.read import read_onnx
 from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.graph.read_onnx import read_onnx
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, proposed, resolve_shape
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import ModelGraph, Tensor
 
 pytest.importorskip("onnxruntime")

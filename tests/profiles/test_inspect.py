@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.inspection.inspect_tflite import facts_from_interpreter, inspect_here
 from mnv4_deploy.profiles.isolated import run_isolated
@@ -136,7 +136,7 @@ def test_untried_runtime_tells_what_it_delegates_too(
     split_tflite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asking takes the interpreter alone, which is the same in every version."""
-    from mnv4_deploy.profiles.runtimes import litert_library
+    from mnv4_deploy.profiles.runtimes.litert import library as litert_library
 
     litert_library.load_library.cache_clear()
     monkeypatch.setattr(litert_library, "TRIED_VERSIONS", ("0.0.0",))

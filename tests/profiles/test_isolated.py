@@ -22,7 +22,7 @@ from mnv4_deploy.profiles.isolated import (
     run_isolated,
     run_isolated_with_log,
 )
-from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel
+from mnv4_deploy.profiles.runtimes.litert.capi import CompiledModel
 
 
 def test_returns_the_value() -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.graph.read_onnx import read_onnx
-from mnv4_deploy.profiles.graph.renamed import renamed_copy
+from mnv4_deploy.profiles.graph.onnx.read import read_onnx
+from mnv4_deploy.profiles.graph.onnx.renamed import renamed_copy
 from mnv4_deploy.profiles.join.absorb import base_name
 from mnv4_deploy.profiles.join.ort import join_ort
 from mnv4_deploy.profiles.join.ort_trace import ExecutedNode, OrtTrace, trace_ort
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.profile import Layer
 from mnv4_deploy.profiles.records.timing import OpTiming
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session
-from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs
+from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs
+from mnv4_deploy.profiles.runtimes.ort.session import open_session
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, OutputError
-from mnv4_deploy.profiles.graph.renamed import renamed_copy
+from mnv4_deploy.profiles.graph.onnx.renamed import renamed_copy
 from mnv4_deploy.profiles.join.ort_trace import trace_ort
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session
+from mnv4_deploy.profiles.runtimes.ort.session import open_session
 from tests.profiles.planted_onnx import floats, helper, save
 
 onnx = pytest.importorskip("onnx")

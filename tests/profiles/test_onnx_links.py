@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.runtimes import open_tflite
 from mnv4_deploy.profiles.runtimes.errors import tells_of_memory, translated
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session
-from mnv4_deploy.profiles.runtimes.open_tflite import allocate, open_interpreter
+from mnv4_deploy.profiles.runtimes.litert import interpreter as open_tflite
+from mnv4_deploy.profiles.runtimes.litert.interpreter import allocate, open_interpreter
+from mnv4_deploy.profiles.runtimes.ort.session import open_session
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder
@@ -245,7 +245,7 @@ class TestSession:
 
 def test_runtimes_are_opened_in_one_place_each() -> None:
     """Sources of the product that call Interpreter(...) or InferenceSession(...)."""
-    wanted = {"Interpreter": "open_tflite.py", "InferenceSession": "open_onnx.py"}
+    wanted = {"Interpreter": "interpreter.py", "InferenceSession": "session.py"}
     found = {
         (name, path.name)
         for folder in ("mnv4_deploy", "exporters", "models", "profiles")

@@ -18,10 +18,10 @@ import pytest
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import time_here
 from mnv4_deploy.profiles.records.profile import MeasureRequest
-from mnv4_deploy.profiles.runtimes import litert_library
-from mnv4_deploy.profiles.runtimes.open_tflite import installed_runtime
-from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
-from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner
+from mnv4_deploy.profiles.runtimes.litert import library as litert_library
+from mnv4_deploy.profiles.runtimes.litert.interpreter import installed_runtime
+from mnv4_deploy.profiles.runtimes.litert.run_interpreter import InterpreterRunner
+from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import XnnpackRunner
 from mnv4_deploy.profiles.runtimes.runners import open_device_runner, open_runner
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
 

@@ -13,9 +13,9 @@ import pytest
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import profile_file, time_here
 from mnv4_deploy.profiles.records.profile import MeasureRequest
-from mnv4_deploy.profiles.runtimes.ort_overhead import profiler_cost_us, without_profiler
-from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent, merge, read_profile, runs_of
-from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner, optimized_graph
+from mnv4_deploy.profiles.runtimes.ort.overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner, optimized_graph
 
 onnx = pytest.importorskip("onnx")
 _FLOAT = onnx.TensorProto.FLOAT
@@ -319,7 +319,7 @@ def test_measuring_goes_without_telemetry(conv_onnx: Path, tmp_path: Path) -> No
     home = tmp_path / "home"
     home.mkdir()
     code = (
-        "import sys; from mnv4_deploy.profiles.runtimes.run_ort import OrtRunner;"
+        "import sys; from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner;"
         "runner = OrtRunner(sys.argv[1]); runner.run(); runner.close()"
     )
     variables = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)}

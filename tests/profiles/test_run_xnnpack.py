@@ -10,16 +10,20 @@ import pytest
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import time_here
 from mnv4_deploy.profiles.records.profile import MeasureRequest
-from mnv4_deploy.profiles.runtimes import litert_library
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert import library as litert_library
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_XNNPACK_OP,
     CompiledModel,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner, feed
+from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import XnnpackRunner, feed
+from mnv4_deploy.profiles.runtimes.litert.xnnpack_events import (
+    merge,
+    operator_events,
+    partition_numbers,
+)
 from mnv4_deploy.profiles.runtimes.timing import example_input, time_run_us
-from mnv4_deploy.profiles.runtimes.xnnpack_events import merge, operator_events, partition_numbers
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder

@@ -20,7 +20,7 @@ from mnv4_deploy.device.benchmark_model.failures import failure
 from mnv4_deploy.device.device import Array
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.profiles.records.graph import Tensor
 from mnv4_deploy.profiles.runtimes.tensors import check_inputs

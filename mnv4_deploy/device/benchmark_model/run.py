@@ -23,8 +23,8 @@ from mnv4_deploy.device.benchmark_model.run_log import parse_log
 from mnv4_deploy.device.benchmark_model.text_profile import parse_text
 from mnv4_deploy.device.benchmark_model.to_timed import Profiled, to_timed
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
 
 _ROUNDS = 3

@@ -10,13 +10,13 @@ from mnv4_deploy.device.benchmark_model.records import OpRow, OpTable, RowKind, 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.records.timing import Backend, OpProfile, OpTiming
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,
     ProfilerEvent,
 )
-from mnv4_deploy.profiles.runtimes.xnnpack_events import (
+from mnv4_deploy.profiles.runtimes.litert.xnnpack_events import (
     XNNPACK_TRUNCATION_US,
     partition_numbers,
 )

@@ -12,14 +12,14 @@ from typing import Any, BinaryIO
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files import regular as regular_file
 from mnv4_deploy.profiles.files.regular import open_regular
-from mnv4_deploy.profiles.graph.external_weights import (
+from mnv4_deploy.profiles.graph.format import format_of
+from mnv4_deploy.profiles.graph.onnx.external_weights import (
     check_weights,
     external_files,
     open_weights,
     sent_name,
 )
-from mnv4_deploy.profiles.graph.format import format_of
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 
 PIECE_BYTES = 4 << 20
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.records.inputs import GivenInputs
-from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
+from mnv4_deploy.profiles.runtimes.litert.library import TRIED_VERSIONS
 
 # The best first: distribution, package.
 _RUNTIMES = (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_runtime"))
@@ -30,7 +30,7 @@ class InterpreterRuntime:
     """An installed package with a TFLite interpreter in it.
 
     ``times_operators``: its profiler can be read too, by
-    :class:`~mnv4_deploy.profiles.runtimes.run_xnnpack.XnnpackRunner`.
+    :class:`~mnv4_deploy.profiles.runtimes.litert.run_xnnpack.XnnpackRunner`.
     """
 
     distribution: str

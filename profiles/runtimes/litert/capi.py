@@ -1,7 +1,7 @@
 """A compiled TFLite model behind LiteRT's C API, with its per-operator profiler.
 
 The wheel's own Python calls run a model too, but none of them reaches the profiler or the
-XNNPACK flags; the C API does. See ``litert_library`` for the binding.
+XNNPACK flags; the C API does. See ``library`` for the binding.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
-from mnv4_deploy.profiles.runtimes import litert_library as lib
 from mnv4_deploy.profiles.runtimes.errors import refusal
+from mnv4_deploy.profiles.runtimes.litert import library as lib
 from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 
 KernelMode = Literal["delegate", "builtin", "reference"]

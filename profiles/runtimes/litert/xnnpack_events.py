@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.records.timing import Backend, OpTiming
-from mnv4_deploy.profiles.runtimes.litert_capi import (
+from mnv4_deploy.profiles.runtimes.litert.capi import (
     EVENT_BUILTIN_OP,
     EVENT_RUNTIME,
     EVENT_XNNPACK_OP,

@@ -12,21 +12,25 @@ from pathlib import Path
 
 from mnv4_deploy.errors import OutputError
 from mnv4_deploy.profiles.files.regular import pieces
-from mnv4_deploy.profiles.graph.external_weights import check_weights, external_files, open_weights
-from mnv4_deploy.profiles.graph.onnx_bodies import (
+from mnv4_deploy.profiles.graph.onnx.bodies import (
     bodies_of,
     distinct_names,
     nodes_of,
     shared_names,
     without_functions,
 )
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.external_weights import (
+    check_weights,
+    external_files,
+    open_weights,
+)
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 
 
 def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     """``path`` itself where all names are distinct, else a copy of it in ``folder``.
 
-    The names are those of :func:`~mnv4_deploy.profiles.graph.onnx_bodies.distinct_names`. The
+    The names are those of :func:`~mnv4_deploy.profiles.graph.onnx.bodies.distinct_names`. The
     file's functions are put where it calls them, as onnxruntime does it. Order and number of all
     other nodes stay, so that numbers serve both files. External data is linked, or copied where
     that cannot be done. Profile, trace and optimised graph must come from the returned file.

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.profiles.graph.external_weights import load_tensor
-from mnv4_deploy.profiles.graph.onnx_links import OnnxLinks
+from mnv4_deploy.profiles.graph.onnx.external_weights import load_tensor
+from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.records.graph import Tensor
 
 # Positions of operands that are codes, and of the scale of the result, which is codes (-1: not).

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
-from mnv4_deploy.profiles.graph.tflite_dynamic import sizes_come_from_data
+from mnv4_deploy.profiles.graph.tflite.dynamic import sizes_come_from_data
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.inputs import GivenInputs
-from mnv4_deploy.profiles.runtimes.run_interpreter import InterpreterRunner
-from mnv4_deploy.profiles.runtimes.run_xnnpack import XnnpackRunner, signature_number
+from mnv4_deploy.profiles.runtimes.litert.run_interpreter import InterpreterRunner
+from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import XnnpackRunner, signature_number
 
 _WITHOUT_NUMBERS = ("string", "resource", "variant")
 _GREW = "sizes of outputs are known only after a run"

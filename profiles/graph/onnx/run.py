@@ -12,8 +12,8 @@ from typing import Any
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_onnx import numpy_name, open_session, runtime_name
-from mnv4_deploy.profiles.runtimes.ort_profile import read_profile
+from mnv4_deploy.profiles.runtimes.ort.profile_file import read_profile
+from mnv4_deploy.profiles.runtimes.ort.session import numpy_name, open_session, runtime_name
 
 _NAME_PREFIX = "mnv4-deploy node "
 _KERNEL_SUFFIX = "_kernel_time"
@@ -50,7 +50,7 @@ def run_once(
     ``model`` is the ``onnx.ModelProto`` of ``path``, external weights not loaded; its ``nodes``,
     those of the main graph first, are renamed. ``feed`` gives the inputs of a session, by name.
     Values that are no tensors are left out. Raises as
-    :func:`mnv4_deploy.profiles.graph.read_onnx.read_onnx`.
+    :func:`mnv4_deploy.profiles.graph.onnx.read.read_onnx`.
     """
     main = model.graph.node
     for index, node in enumerate(nodes):

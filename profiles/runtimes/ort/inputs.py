@@ -24,7 +24,7 @@ from mnv4_deploy.profiles.graph.shapes import (
 )
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values, made_up_note
-from mnv4_deploy.profiles.runtimes.open_onnx import element_type
+from mnv4_deploy.profiles.runtimes.ort.session import element_type
 
 # Lengths that networks take: of texts, of blocks of audio, of a second of it.
 _LENGTHS = (16, 128, 512, 256, 1024, 64, 1, 4096, 16000)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.regular import MAX_BYTES, open_inside
-from mnv4_deploy.profiles.graph.onnx_checks import DamagedError, check_tensor
+from mnv4_deploy.profiles.graph.onnx.checks import DamagedError, check_tensor
 
 _SHOWN = 200
 _ADVICE = "save the model with its weights beside it as ordinary files."

@@ -9,17 +9,17 @@ from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.graph.shapes import Shapes, check_names, resolve_shape
-from mnv4_deploy.profiles.graph.tflite_dynamic import sizes_come_from_data
-from mnv4_deploy.profiles.graph.tflite_primary import with_first
+from mnv4_deploy.profiles.graph.tflite.dynamic import sizes_come_from_data
+from mnv4_deploy.profiles.graph.tflite.primary import with_first
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
-from mnv4_deploy.profiles.runtimes.open_tflite import (
+from mnv4_deploy.profiles.runtimes.litert.interpreter import (
     allocate,
     installed_runtime,
     open_interpreter,
     set_examples,
 )
+from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 
 
 def resized(path: Path, graph: ModelGraph, shapes: Shapes) -> ModelGraph:

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
-from mnv4_deploy.profiles.graph.external_weights import check_weights
-from mnv4_deploy.profiles.graph.onnx_bodies import bodies_of, nodes_of, without_functions
-from mnv4_deploy.profiles.graph.onnx_constants import constants_of, dtype_name
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
-from mnv4_deploy.profiles.graph.onnx_run import run_once
-from mnv4_deploy.profiles.graph.onnx_scales import with_scales
-from mnv4_deploy.profiles.graph.onnx_values import Values, operator_names
+from mnv4_deploy.profiles.graph.onnx.bodies import bodies_of, nodes_of, without_functions
+from mnv4_deploy.profiles.graph.onnx.constants import constants_of, dtype_name
+from mnv4_deploy.profiles.graph.onnx.external_weights import check_weights
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.run import run_once
+from mnv4_deploy.profiles.graph.onnx.scales import with_scales
+from mnv4_deploy.profiles.graph.onnx.values import Values, operator_names
 from mnv4_deploy.profiles.graph.shapes import Shapes
 from mnv4_deploy.profiles.records.graph import Attribute, ModelGraph, Tensor
 from mnv4_deploy.profiles.records.inputs import GivenInputs
-from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs
+from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 

@@ -13,18 +13,18 @@ from typing import Any
 
 from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
-from mnv4_deploy.profiles.graph.tflite_primary import with_first
+from mnv4_deploy.profiles.graph.tflite.primary import with_first
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.litert_library import TRIED_VERSIONS
-from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
-from mnv4_deploy.profiles.runtimes.open_tflite import (
+from mnv4_deploy.profiles.runtimes.litert.interpreter import (
     allocate,
     installed_runtime,
     open_interpreter,
     set_examples,
 )
+from mnv4_deploy.profiles.runtimes.litert.library import TRIED_VERSIONS
+from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 
 
 class InterpreterRunner:

@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError
 from mnv4_deploy.profiles.graph.given_inputs import shapes_with
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import memory_for
-from mnv4_deploy.profiles.runtimes.litert_capi import CompiledModel, ProfilerEvent
-from mnv4_deploy.profiles.runtimes.litert_library import litert_version
-from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
-from mnv4_deploy.profiles.runtimes.timing import time_run_us
-from mnv4_deploy.profiles.runtimes.xnnpack_events import (
+from mnv4_deploy.profiles.runtimes.litert.capi import CompiledModel, ProfilerEvent
+from mnv4_deploy.profiles.runtimes.litert.library import litert_version
+from mnv4_deploy.profiles.runtimes.litert.xnnpack_events import (
     correction_notes,
     correction_of,
     merge,
     operator_events,
 )
+from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values
+from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 Inputs = Sequence[NDArray[Any]]
 
@@ -43,7 +43,7 @@ class XnnpackRunner:
 
     Operator times are resolved to 1 us and corrected by the runs without profiler
     (``xnnpack_events.py``). The profiler costs a fixed time a run, outside the operators.
-    ``signature`` as in :func:`~mnv4_deploy.profiles.graph.read_tflite.read_tflite`.
+    ``signature`` as in :func:`~mnv4_deploy.profiles.graph.tflite.read.read_tflite`.
 
     Raises ModelFileError for a file LiteRT does not accept, UnsupportedError for inputs that
     cannot be fed or a shape that does not fit, MemoryError for a file that needs more memory

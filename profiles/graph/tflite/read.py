@@ -18,7 +18,7 @@ from typing import Any
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.graph.format import looks_like_tflite
-from mnv4_deploy.profiles.graph.tflite_options import called_graphs, read_options
+from mnv4_deploy.profiles.graph.tflite.options import called_graphs, read_options
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
 
 _MAX_METADATA_BYTES = 1 << 20

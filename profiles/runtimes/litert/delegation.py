@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.profiles.graph.tflite_primary import with_first
+from mnv4_deploy.profiles.graph.tflite.primary import with_first
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
-from mnv4_deploy.profiles.runtimes.open_tflite import (
+from mnv4_deploy.profiles.runtimes.litert.interpreter import (
     allocate,
     installed_runtime,
     open_interpreter,
 )
+from mnv4_deploy.profiles.runtimes.native_log import captured_stderr
 
 _DELEGATE = "DELEGATE"
 

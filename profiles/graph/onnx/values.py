@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mnv4_deploy.profiles.graph.onnx_bodies import Body, inner_graphs
-from mnv4_deploy.profiles.graph.onnx_constants import UNKNOWN_TYPE
-from mnv4_deploy.profiles.graph.onnx_run import NodeRuns, observed
+from mnv4_deploy.profiles.graph.onnx.bodies import Body, inner_graphs
+from mnv4_deploy.profiles.graph.onnx.constants import UNKNOWN_TYPE
+from mnv4_deploy.profiles.graph.onnx.run import NodeRuns, observed
 from mnv4_deploy.profiles.records.graph import Attribute, Operator, Tensor
 
 

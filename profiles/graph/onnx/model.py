@@ -7,8 +7,8 @@ from typing import Any
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.regular import read_regular
-from mnv4_deploy.profiles.graph.external_weights import load_weights
-from mnv4_deploy.profiles.graph.onnx_checks import DamagedError, check_model
+from mnv4_deploy.profiles.graph.onnx.checks import DamagedError, check_model
+from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
 
 _MAX_BYTES = (1 << 31) - 1  # protobuf's limit
 

@@ -10,19 +10,19 @@ from typing import Any
 
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.renamed import name_notes, renamed_copy
+from mnv4_deploy.profiles.graph.onnx.renamed import name_notes, renamed_copy
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
-from mnv4_deploy.profiles.runtimes.open_onnx import open_session, runtime_name
-from mnv4_deploy.profiles.runtimes.ort_inputs import example_inputs, example_notes
-from mnv4_deploy.profiles.runtimes.ort_overhead import (
+from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs, example_notes
+from mnv4_deploy.profiles.runtimes.ort.overhead import (
     profiler_cost_us,
     units_of,
     with_held_as_one,
     without_profiler,
 )
-from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent, merge, read_profile, runs_of
+from mnv4_deploy.profiles.runtimes.ort.session import open_session, runtime_name
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
 
 # onnxruntime's profile ends at a million; as many are 300 MB of JSON.

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
-from mnv4_deploy.profiles.runtimes.ort_profile import NodeEvent
+from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent
 
 # A node costs the profiler as much as this many tensors, and each tensor as much as one: nodes
 # that only rename a tensor take 3 us with two tensors and 4 us with three, additions of a few

@@ -1,0 +1,1 @@
+"""Graphs of .onnx files: read, checked, run once for shapes, edited."""

@@ -1,0 +1,1 @@
+"""Graphs of .tflite files: read, resized, entered by a signature."""

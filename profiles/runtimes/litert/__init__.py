@@ -1,0 +1,1 @@
+"""LiteRT: its interpreter, its compiled models and their profiler."""

@@ -1,0 +1,1 @@
+"""onnxruntime: sessions, runs and the profiles it writes."""
