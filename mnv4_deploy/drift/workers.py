@@ -192,7 +192,8 @@ def completed(
             done, _ = wait(pending, timeout=_CHECK_SECONDS, return_when=FIRST_COMPLETED)
             if not done:
                 when_idle()
-            for future in done:
+            # Those that failed last: whoever stops at the first of them has kept the others.
+            for future in sorted(done, key=lambda future: future.exception() is not None):
                 yield pending.pop(future), future
     finally:
         for future in pending:
