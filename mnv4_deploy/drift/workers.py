@@ -193,11 +193,15 @@ def completed(
             if not done:
                 when_idle()
             # Those that failed last: whoever stops at the first of them has kept the others.
-            for future in sorted(done, key=lambda future: future.exception() is not None):
+            for future in sorted(done, key=_has_failed):
                 yield pending.pop(future), future
     finally:
         for future in pending:
             future.cancel()
+
+
+def _has_failed(future: Future[ShardResult]) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 class _DiedError(Exception):
