@@ -21,6 +21,7 @@ from mnv4_deploy.exporters.records import FORMATS
 from tests.drift.planted.bench import Bench, make_bench
 from tests.drift.planted.faults import FAULTS, sound
 from tests.drift.planted.suite import Verdict, examine, judge
+from tests.shared import Shared
 
 
 def overview(verdicts: list[Verdict]) -> Table:
@@ -48,7 +49,7 @@ def main() -> int:
     alarms: dict[str, list[str]] = {}
     for format_ in FORMATS:
         with tempfile.TemporaryDirectory() as folder:
-            bench = make_bench(format_, Path(folder))
+            bench = make_bench(format_, Path(folder), Shared(Path(folder, "shared")))
             alarms[format_] = false_alarms(bench)
             faults = [fault for fault in FAULTS if format_ in fault.formats]
             verdicts += [judge(bench, fault) for fault in faults]
