@@ -19,7 +19,7 @@ MAX_TENSORS = 20_000
 _MAX_DEPTH = 64  # of functions in functions
 _SHOWN = 60
 # Bits of an element where they are not those of NumPy's type.
-_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4": 4, "INT2": 2, "UINT2": 2}
+_SMALL_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4": 4, "FLOAT6": 6, "INT2": 2, "UINT2": 2}
 _MAX_ELEMENTS = 1 << 48
 
 
