@@ -52,7 +52,7 @@ def forked(command: tuple[str, ...], folder: Path) -> tuple[str, str]:
         return "traceback", said
     # Notes are lines too, and allowed where something came of it.
     lines = [line for line in said.splitlines() if not line.startswith("note: ")]
-    if code and len(lines) != 1:
+    if len(lines) != (1 if code else 0):
         return f"exit {code} with {len(lines)} lines", said
     if any(ord(char) < 32 and char != "\n" for char in said):
         return "control characters", said
