@@ -16,9 +16,9 @@ from rich.table import Table
 from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.errors import InputError, ModelFileError
 from mnv4_deploy.parity.arrays_file import open_arrays
-from mnv4_deploy.profiles.graph.onnx_checks import MAX_NODES, MAX_TENSORS
-from mnv4_deploy.profiles.graph.onnx_model import load_onnx
-from mnv4_deploy.profiles.graph.read_tflite import read_tflite
+from mnv4_deploy.profiles.graph.onnx.checks import MAX_NODES, MAX_TENSORS
+from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.files import TensorFacts
 from tests.profiles.conftest import TfliteBuilder
 from tests.time_limit import in_time
@@ -105,7 +105,7 @@ class TestOnnxContent:
             listed = helper.make_tensor("listed", kind, [5], values)
             found = _loaded(tmp_path, _model(tensors=[raw, listed]))
             assert len(found.graph.initializer) == 2, name
-        text = helper.make_tensor("text", TensorProto.STRING, [2], ["a", "b"])
+        text = numpy_helper.from_array(np.array(["a", "b"], object), "text")
         _loaded(tmp_path, _model(tensors=[text]))
 
     def test_names_that_are_no_text(self, tmp_path):
