@@ -11,13 +11,18 @@ from tests.mutations.__main__ import SOUND
 from tests.mutations.inputs import kinds
 
 PER_KIND = 6
+ROOT = Path(__file__).parents[1]
 
 
 def test_damaged_files_of_every_kind():
     done = subprocess.run(
         [sys.executable, "-m", "tests.mutations", str(PER_KIND), "0"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT)]),
+        },
         capture_output=True,
         text=True,
         check=True,
