@@ -56,9 +56,7 @@ def compare_layers(
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     theirs = open_network(reference, size, candidate.kind)
     mine = open_network(candidate, size, reference.kind)
-    work = _Comparison(reference, candidate, theirs, mine, pixels[0])
-    if effects:
-        work.find_effects()
+    work = _Comparison(reference, candidate, theirs, mine, pixels[0], effects=effects)
     for done, image in enumerate(pixels, 1):
         work.add(image)
         if progress is not None:
@@ -74,6 +72,8 @@ class _Comparison:
         theirs: Network,
         mine: Network,
         example: Pixels,
+        *,
+        effects: bool,
     ) -> None:
         self.subjects = reference, candidate
         self.theirs, self.mine = theirs, mine
@@ -96,8 +96,7 @@ class _Comparison:
             for layer in self.layers
         }
         self.alone = self._isolate(reference_values)
-        self.example, self.mine_values = example, values
-        self.effects: EffectTally | None = None
+        self.effects = self._find_effects(reference_values, values) if effects else None
         self.shapes = {layer.output: values[layer.output].shape for layer in self.layers}
         self.tallies = {layer.output: self._tallies(layer) for layer in self.layers}
 
@@ -125,21 +124,22 @@ class _Comparison:
             ChannelTally(channel_axis(self.mine.format, len(self.shapes[layer.output]))),
         )
 
-    def find_effects(self) -> None:
-        """From now on, if the reference's tensors are real numbers and the outputs comparable."""
+    def _find_effects(
+        self, reference_values: Mapping[int, Array], values: Mapping[int, Array]
+    ) -> EffectTally | None:
+        """None where the reference's tensors are no real numbers, or the outputs others."""
         theirs = {layer.output: layer for layer in self.theirs.layers}
         matched = {t for match in self.matches.values() for t in match.tensors}
         if not self.isolated or any(theirs[t].quantization is not None for t in matched):
-            return
-        values = self.theirs.run(self.theirs.feed(self.example, self.subjects[0].preprocessing))
-        if self._outputs(self.mine_values, values) is None:
-            return
-        self.effects = EffectTally(
+            return None
+        if self._outputs(values, reference_values) is None:
+            return None
+        return EffectTally(
             self.theirs,
             self.matches,
             [self.by_output[output] for output in self.isolated],
             self.cut,
-            values,
+            reference_values,
         )
 
     def _outputs(

@@ -181,8 +181,7 @@ class Diagnosis:
 
     ``layer`` indexes ``LayersDrift.layers``; None where the cause is not one layer's: then
     ``module`` is "input" (the two see different pixels), "output" (their outputs mean different
-    things) or "all layers". ``effect``: what mending
-    it would gain, None where that is not known.
+    things) or "all layers". ``effect``: what mending it would gain, None where that is not known.
     """
 
     module: str
