@@ -14,6 +14,7 @@ import numpy as np
 
 from mnv4_deploy.errors import InputError
 from mnv4_deploy.layers.layer import Array
+from mnv4_deploy.profiles.files.arrays import reading_arrays
 from mnv4_deploy.profiles.files.regular import open_regular
 from mnv4_deploy.profiles.records.files import TensorFacts
 
@@ -89,16 +90,10 @@ def open_arrays(path: Path, facts: Sequence[TensorFacts], most: int) -> Arrays:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; whatever zipfile, its decoders and NumPy raise in the block is InputError."""
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            yield archive
-    except InputError:
-        raise
-    except Exception as error:  # zipfile's, the decoders' and NumPy's exceptions share no base
-        raise InputError(
-            f"{path} is no .npz file of plain arrays, or damaged: write it with numpy.savez."
-        ) from error
+    """The archive; what goes wrong with it in the block is InputError."""
+    refusal = f"{path} is no .npz file of plain arrays, or damaged: write it with numpy.savez."
+    with reading_arrays(refusal), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
 
 
 def _headers(

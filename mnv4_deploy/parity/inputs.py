@@ -11,7 +11,7 @@ import numpy as np
 from mnv4_deploy.errors import DeployError, ImagesError, InputError, UnsupportedError
 from mnv4_deploy.layers.layer import Array
 from mnv4_deploy.parity.records import ParityRequest
-from mnv4_deploy.profiles.graph.given_inputs import fitted
+from mnv4_deploy.profiles.graph.given_inputs import check_given, fitted
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values, made_up_note
@@ -66,12 +66,7 @@ def _with_given(found: Inputs, graph: ModelGraph, request: ParityRequest) -> Inp
         for place, tensor in enumerate(tensors)
         if tensor.name in request.inputs
     }
-    unknown = set(request.inputs).difference(tensor.name for tensor in tensors)
-    if unknown:
-        raise UnsupportedError(
-            f"The model has no input {min(unknown)} to give a value: it has"
-            f" {', '.join(tensor.name for tensor in tensors)}."
-        )
+    check_given(request.inputs, [tensor.name for tensor in tensors])
     if not fixed:
         return found
 

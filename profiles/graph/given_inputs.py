@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.errors import InputError, UnsupportedError
+from mnv4_deploy.profiles.files.arrays import reading_arrays
 from mnv4_deploy.profiles.files.regular import open_regular
 from mnv4_deploy.profiles.records.inputs import GivenInput, GivenInputs
 
@@ -21,16 +20,6 @@ if TYPE_CHECKING:
 _MAX_BYTES = 128 << 20
 _FILES = (".npy", ".npz")
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
-_DAMAGED = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _ADVICE = "write it with numpy.save or numpy.savez, in at most 128 MB"
 
 
@@ -84,19 +73,17 @@ def _load(path: Path) -> dict[str, GivenInput]:
 
     if not path.is_file():
         raise InputError(f"{path} does not exist: give an .npy or .npz file for --input.")
-    try:
-        with open_regular(path, max_bytes=_MAX_BYTES) as file:
-            stored = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.lib.npyio.NpzFile):
-                entries = stored.zip.infolist() if stored.zip else []
-                if sum(entry.file_size for entry in entries) > _MAX_BYTES:
-                    raise ValueError("too large")
-                arrays = {name: stored[name] for name in stored.files}
-            else:
-                arrays = {"": stored}
-            return {name: given_array(array, path.name) for name, array in arrays.items()}
-    except _DAMAGED as error:
-        raise InputError(f"{path} is no file of plain arrays, or damaged: {_ADVICE}.") from error
+    refusal = f"{path} is no file of plain arrays, or damaged: {_ADVICE}."
+    with reading_arrays(refusal), open_regular(path, max_bytes=_MAX_BYTES) as file:
+        stored = np.load(file, allow_pickle=False)
+        if isinstance(stored, np.lib.npyio.NpzFile):
+            entries = stored.zip.infolist() if stored.zip else []
+            if sum(entry.file_size for entry in entries) > _MAX_BYTES:
+                raise ValueError("too large")
+            arrays = {name: stored[name] for name in stored.files}
+        else:
+            arrays = {"": stored}
+        return {name: given_array(array, path.name) for name, array in arrays.items()}
 
 
 def given_array(array: NDArray[Any], source: str) -> GivenInput:
@@ -128,6 +115,15 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
+def check_given(given: GivenInputs, names: Collection[str]) -> None:
+    """Raise UnsupportedError for a value of an input that is not among ``names``."""
+    unknown = set(given).difference(names)
+    if unknown:
+        raise UnsupportedError(
+            f"The model has no input {min(unknown)} to give a value: it has {', '.join(names)}."
+        )
+
+
 def shapes_with(
     shapes: Mapping[str, tuple[int, ...]], given: GivenInputs, ranks: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
@@ -138,11 +134,8 @@ def shapes_with(
     that is not among ``ranks``.
     """
     found = dict(shapes)
+    check_given(given, ranks)
     for name, value in given.items():
-        if name not in ranks:
-            raise UnsupportedError(
-                f"The model has no input {name} to give a value: it has {', '.join(ranks)}."
-            )
         shape = value.shape if value.array else None
         if not value.array and ranks[name] == 1 and "," in value.text:
             shape = (value.text.count(",") + 1,)
@@ -210,11 +203,9 @@ def _as(kind: Any, number: float) -> Any:
 def _stored(name: str, given: GivenInput, shape: Sequence[int], dtype: str) -> NDArray[Any]:
     import numpy as np
 
-    try:
+    with reading_arrays(f"The value of input {name} is damaged: {_ADVICE}."):
         data = io.BytesIO(base64.b64decode(given.array, validate=True))
         array: NDArray[Any] = np.load(data, allow_pickle=False)
-    except _DAMAGED as error:
-        raise InputError(f"The value of input {name} is damaged: {_ADVICE}.") from error
     if array.dtype.name != dtype:
         raise UnsupportedError(
             f"{given.source} has {array.dtype.name} for input {name}, which takes {dtype}: save it"

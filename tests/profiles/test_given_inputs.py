@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,28 @@ def test_damaged_files_of_arrays(tmp_path: Path, content: bytes, suffix: str) ->
     path.write_bytes(content)
     with pytest.raises(InputError, match="or damaged: write it with"):
         read_given([f"x={path}"])
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param(b"\x93NUMPY\x01\x00\x09\x00{'descr':'", id="header that does not end"),
+        pytest.param(b"\x93NUMPY\x01\x00\x04\x00a b\n", id="header that is no expression"),
+        pytest.param(b"no array at all", id="other bytes"),
+    ],
+)
+def test_damaged_members_of_archives(tmp_path: Path, member: bytes) -> None:
+    """NumPy evaluates headers, and what that raises is no ValueError."""
+    path = tmp_path / "values.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", member)
+    with pytest.raises(InputError, match="or damaged: write it with"):
+        read_given([str(path)])
+    encrypted = bytearray(path.read_bytes())
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1  # the flag alone
+    path.write_bytes(encrypted)
+    with pytest.raises(InputError, match="or damaged: write it with"):
+        read_given([str(path)])
 
 
 def test_arrays_with_objects_are_refused(tmp_path: Path) -> None:
