@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -89,11 +90,7 @@ class Outcome:
         bug = RuntimeError(f"{what} failed in a child process:\n{self.bug}")
         if subject is None or not self.by_content:
             raise bug
-        last = self.bug.strip().rpartition("\n")[2]
-        raise ModelFileError(
-            f"{subject} holds something that was not expected ({last[:_SHOWN]}): export it again,"
-            " or report it if its own runtime runs it."
-        ) from bug
+        raise _unexpected(subject, self.bug.strip().rpartition("\n")[2]) from bug
 
 
 @dataclass(frozen=True)
@@ -164,6 +161,26 @@ def run_isolated_with_log(
             raise _crash(subject, exit_reason(child.returncode))
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
     return IsolatedResult(outcome.result(name_of(function), _too_large(subject), subject), log)
+
+
+@contextmanager
+def content_of(subject: str) -> Iterator[None]:
+    """A context in this process in which what the content of the file ``subject`` makes a library
+    raise becomes ModelFileError, as it does in a child."""
+    try:
+        yield
+    except (DeployError, MemoryError, *_NOT_OF_CONTENT):
+        raise
+    except Exception as error:
+        raise _unexpected(subject, f"{type(error).__name__}: {error}") from error
+
+
+def _unexpected(subject: str, said: str) -> ModelFileError:
+    shown = said[:_SHOWN].rstrip(". ")
+    return ModelFileError(
+        f"{subject} holds something that was not expected ({shown}): export it again, or report it"
+        " if its own runtime runs it."
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mnv4_deploy.images.options import MIN_CROP_PCT
 from mnv4_deploy.models.records import Interpolation, Preprocessing
 from mnv4_deploy.outputs import MANIFEST
 from mnv4_deploy.profiles.files.regular import read_regular
@@ -20,7 +21,7 @@ OWN_METADATA = "mnv4_deploy"
 _MAX_MANIFEST_BYTES = 64 << 20
 _FLOAT_PRECISIONS = ("float32", "float16")
 _SHA256_DIGITS = 64
-_MAX_SIDE = 1 << 16
+_MAX_SIDE = 1 << 13
 _LARGE = 1e6
 
 
@@ -118,7 +119,7 @@ def _preprocessing(document: object, size: tuple[int, int] | None) -> Preprocess
     if None in (height, width, mean, std, crop_pct, interpolation):
         return None
     assert height and width and mean and std and crop_pct is not None and interpolation
-    if min(std) <= 0 or not 0 < crop_pct <= 1:
+    if min(std) <= 0 or not MIN_CROP_PCT <= crop_pct <= 1:
         return None
     return Preprocessing(height, width, mean, std, crop_pct, interpolation)
 

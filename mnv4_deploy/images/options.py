@@ -11,6 +11,8 @@ from typing import get_args
 from mnv4_deploy.errors import InputError
 from mnv4_deploy.models.records import Interpolation, Preprocessing
 
+# Images are scaled up by its inverse before they are cropped: with less, all memory is too little.
+MIN_CROP_PCT = 0.01
 KEYS = ("mean", "std", "crop_pct", "interpolation", "size")
 _MAX_STD = 10.0
 
@@ -89,10 +91,10 @@ def _crop_pct(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value <= 1:
+    if not MIN_CROP_PCT <= value <= 1:
         raise InputError(
             f"--crop-pct {text} is not possible: give the part of the shorter side that the model "
-            "sees, above 0 and up to 1, such as 0.875."
+            f"sees, {MIN_CROP_PCT} to 1, such as 0.875."
         )
     return value
 

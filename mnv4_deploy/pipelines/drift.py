@@ -210,15 +210,19 @@ def _layers(
     from mnv4_deploy.drift.causes.input_faults import find_input_fault
     from mnv4_deploy.drift.causes.output_faults import find_output_fault
     from mnv4_deploy.layers.compare import compare_layers
+    from mnv4_deploy.profiles.isolated import content_of
 
     reference, candidate = job.reference, job.candidate
-    with progress.stage("Compare layer by layer"):
-        layers = compare_layers(reference, candidate, pixels, effects=True)
-    with progress.stage("Look for causes"):
-        whole = find_output_fault(reference, candidate, pixels)
-        if whole is None:
-            whole = find_input_fault(reference, candidate, pixels)
-        return diagnose(layers, whole, matters=matters)
+    files = [subject.path for subject in (reference, candidate) if subject.path]
+    # Files that run may still be odd inside, and here they are taken apart.
+    with content_of(" or ".join(dict.fromkeys(files))) if files else contextlib.nullcontext():
+        with progress.stage("Compare layer by layer"):
+            layers = compare_layers(reference, candidate, pixels, effects=True)
+        with progress.stage("Look for causes"):
+            whole = find_output_fault(reference, candidate, pixels)
+            if whole is None:
+                whole = find_input_fault(reference, candidate, pixels)
+            return diagnose(layers, whole, matters=matters)
 
 
 def _pixels(
