@@ -39,5 +39,10 @@ class Evaluation:
         rows = ImageRows(np.arange(count), hashes, columns)
         summary = task.summarise(rows, self.images, self.reference.labels)
         return Drift(
-            subject, count, summary.labelled, dict(task.figures(summary)), task.chance(summary)
+            subject,
+            count,
+            summary.labelled,
+            dict(task.figures(summary)),
+            task.chance(summary),
+            task.interval(summary),
         )

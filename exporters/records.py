@@ -29,7 +29,7 @@ class ExportRequest:
     files' inputs and outputs, None for the target's default. ``calibration`` and
     ``evaluation`` are ``bundled`` or a folder; ``calibration`` may be ``random``. ``max_drop`` is
     what int8 may cost against the float32 file of the same format, in the unit of the task's
-    ``budget`` (points of top-1).
+    ``budget`` (points of top-1); ``confident``: the upper end of its 95 % interval may.
     ``crop_pct`` replaces that of the weights' preprocessing.
     """
 
@@ -54,6 +54,7 @@ class ExportRequest:
     evaluation_images: int = 1000
     crop_pct: float | None = None
     max_drop: float | None = None
+    confident: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class ExportRequest:
             )
         if self.max_drop is not None:
             self._check_max_drop(self.max_drop)
+        elif self.confident:
+            raise UnsupportedError("--confident is about a budget: add --max-drop.")
         if self.target == "integer-only":
             if not self.int8 or "tflite" not in self.formats:
                 raise UnsupportedError(
@@ -148,7 +151,8 @@ class Drift:
     """A quantized file against the float32 file of the same format, on evaluation images.
 
     ``figures`` are the task's metrics, None where unknown; ``labelled`` of the ``images`` have a
-    known answer. ``chance`` is one standard error of the task's budget metric.
+    known answer. ``chance`` is one standard error of the task's budget metric, ``interval`` its
+    95 % interval (None where it is unknown).
     """
 
     subject: str
@@ -156,6 +160,7 @@ class Drift:
     labelled: int
     figures: Mapping[str, float | None]
     chance: float
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -228,15 +233,17 @@ class Int8Choice:
 class Trial:
     """One thing the search tried for one format, measured on the held-out images.
 
-    ``drop`` is the task's budget metric, ``chance`` one standard error of it and ``figures`` all
-    metrics. ``latency_ratio`` and ``size_ratio`` are over the first trial's file. ``adopted``:
-    later trials build on it; otherwise ``reason`` says why not. ``images`` have known answers.
+    ``drop`` is the task's budget metric, ``interval`` its 95 % interval, ``chance`` one standard
+    error of it and ``figures`` all metrics. ``latency_ratio`` and ``size_ratio`` are over the
+    first trial's file. ``adopted``: later trials build on it; otherwise ``reason`` says why not.
+    ``images`` have known answers.
     """
 
     format: Format
     name: str
     choice: Int8Choice
     drop: float
+    interval: tuple[float, float]
     chance: float
     median_sqnr_db: float
     latency_us: float
@@ -286,12 +293,14 @@ class BudgetSearch:
     """The way of one format to its budget: what was tried, in order, and what was taken.
 
     ``chosen`` is the adopted trial that meets the budget, or the best one if none does.
-    ``max_drop`` is of ``metric``, in ``unit``. ``latency_limit`` is the largest latency ratio
-    that was accepted, None where the first trial met the budget.
+    ``max_drop`` is of ``metric``, in ``unit``; ``confident``: of the upper end of its 95 %
+    interval. ``latency_limit`` is the largest latency ratio that was accepted, None where the
+    first trial met the budget.
     """
 
     format: Format
     max_drop: float
+    confident: bool
     metric: str
     unit: str
     trials: tuple[Trial, ...]

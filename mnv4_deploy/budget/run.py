@@ -47,6 +47,7 @@ def search_all(
             job.request.max_drop,
             trial_runner,
             job.request.task,
+            confident=job.request.confident,
         )
         chosen = search.chosen.choice
         if trial_runner.files[chosen] != path:

@@ -67,16 +67,23 @@ class TrialRunner(Protocol):
 
 
 def run_search(
-    first: Trial, max_drop: float, trial_runner: TrialRunner, task: Task = CLASSIFICATION
+    first: Trial,
+    max_drop: float,
+    trial_runner: TrialRunner,
+    task: Task = CLASSIFICATION,
+    *,
+    confident: bool = False,
 ) -> BudgetSearch:
     """Go up from ``first`` until a file's ``task.budget`` metric is at most ``max_drop``.
+
+    ``confident``: until the upper end of its 95 % interval is.
 
     A trial is adopted if it meets the budget, if its file makes fewer errors than chance explains,
     or about as many with clearly less noise in the outputs; later trials build on what was
     adopted. A few images more or less are chance: following them leads away from the quieter
     file, which is the one that the next trials need.
     """
-    return _Search(first, max_drop, trial_runner, task).run()
+    return _Search(first, max_drop, trial_runner, task, confident).run()
 
 
 def latency_limit(float_ratio: float) -> float:
@@ -89,9 +96,14 @@ def latency_limit(float_ratio: float) -> float:
 
 class _Search:
     def __init__(
-        self, first: Trial, max_drop: float, trial_runner: TrialRunner, task: Task
+        self,
+        first: Trial,
+        max_drop: float,
+        trial_runner: TrialRunner,
+        task: Task,
+        confident: bool,
     ) -> None:
-        self.max_drop = max_drop
+        self.max_drop, self.confident = max_drop, confident
         self.metric, self.unit = task.budget, task.metrics[task.budget].unit
         self.trial_runner = trial_runner
         self.trials = [replace(first, adopted=True)]
@@ -102,7 +114,7 @@ class _Search:
 
     @property
     def met(self) -> bool:
-        return meets(self.base, self.max_drop)
+        return self._meets(self.base)
 
     def run(self) -> BudgetSearch:
         if not self.met:
@@ -117,6 +129,7 @@ class _Search:
         return BudgetSearch(
             format=self.base.format,
             max_drop=self.max_drop,
+            confident=self.confident,
             metric=self.metric,
             unit=self.unit,
             trials=tuple(self.trials),
@@ -161,7 +174,7 @@ class _Search:
         # Against the best so far: small losses, each by chance, must not add up.
         fewest = min(trial.drop for trial in self.trials if trial.adopted)
         reasons = [
-            objection(trial, self.base, fewest, self.max_drop, self.limit, self.unit)
+            objection(trial, self.base, fewest, self.limit, self.unit, met=self._meets(trial))
             for trial in tried
         ]
         good = [trial for trial, reason in zip(tried, reasons, strict=True) if not reason]
@@ -177,19 +190,20 @@ class _Search:
     def _bargain(self, trial: Trial) -> tuple[bool, int, float]:
         """Within the budget first, then fewer errors as far as that is no chance, then SQNR."""
         errors = round(trial.drop / self.base.chance)
-        return not meets(trial, self.max_drop), errors, -trial.median_sqnr_db
+        return not self._meets(trial), errors, -trial.median_sqnr_db
 
-
-def meets(trial: Trial, max_drop: float) -> bool:
-    return trial.drop <= max_drop + _SAME
+    def _meets(self, trial: Trial) -> bool:
+        drop = trial.interval[1] if self.confident else trial.drop
+        return drop <= self.max_drop + _SAME
 
 
 def objection(
-    trial: Trial, base: Trial, fewest: float, max_drop: float, limit: float, unit: str = "points"
+    trial: Trial, base: Trial, fewest: float, limit: float, unit: str, *, met: bool
 ) -> str:
     """Why ``trial`` does not improve on ``base``, "" if it does.
 
-    ``fewest`` is the smallest drop of any trial that was adopted, in ``unit``.
+    ``fewest`` is the smallest drop of any trial that was adopted, in ``unit``. ``met``: it is
+    within the budget.
     """
     if trial.latency_ratio > limit:
         return (
@@ -198,7 +212,7 @@ def objection(
         )
     lost, chance = trial.drop - fewest, base.chance
     quieter_db = trial.median_sqnr_db - base.median_sqnr_db
-    if meets(trial, max_drop) or lost < -chance - _SAME:
+    if met or lost < -chance - _SAME:
         return ""
     if lost > chance + _SAME:
         return f"drops {lost:.2f} {unit} more than the best so far, and {chance:.2f} are chance"

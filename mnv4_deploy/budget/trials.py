@@ -188,12 +188,13 @@ class FileTrialRunner:
         drift = self.drifts[step.choice]
         size_bytes = self.files[step.choice].stat().st_size
         drop, sqnr_db = drift.figures[self._evaluation.task.budget], drift.figures[_NOISE]
-        assert drop is not None and sqnr_db is not None
+        assert drop is not None and sqnr_db is not None and drift.interval is not None
         return Trial(
             format=self._builder.format,
             name=step.name,
             choice=step.choice,
             drop=drop,
+            interval=drift.interval,
             chance=drift.chance,
             median_sqnr_db=sqnr_db,
             latency_us=latency_ratio * self._first_us,

@@ -85,6 +85,12 @@ def export(
             "cheapest first, until it is met; exit code 1 if it is not."
         ),
     ] = None,
+    confident: Annotated[
+        bool,
+        typer.Option(
+            "--confident", help="--max-drop limits the upper end of the drop's 95 % interval."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in --out.")
     ] = False,
@@ -115,6 +121,7 @@ def export(
         evaluation_images=eval_images,
         crop_pct=crop_pct,
         max_drop=max_drop,
+        confident=confident,
         overwrite=overwrite,
     )
     from mnv4_deploy.pipelines import export as pipeline

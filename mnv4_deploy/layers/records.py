@@ -92,6 +92,7 @@ CauseKind = Literal[
     "accumulated noise",
     "channel order",
     "normalisation",
+    "crop or interpolation",
     "class order",
     "output scale",
     "calibration data",

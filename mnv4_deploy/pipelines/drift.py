@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.drift.records import DeviceAgreement, DriftRequest, DriftResult, ShardJob
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.images.records import Dataset, SkippedImage
+from mnv4_deploy.images.records import Dataset, DatasetImage, Pixels, SkippedImage
 from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.progress import Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from mnv4_deploy.device.device import Device
     from mnv4_deploy.drift.device_executor import DeviceExecutor
     from mnv4_deploy.drift.run import ImageRun
+    from mnv4_deploy.models.records import Preprocessing
     from mnv4_deploy.tasks.task import Summary, Task
 
 MIN_LAYER_IMAGES = 4
@@ -135,14 +133,15 @@ def _result(
     parity: tuple[DeviceAgreement, ...] = ()
     notes: tuple[str, ...] = ()
     if request.layer_images:
-        pixels = _pixels(job, dataset, run.skipped, request.layer_images)
+        images = _spread(dataset, run.skipped, request.layer_images)
+        pixels = _pixels(job.task, images, job.candidate.preprocessing)
         if bench is not None:
             from mnv4_deploy.pipelines.drift_parity import compare_files
 
             with progress.stage(f"Compare {request.device} with this machine"):
                 parity, notes = compare_files(job, bench.device, pixels)
                 bench.device.close()  # the rest, which may take minutes, is done here
-        layers = _layers(job, pixels, progress, matters=_matters(task, output))
+        layers = _layers(job, images, pixels, progress, matters=_matters(task, output))
     values = limits.metrics(task, output, layers, len(run.skipped))
     return DriftResult(
         task=task,
@@ -204,11 +203,18 @@ def _matters(task: Task, output: Summary) -> bool:
 
 
 def _layers(
-    job: ShardJob, pixels: npt.NDArray[np.uint8], progress: Progress, *, matters: bool
+    job: ShardJob,
+    images: Sequence[DatasetImage],
+    pixels: Pixels,
+    progress: Progress,
+    *,
+    matters: bool,
 ) -> LayersDrift:
+    """``pixels`` are ``images`` as the candidate sees them."""
     from mnv4_deploy.drift.causes.diagnose import diagnose
     from mnv4_deploy.drift.causes.input_faults import find_input_fault
     from mnv4_deploy.drift.causes.output_faults import find_output_fault
+    from mnv4_deploy.drift.causes.preparation_fault import find_preparation_fault, sees_otherwise
     from mnv4_deploy.layers.compare import compare_layers
     from mnv4_deploy.profiles.isolated import content_of
 
@@ -219,23 +225,35 @@ def _layers(
         with progress.stage("Compare layer by layer"):
             layers = compare_layers(reference, candidate, pixels, effects=True)
         with progress.stage("Look for causes"):
-            whole = find_output_fault(reference, candidate, pixels)
+            whole = None
+            if sees_otherwise(reference.preprocessing, candidate.preprocessing):
+                theirs = _pixels(job.task, images, reference.preprocessing)
+                found = find_preparation_fault(reference, candidate, theirs, pixels)
+                if found is not None:
+                    whole, matters = found.cause, found.after_db < SOUND_DB
+            if whole is None:
+                whole = find_output_fault(reference, candidate, pixels)
             if whole is None:
                 whole = find_input_fault(reference, candidate, pixels)
             return diagnose(layers, whole, matters=matters)
 
 
-def _pixels(
-    job: ShardJob, dataset: Dataset, skipped: tuple[SkippedImage, ...], count: int
-) -> npt.NDArray[np.uint8]:
-    """``count`` images spread evenly over the data set, as the candidate sees them."""
+def _spread(
+    dataset: Dataset, skipped: tuple[SkippedImage, ...], count: int
+) -> tuple[DatasetImage, ...]:
+    """``count`` images spread evenly over the data set."""
     import numpy as np
-
-    from mnv4_deploy.images.sets import ImageRef
 
     bad = {image.index for image in skipped}
     usable = [image for i, image in enumerate(dataset.images) if i not in bad]
     places = np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int)
-    spec = job.candidate.preprocessing
-    prepare = job.task.prepare
-    return np.stack([ImageRef(Path(usable[i].path)).pixels(spec, prepare) for i in places])
+    return tuple(usable[i] for i in places)
+
+
+def _pixels(task: Task, images: Sequence[DatasetImage], spec: Preprocessing) -> Pixels:
+    """``[N, H, W, 3]``: what a network of this preprocessing sees of ``images``."""
+    import numpy as np
+
+    from mnv4_deploy.images.sets import ImageRef
+
+    return np.stack([ImageRef(Path(image.path)).pixels(spec, task.prepare) for image in images])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy.typing as npt
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mnv4_deploy.models.records import OutputSpec, Preprocessing
     from mnv4_deploy.profiles.records.files import FileFacts
     from mnv4_deploy.tasks.report import TaskReport
+
+_Z = NormalDist().inv_cdf(0.975)
 
 # Arrays by the outputs' names, one row an image, as real numbers.
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -181,6 +184,17 @@ class Task(ABC):
     @abstractmethod
     def chance(self, summary: Any) -> float:
         """One standard error of the ``budget`` metric, in its unit; above 0."""
+
+    def interval(self, summary: Any) -> tuple[float, float] | None:
+        """95 % interval of the ``budget`` metric, in its unit; None where it has no value.
+
+        That of a normal distribution, unless the task knows better.
+        """
+        value = self.figures(summary)[self.budget]
+        if value is None:
+            return None
+        half = _Z * self.chance(summary)
+        return value - half, value + half
 
     @abstractmethod
     def report(self, summary: Any, models: tuple[Model, Model]) -> TaskReport:

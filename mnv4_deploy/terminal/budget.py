@@ -18,7 +18,8 @@ _SHOWN_LAYERS = 5
 def print_budget(search: BudgetSearch, console: Console) -> None:
     """What was tried, what was adopted or refused and why, and whether the budget was met."""
     budget = _with_unit(f"{search.max_drop:g}", search)
-    console.print(f"\n[bold]{search.format}: {search.metric} at most {budget}[/]")
+    what = f"{search.metric}, its 95 % interval included," if search.confident else search.metric
+    console.print(f"\n[bold]{search.format}: {what} at most {budget}[/]")
     rows = [
         (
             trial.name,
@@ -58,9 +59,9 @@ def _sentences(search: BudgetSearch) -> Iterator[str]:
         )
     if chosen.choice != first.choice:
         yield _bought(first, search)
-    drop = (
-        f"{_drop(chosen, search)} on {chosen.images} images (standard error {chosen.chance:.2g})"
-    )
+    low, high = chosen.interval
+    interval = f"95 % interval {low:.2f} to {high:.2f}"
+    drop = f"{_drop(chosen, search)} on {chosen.images} images ({interval})"
     if search.met:
         yield f"[green]Budget met[/] by {escape(chosen.name)}: {drop}."
     else:

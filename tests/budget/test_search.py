@@ -23,6 +23,7 @@ def _trial(choice: Int8Choice, figures: Figures, ratio: float = 1.0, name: str =
         name=name or f"calibration {choice.method}",
         choice=choice,
         drop=drop,
+        interval=(drop - 1.25, drop + 1.25),
         chance=CHANCE,
         median_sqnr_db=sqnr_db,
         latency_us=ratio * FIRST_US,
@@ -84,8 +85,9 @@ class Pretended:
         return self.layers
 
 
-def _searched(trial_runner, first=(2.0, 20.0), max_drop=0.5, method="average"):
-    return run_search(_trial(Int8Choice(method=method), first), max_drop, trial_runner)
+def _searched(trial_runner, first=(2.0, 20.0), max_drop=0.5, method="average", confident=False):
+    start = _trial(Int8Choice(method=method), first)
+    return run_search(start, max_drop, trial_runner, confident=confident)
 
 
 def _adopted(search):
@@ -101,6 +103,14 @@ def test_a_first_rung_within_the_budget_costs_nothing(drop):
     assert _adopted(search) == ["calibration average"]
     assert search.chosen == search.trials[0]
     assert search.latency_limit is None
+
+
+@pytest.mark.parametrize(("max_drop", "met"), [(0.5, False), (1.54, False), (1.55, True)])
+def test_a_confident_budget_is_that_of_the_upper_end(max_drop, met):
+    trial_runner = Pretended()
+    search = _searched(trial_runner, first=(0.3, 20.0), max_drop=max_drop, confident=True)
+    assert search.met == met == (not trial_runner.asked)
+    assert search.confident
 
 
 @pytest.mark.parametrize("method", METHODS)

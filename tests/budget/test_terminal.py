@@ -29,6 +29,7 @@ def _trial(name, choice, drop, ratio, adopted, reason=""):
         name=name,
         choice=choice,
         drop=drop,
+        interval=(drop - 0.5, drop + 0.75),
         chance=0.31,
         median_sqnr_db=21.04,
         latency_us=10_000 * ratio,
@@ -70,6 +71,7 @@ def _search(met=True):
     return BudgetSearch(
         format="tflite",
         max_drop=0.5 if met else 0.1,
+        confident=False,
         metric="top1_drop",
         unit="points",
         trials=(FIRST, REFUSED, LAST),
@@ -107,7 +109,7 @@ def test_the_path_with_its_price():
     assert _figures(bought) == ["2.00 points", "+1.20 ms", "x1.12", "+0.60 MB"]
     last = lines[-1]
     assert last.startswith("Budget met by blocks.0 in float")
-    assert _figures(last) == ["+0.25 points", "400 images", "0.31"]
+    assert _figures(last) == ["+0.25 points", "400 images", "95", "-0.25", "1.00"]
     assert "biases" in text
 
 
@@ -154,6 +156,7 @@ class TestRefusals:
             (["--int8", "--max-drop", "101"], "0 to 100 points"),
             (["--int8", "--max-drop", "nan"], "0 to 100 points"),
             (["--int8", "--max-drop", "1", "--calib", "random"], "give real images"),
+            (["--int8", "--confident"], "add --max-drop"),
         ],
     )
     def test_options(self, refusal, options, says):

@@ -174,6 +174,10 @@ class Classification(Task):
         changed = max(1.0, summary.labelled * (1 - summary.agreement.percent / 100))
         return 100 * math.sqrt(changed) / max(1, summary.labelled)
 
+    def interval(self, summary: OutputDrift) -> tuple[float, float] | None:
+        low, high = summary.top1_drop_low, summary.top1_drop_high
+        return None if low is None or high is None else (low, high)
+
     def report(self, summary: OutputDrift, models: tuple[Model, Model]) -> TaskReport:
         from mnv4_deploy.tasks.classification.report import make_report
 
