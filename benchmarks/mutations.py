@@ -10,11 +10,14 @@ that makes them again (``tests/mutations``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import selectors
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,8 @@ from tests.mutations.inputs import kinds  # noqa: E402
 _SHOWN = 20
 
 
-def tried(count: int, seed: int, processes: int) -> list[dict[str, Any]]:
-    """At least ``count`` cases, shared out over ``processes``."""
+def tried(count: int, seed: int, processes: int) -> Iterator[dict[str, Any]]:
+    """At least ``count`` cases as they end, shared out over ``processes``."""
     each = -(-count // (len(kinds()) * processes))
     running = [
         subprocess.Popen(
@@ -44,11 +47,18 @@ def tried(count: int, seed: int, processes: int) -> list[dict[str, Any]]:
         )
         for number in range(processes)
     ]
-    lines = [line for process in running for line in process.communicate()[0].splitlines()]
-    found = [case for case in map(json.loads, lines) if case["seed"] != SOUND]
-    if len(found) < count:
-        raise SystemExit(f"only {len(found)} of {count} cases came back")
-    return found
+    with selectors.DefaultSelector() as ready:
+        for process in running:
+            assert process.stdout is not None
+            ready.register(process.stdout, selectors.EVENT_READ)
+        while ready.get_map():
+            for key, _ in ready.select():
+                # A second line that came with it is read after the next, or at the end.
+                line = key.fileobj.readline()  # type: ignore[union-attr]
+                if not line:
+                    ready.unregister(key.fileobj)
+                elif (case := json.loads(line))["seed"] != SOUND:
+                    yield case
 
 
 def overview(cases: list[dict[str, Any]]) -> Table:
@@ -74,9 +84,15 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    cases = tried(options.count, options.seed, options.processes)
-    if options.out is not None:
-        options.out.write_text("".join(f"{json.dumps(case)}\n" for case in cases), "utf-8")
+    cases: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        kept = (
+            stack.enter_context(options.out.open("w", encoding="utf-8")) if options.out else None
+        )
+        for case in tried(options.count, options.seed, options.processes):
+            cases.append(case)
+            if kept is not None:
+                kept.write(f"{json.dumps(case)}\n")
     console = Console(width=110)
     console.print(overview(cases))
     refused = [case for case in cases if not case["accepted"]]
@@ -84,7 +100,9 @@ def main() -> int:
         words = " ".join(case["command"])
         console.print(escape(f"{case['kind']} {case['seed']}: {case['outcome']}: {words}"))
         console.print(escape(ascii(case["stderr"][-600:])))
-    return bool(refused)
+    if len(cases) < options.count:
+        console.print(f"only {len(cases):,} of {options.count:,} cases were tried")
+    return bool(refused) or len(cases) < options.count
 
 
 if __name__ == "__main__":
