@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.text import clean
 
 _STANDARD = (0, 1, 2)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -16,8 +17,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def complain(sentence: str) -> None:
     """Write one line to standard error, if anybody listens there."""
-    from mnv4_deploy.text import clean
-
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"mnv4-deploy: {clean(sentence)}\n")
         sys.stderr.flush()

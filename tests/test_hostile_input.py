@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import subprocess
 import sys
 import zipfile
@@ -11,10 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from rich.table import Table
 
 from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.errors import InputError, ModelFileError
+from mnv4_deploy.images.decode import opened_image
 from mnv4_deploy.parity.arrays_file import open_arrays
 from mnv4_deploy.profiles.graph.onnx.checks import MAX_NODES, MAX_TENSORS
 from mnv4_deploy.profiles.graph.onnx.model import load_onnx
@@ -230,3 +233,37 @@ class TestStreams:
         program = f'"{sys.executable}" -m mnv4_deploy models >&- 2>&-'
         assert subprocess.run(program, shell=True, check=False, cwd=tmp_path).returncode == 0
         assert list(tmp_path.iterdir()) == []
+
+
+class TestWords:
+    def test_too_little_memory_is_no_damage(self, tmp_path):
+        """At limits of the address space between too little for the runtimes and enough."""
+        _loaded(tmp_path, _model())
+        refused = 0
+        for megabytes in range(80, 280, 20):
+            limit = megabytes << 20
+            done = _command(
+                *("inspect", tmp_path / "m.onnx"),
+                preexec_fn=lambda limit=limit: resource.setrlimit(
+                    resource.RLIMIT_AS, (limit, limit)
+                ),
+            )
+            if done.returncode:  # 1 is of OpenBLAS, which ends the process by itself
+                refused += 1
+                assert b"memory" in done.stderr.lower()
+                assert b"damaged" not in done.stderr
+                assert done.stderr.count(b"\n") == 1
+        assert refused
+
+    def test_decoders_of_images_talk_to_nobody(self, capfd):
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(stream, "TIFF", compression="tiff_lzw")
+        damaged = bytearray(stream.getvalue())
+        damaged[200:900] = bytes(byte ^ 0x5A for byte in damaged[200:900])
+        with pytest.raises(OSError), Image.open(io.BytesIO(damaged)) as image:
+            image.load()
+        assert capfd.readouterr().err  # libtiff's, which Python does not see
+        with pytest.raises(OSError), opened_image(io.BytesIO(damaged)) as image:
+            image.load()
+        assert capfd.readouterr() == ("", "")

@@ -21,6 +21,7 @@ import typer
 from mnv4_deploy.cli import compare, device, drift, export, inspect, models, parity, profile
 from mnv4_deploy.errors import DeployError, InputError, ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
+from mnv4_deploy.profiles.runtimes.errors import tells_of_memory
 from mnv4_deploy.streams import complain, finish_output, full, is_full, open_standard_streams
 
 # What the extras bring; anything else that cannot be imported is a bug.
@@ -45,6 +46,7 @@ _LIBRARIES = frozenset(
         "torch",
     }
 )
+_NO_MEMORY = "out of memory: close other programs, or give a smaller --size or --batch."
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,6 +113,8 @@ def _run(arguments: list[str] | None) -> None:
     except OSError as error:
         if is_full(error):
             raise full(error) from error
+        if tells_of_memory(str(error)):
+            raise ToolchainError(_NO_MEMORY) from error
         # What nobody expected of a path: no permission on the way to it, a name too long.
         where = f"{error.filename} " if error.filename else ""
         raise InputError(f"{where}cannot be used ({error.strerror or error}).") from error
@@ -120,8 +124,12 @@ def _run(arguments: list[str] | None) -> None:
         raise ToolchainError(
             f"this command needs {error.name}: pip install 'mnv4-deploy[export]'."
         ) from error
+    except ImportError as error:  # of a library that is there, and for which there is no room
+        if not tells_of_memory(str(error)):
+            raise
+        raise ToolchainError(_NO_MEMORY) from error
     except MemoryError as error:
-        raise ToolchainError("out of memory: give a smaller --size or --batch.") from error
+        raise ToolchainError(_NO_MEMORY) from error
     except SystemExit as stop:
         # Typer makes an exit code of Ctrl-C, and _terminate of SIGTERM.
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):

@@ -314,7 +314,7 @@ def clients(monkeypatch):
     return found
 
 
-def test_scheduler_lost(tmp_path, run, clients):
+def test_scheduler_lost(tmp_path, run, clients, capfd):
     folder = tmp_path / "cluster"
     folder.mkdir()
     job = make_job(tmp_path)
@@ -332,6 +332,7 @@ def test_scheduler_lost(tmp_path, run, clients):
         with in_time(), pytest.raises(ToolchainError, match="has stopped answering"):
             run(job, dataset, shard_size=5, cluster=address)
         thread.join()
+    assert capfd.readouterr() == ("", "")
     (tmp_path / "open").touch()
     assert len(list(tmp_path.glob("s/*/*.npz"))) >= 2
     # The same processors are here, so the run goes on without the cluster.
