@@ -50,7 +50,6 @@ class EqualizedGroup:
     """Paths of the layers that make and that read the tensors which share their factors.
 
     ``channels`` were scaled; ``held`` were not because a ReLU6 clips them on the images.
-    ``predicted_gain`` is the predicted rounding noise before over that after.
     """
 
     makers: tuple[str, ...]
@@ -58,7 +57,6 @@ class EqualizedGroup:
     channels: int
     held: int
     exponent: float
-    predicted_gain: float
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,6 @@ def _equalized(
         channels=int((factors[exponent] != 1).sum()),
         held=int(clips.sum()),
         exponent=exponent,
-        predicted_gain=before / noises[exponent],
     )
 
 

@@ -50,11 +50,6 @@ class OpProfile:
         return len({op.partition for op in self.ops if op.partition is not None})
 
     @property
-    def outside_delegate(self) -> tuple[OpTiming, ...]:
-        """The operators that fell back to the built-in kernels."""
-        return tuple(op for op in self.ops if op.backend == "builtin")
-
-    @property
     def operators_us(self) -> float:
         """Sum of the operators' medians, without the work around them."""
         return sum(op.median_us for op in self.ops if op.backend != "runtime")
