@@ -9,6 +9,9 @@ such pair add up to at most 128: 255 * 128 < 2^15. So a channel's scale is
 
 (two roundings add at most 1 to 127). Halving all codes (onnxruntime's ``reduce_range``) serves the
 same end, but gives up a bit of every channel; few pairs of large weights have the same sign.
+
+Depthwise convolutions need none of it: their kernels (MLAS's ConvDepthwise and ConvSymDepthwise)
+widen every product to int32 before they add.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ WeightGrid = Literal["pairs", "full"]
 LARGEST_CODE = 127  # -128 is left out, so that the negative of every code is one
 # A channel without a larger weight is dead; scales next to float32's smallest would not divide.
 _DEAD = 1e-30
+_MATRIX_RANK = 2
 
 
 def k_order(shape: Sequence[int]) -> npt.NDArray[np.intp]:
@@ -47,6 +51,15 @@ def partners(shape: Sequence[int]) -> npt.NDArray[np.intp]:
     paired = others < count
     found[order[paired]] = order[others[paired]]
     return found
+
+
+def layer_grid(grid: WeightGrid, shape: Sequence[int], groups: int) -> WeightGrid:
+    """The grid of one layer of a file on ``grid``: "full" where no kernel adds pairs.
+
+    ``shape`` is that of the weight, as for ``k_order``; ``groups`` those of a convolution, else 1.
+    """
+    depthwise = len(shape) > _MATRIX_RANK and shape[1] == 1 and shape[0] == groups
+    return "full" if depthwise else grid
 
 
 def channel_scales(weight: npt.NDArray[Any], grid: WeightGrid) -> npt.NDArray[np.float32]:

@@ -87,7 +87,7 @@ def correct_bias(
 
     with torch.no_grad():
         for layer in int8_own.values():
-            layer.weight = nn.Parameter(rounded_weight(layer.weight, weights))
+            layer.weight = nn.Parameter(rounded_weight(layer, weights))
         run_together(int8, batches, correct)
     return BiasReport(tuple(corrected))
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.recovery.code_limits import CodeLimits, codes_beside
-from mnv4_deploy.exporters.recovery.grid import channel_scales, lasting_scales
+from mnv4_deploy.exporters.recovery.grid import channel_scales, lasting_scales, layer_grid
 from mnv4_deploy.exporters.recovery.network import (
     Weighted,
     demand_images,
@@ -180,6 +180,7 @@ def _spread(total: int, wanted: int) -> Tensor:
 def _round(layer: Weighted, moments: _Moments, weights: WeightGrid) -> tuple[float, float]:
     """Round the weights of ``layer``; the errors of nearest and of these codes."""
     shape = layer.weight.shape
+    weights = layer_grid(layer, weights)
     scale = lasting_scales(channel_scales(layer.weight, weights))
     real = layer.weight.detach().double().reshape(moments.groups, -1, shape[1:].numel())
     scale_G = scale.double().reshape(moments.groups, -1, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnv4_deploy.exporters.bias_overflow import widened_scales
-from mnv4_deploy.exporters.pair_scales import WeightGrid, channel_scales
+from mnv4_deploy.exporters.pair_scales import WeightGrid, channel_scales, layer_grid
 from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 
 _QUANTIZED = "_quantized"  # what onnxruntime's quantizer adds to the name of a constant
@@ -21,13 +21,14 @@ _MATRIX_RANK = 2
 class _Layer:
     """Names: codes and scales of the weight, those of the bias (none: empty), the input's scale.
 
-    ``transposed``: the weight is ``[C_in, C_out]``.
+    ``transposed``: the weight is ``[C_in, C_out]``. ``groups`` are those of a convolution, else 1.
     """
 
     weight: tuple[str, str]
     bias: tuple[str, ...]
     input_scale: str
     transposed: bool
+    groups: int
 
 
 def set_weights(quantized: OnnxLinks, original: OnnxLinks, grid: WeightGrid) -> None:
@@ -63,7 +64,7 @@ def set_weights(quantized: OnnxLinks, original: OnnxLinks, grid: WeightGrid) -> 
     for (codes_name, scales_name), layers in readers.items():
         weight = numpy_helper.to_array(floats[codes_name.removesuffix(_QUANTIZED)])
         weight = weight.T if layers[0].transposed else weight
-        scales = channel_scales(weight, grid)
+        scales = channel_scales(weight, layer_grid(grid, weight.shape, layers[0].groups))
         biases = [(layer, real_bias(layer)) for layer in layers if layer.bias]
         for layer, bias in biases:
             needed = widened_scales(bias.ravel(), float(value(layer.input_scale)))
@@ -95,10 +96,11 @@ def _layers(links: OnnxLinks) -> Iterator[_Layer]:
         if node.op_type != "Conv" and len(codes.dims) != _MATRIX_RANK:
             continue
         biases = (tuple(bias.input[:2]) for bias in rest if bias is not None)
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        attributes = {a.name: a.i for a in node.attribute}
         yield _Layer(
             (weight.input[0], weight.input[1]),
             next((bias for bias in biases if constants >= {*bias}), ()),
             source.input[1],
-            transposed=node.op_type != "Conv" and not transposed,
+            transposed=node.op_type != "Conv" and not attributes.get("transB"),
+            groups=attributes.get("group", 1),
         )

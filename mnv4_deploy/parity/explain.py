@@ -16,6 +16,7 @@ from mnv4_deploy.layers.families import CONVERSIONS, MOVES, PRODUCT, family_of
 from mnv4_deploy.parity.layer_tally import Evidence
 from mnv4_deploy.parity.recompute import Recomputed, recompute
 from mnv4_deploy.parity.records import Difference, LayerParity
+from mnv4_deploy.profiles.machine.cpu import may_saturate
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.tolerances import TOLERANCES
@@ -28,7 +29,6 @@ _APPROXIMATED = frozenset(
         *("silu", "quickgelu", "softplus", "pow", "sqrt", "rsqrt", "hardswish", "swish"),
     }
 )
-_X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 _LARGEST_PAIR = 128  # 255 * 128 < 2^15
 _ROUNDING = {
     "tflite": ". Kernels are free to: XNNPACK's round a float32 product half to even or a"
@@ -191,8 +191,8 @@ def _approximated(case: Case) -> str:
 
 def _saturating_pairs(case: Case) -> str:
     """onnxruntime multiplies uint8 by int8 with vpmaddubsw where a processor has no VNNI."""
-    saturate = [facts for facts in (case.here, case.there) if _may_saturate(facts)]
-    if case.graph.format != "onnx" or case.family != PRODUCT or not case.codes or not saturate:
+    saturates = any(may_saturate(f.architecture, f.isa) for f in (case.here, case.there))
+    if case.graph.format != "onnx" or case.family != PRODUCT or not case.codes or not saturates:
         return ""
     pairs = large_pairs(case.path, case.layer.index)
     if not pairs or case.own.max_codes == 1:
@@ -200,27 +200,25 @@ def _saturating_pairs(case: Case) -> str:
     return (
         f"{pairs:,} pairs of neighbouring weights of this layer add up to more than "
         f"{_LARGEST_PAIR}. Int8 kernels of x86 without VNNI add two products in 16 bits and "
-        "saturate there, others do not: that is the likely cause. Exports of mnv4-deploy choose "
-        "scales without such pairs."
+        "saturate there, others do not: that is the likely cause. Exports of mnv4-deploy have no "
+        "such pairs unless they were made with --target vnni or arm."
     )
-
-
-def _may_saturate(facts: DeviceFacts) -> bool:
-    """x86, unless it says that it has VNNI."""
-    return facts.architecture.lower() in _X86 and not any("vnni" in name for name in facts.isa)
 
 
 def large_pairs(path: Path, node: int) -> int:
     """How many pairs of weights that x86 adds in int16 can exceed it (see ``pair_scales``)."""
     import onnx
 
-    from mnv4_deploy.exporters.pair_scales import k_order
+    from mnv4_deploy.exporters.pair_scales import k_order, layer_grid
     from mnv4_deploy.layers.onnx_constants import Constants
     from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 
     graph = load_onnx(onnx, path, weights=True).graph
     weights = Constants(graph).weights(graph.node[node])
+    groups = next((a.i for a in graph.node[node].attribute if a.name == "group"), 1)
     if weights is None or len(weights.scales) not in (1, len(weights.values)):
+        return 0
+    if layer_grid("pairs", weights.values.shape, groups) == "full":
         return 0
     shape = (-1, *[1] * (weights.values.ndim - 1))
     codes = np.rint(weights.values / np.asarray(weights.scales, np.float32).reshape(shape))

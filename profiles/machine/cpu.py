@@ -65,6 +65,7 @@ _APPLE_FEATURES = {
     "hw.optional.arm.FEAT_I8MM": "i8mm",
     "hw.optional.arm.FEAT_SME": "sme",
 }
+_X86 = frozenset({"x86_64", "amd64", "i686", "i386"})
 _SIZE = re.compile(r"(\d+)([KMG]?)")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SYSFS = Path("/sys/devices/system/cpu")
@@ -171,6 +172,15 @@ def read_apple(sysctl: Callable[[str], str]) -> Cpu:
         cores=int(sysctl("hw.physicalcpu") or 0) or _logical_cpus(),
         caches=tuple(caches),
     )
+
+
+def may_saturate(architecture: str, isa: Iterable[str]) -> bool:
+    """Whether onnxruntime's int8 kernels add pairs of products in saturating int16.
+
+    On x86, unless it says that it has VNNI; Arm adds exactly. ``architecture`` is what
+    `uname -m` calls it.
+    """
+    return architecture.lower() in _X86 and not any("vnni" in name for name in isa)
 
 
 def limits_macs_per_s(clock_ghz: float, isa: Sequence[str]) -> Mapping[str, float] | None:

@@ -57,7 +57,7 @@ def weights_rounded(module, weights):
     copied = copy.deepcopy(module)
     for layer in copied.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.weight = nn.Parameter(rounded_weight(layer.weight, weights))
+            layer.weight = nn.Parameter(rounded_weight(layer, weights))
     return copied
 
 

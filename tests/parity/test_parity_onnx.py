@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mnv4_deploy.parity.explain import large_pairs
-from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 from tests.parity.checks import check, fixed_inputs
 from tests.parity.fake_devices import FakeDevice, run_here
@@ -165,12 +164,24 @@ def test_pairs_that_saturate_are_named_where_a_processor_may(tmp_path: Path) -> 
     assert large_pairs(qdq(tmp_path, [64, 64, -64, -64], name="safe"), 3) == 0
 
 
-def test_vnni_does_not_saturate() -> None:
-    from mnv4_deploy.parity.explain import _may_saturate
-
-    def facts(architecture: str, *isa: str) -> DeviceFacts:
-        return DeviceFacts("", "", architecture, "", {}, "", isa=isa)
-
-    assert _may_saturate(facts("x86_64", "avx2"))
-    assert not _may_saturate(facts("x86_64", "avx2", "avx512_vnni"))
-    assert not _may_saturate(facts("aarch64"))
+@pytest.mark.parametrize(("groups", "pairs"), [(4, 0), (1, 3)])
+def test_depthwise_kernels_add_no_pairs(tmp_path: Path, groups: int, pairs: int) -> None:
+    """Of four channels, or of one: a 1x2 kernel of the largest codes, of which one is dead."""
+    codes = np.full((4, 1, 1, 2), 127, np.int8)
+    codes[0] = 0
+    stored = {"w": codes, "ws": np.float32(1), "wz": np.int8(0)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Conv", ["x", "wd"], ["y"], group=groups),
+    ]
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", kind, [1, groups, 1, 4])],
+        [helper.make_tensor_value_info("y", kind, [1, 4, 1, 3])],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    assert large_pairs(tmp_path / "net.onnx", 1) == pairs

@@ -11,6 +11,7 @@ from mnv4_deploy.profiles.machine.cpu import (
     Cpu,
     fingerprint,
     limits_macs_per_s,
+    may_saturate,
     read_apple,
     read_cpu,
     read_linux,
@@ -148,3 +149,17 @@ def test_no_limit_for_an_unknown_instruction_set():
     assert limits_macs_per_s(2.5, ()) is None
     assert limits_macs_per_s(2.5, ("sse4_1",)) is None
     assert limits_macs_per_s(2.5, ("neon", "dotprod", "i8mm", "sme")) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "isa", "saturates"),
+    [
+        ("x86_64", ("avx2",), True),
+        ("AMD64", ("avx2", "avx512f", "avx512bw"), True),
+        ("x86_64", ("avx2", "avx_vnni"), False),
+        ("x86_64", ("avx2", "avx512_vnni"), False),
+        ("aarch64", (), False),
+    ],
+)
+def test_where_pairs_of_int8_products_may_saturate(architecture, isa, saturates):
+    assert may_saturate(architecture, isa) == saturates
