@@ -1,5 +1,8 @@
 """int8 recipes as data: what each target accepts, and what quantization must therefore respect.
 
+A target is what runs an int8 file, so each is one of a format: ``RECIPES`` for TFLite, ``CPUS``
+for ONNX.
+
 What XNNPACK takes is in ``profiles.xnnpack.rules``; ``verify`` asks the runtime itself whether it
 took everything.
 """
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.profiles.xnnpack.rules import FLOAT_ONLY, RULES, ScaleRatio
 
 Target = Literal["xnnpack", "integer-only"]
@@ -55,6 +59,42 @@ RECIPES: dict[str, TfliteRecipe] = {
     # DSPs and NPUs without float units: everything in int8, inputs and outputs too.
     "integer-only": TfliteRecipe(target="integer-only"),
 }
+
+# Weights of int8 .onnx files by the processors they are for. x86 without VNNI adds pairs of
+# products in int16: what is right there is right everywhere.
+CPUS: dict[str, WeightGrid] = {"any-cpu": "pairs", "vnni": "full", "arm": "full"}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What runs the int8 file of each format."""
+
+    onnx: str = "any-cpu"
+    tflite: str = "xnnpack"
+
+    @classmethod
+    def named(cls, text: str) -> Targets:
+        """The targets of ``text``, comma-separated; a format without one has its default.
+
+        Raises UnsupportedError for a target that does not exist, or two of one format.
+        """
+        names = {part.strip() for part in text.split(",")}
+        if unknown := sorted(names - {*RECIPES, *CPUS}):
+            raise UnsupportedError(
+                f"There is no target {unknown[0]!r}: choose one of {', '.join(RECIPES)} for "
+                f"TFLite and one of {', '.join(CPUS)} for ONNX."
+            )
+        found = {"onnx": names & {*CPUS}, "tflite": names & {*RECIPES}}
+        if many := next((chosen for chosen in found.values() if len(chosen) > 1), None):
+            raise UnsupportedError(
+                f"--target has {' and '.join(sorted(many))}, which are for one and the same file: "
+                "choose one of them."
+            )
+        return cls(**{format_: chosen.pop() for format_, chosen in found.items() if chosen})
+
+    def weights(self, format_: str) -> WeightGrid:
+        """The grid of an int8 file's weights."""
+        return CPUS[self.onnx] if format_ == "onnx" else "full"
 
 
 def recipe(target: str) -> TfliteRecipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnv4_deploy.errors import UnsupportedError
+from mnv4_deploy.exporters.recipes import CPUS, Targets
 from mnv4_deploy.models.source import ModelSource, ZooSource
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
@@ -26,7 +27,8 @@ class ExportRequest:
     ``model`` is a name of the zoo, or where else a network comes from; ``weights``, ``size`` and
     ``num_classes`` are a named one's. ``size`` is ``(height, width)``, None for the weights' own.
     ``task`` is what the network is for. ``io`` is the type of the int8
-    files' inputs and outputs, None for the target's default. ``calibration`` and
+    files' inputs and outputs, None for the target's default; ``target`` names what runs them
+    (``recipes.Targets``). ``calibration`` and
     ``evaluation`` are ``bundled`` or a folder; ``calibration`` may be ``random``. ``max_drop`` is
     what int8 may cost against the float32 file of the same format, in the unit of the task's
     ``budget`` (points of top-1); ``confident``: the upper end of its 95 % interval may.
@@ -79,7 +81,7 @@ class ExportRequest:
             self._check_max_drop(self.max_drop)
         elif self.confident:
             raise UnsupportedError("--confident is about a budget: add --max-drop.")
-        if self.target == "integer-only":
+        if self.targets.tflite == "integer-only":
             if not self.int8 or "tflite" not in self.formats:
                 raise UnsupportedError(
                     "--target integer-only is about the int8 TFLite file: add --int8 and keep "
@@ -89,6 +91,12 @@ class ExportRequest:
                 raise UnsupportedError(
                     "--target integer-only has no float operator, so --io must be int8 or uint8."
                 )
+        cpu = self.targets.onnx
+        if CPUS[cpu] != CPUS[Targets.onnx] and not (self.int8 and "onnx" in self.formats):
+            raise UnsupportedError(
+                f"--target {cpu} is about the int8 ONNX file: add --int8 and keep onnx among the "
+                "formats."
+            )
 
     def _check_max_drop(self, max_drop: float) -> None:
         largest, unit = self.task.largest_drop, self.task.metrics[self.task.budget].unit
@@ -113,6 +121,11 @@ class ExportRequest:
         return ZooSource(self.model, self.weights, self.num_classes, self.size)
 
     @property
+    def targets(self) -> Targets:
+        """What runs the int8 file of each format."""
+        return Targets.named(self.target)
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """What is written of each format, fp32 first and int8 last."""
         return (
@@ -127,7 +140,7 @@ class ExportRequest:
     @property
     def effective_io(self) -> Io:
         """The type of the int8 files' inputs and outputs."""
-        return self.io or ("int8" if self.target == "integer-only" else "float")
+        return self.io or ("int8" if self.targets.tflite == "integer-only" else "float")
 
 
 @dataclass(frozen=True)

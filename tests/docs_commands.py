@@ -37,7 +37,7 @@ from mnv4_deploy.cli.app import app
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.drift import limits
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.exporters.recipes import recipe
+from mnv4_deploy.exporters.recipes import Targets
 from mnv4_deploy.models import zoo
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
@@ -198,7 +198,7 @@ def _check_values(params: dict[str, Any]) -> None:
     if model := params.get("model"):
         zoo.entry(model)
     if target := params.get("target"):
-        recipe(target)
+        Targets.named(target)
     limits.parse(params.get("fail_if") or (), CLASSIFICATION)
     devices = params.get("where") or params.get("device") or ()
     for device in [devices] if isinstance(devices, str) else devices:

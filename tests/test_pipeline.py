@@ -421,6 +421,31 @@ def test_integer_only(tmp_path):
 
 
 @pytest.mark.usefixtures("converted_once")
+def test_the_target_of_each_format(tmp_path):
+    """With full steps the largest weight of each channel has the code 127; without, pairs of
+    large ones keep some from it. TFLite is the same; both are named in the manifest."""
+    largest, files = {}, {}
+    for target, cpu in (("xnnpack", "any-cpu"), ("xnnpack,vnni", "vnni"), ("arm", "arm")):
+        result = _export(tmp_path / target, ("onnx", "tflite"), int8=True, target=target)
+        files[target] = {a.format: a.sha256 for a in result.artifacts if a.precision == "int8"}
+        named = {f["format"]: f.get("target") for f in result.manifest["files"]}
+        assert named == {"onnx": cpu, "tflite": "xnnpack"}
+        model = onnx.load(tmp_path / target / "conv-tiny-int8.onnx")
+        codes = [numpy_helper.to_array(t) for t in model.graph.initializer]
+        largest[target] = [
+            np.abs(c.astype(int)).reshape(len(c), -1).max(axis=1)
+            for c in codes
+            if c.dtype == np.int8 and c.ndim == 4
+        ]
+        assert all(drift.figures["cosine"] > 0.98 for drift in result.drifts)
+    assert files["arm"] == files["xnnpack,vnni"]
+    assert files["arm"]["tflite"] == files["xnnpack"]["tflite"]
+    assert files["arm"]["onnx"] != files["xnnpack"]["onnx"]
+    assert all((layer == 127).all() for layer in largest["arm"])
+    assert any((layer < 127).any() for layer in largest["xnnpack"])
+
+
+@pytest.mark.usefixtures("converted_once")
 def test_fp16(tmp_path):
     result = _export(tmp_path / "out", ("onnx", "tflite"), fp16=True)
     by_precision = {(a.format, a.precision): a.size_bytes for a in result.artifacts}

@@ -62,6 +62,7 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
         path,
         batches,
         method=check_method(choice.method),
+        weights=job.request.targets.weights("onnx"),
         io=job.request.effective_io,
         float_modules=job.float_modules.get("onnx", ()),
         float_layers=choice.float_layers,

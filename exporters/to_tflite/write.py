@@ -57,7 +57,7 @@ def write_int8(source: Path, path: Path, job: FileJob, choice: Int8Choice) -> No
                 (np.float32(1 / 255) * batch for batch in job.calibration_pixels())
                 if baked
                 else job.calibration_inputs(),
-                recipe=recipe(job.request.target),
+                recipe=recipe(job.request.targets.tflite),
                 method=check_method(choice.method),
                 input_range=(0.0, 1.0) if baked else None,
                 float_modules=job.float_modules.get("tflite", ()),
@@ -78,7 +78,7 @@ def _finish(source: Path, path: Path, job: FileJob, precision: str) -> None:
     """Write ``source`` to ``path`` with input and output types, metadata and labels."""
     file = TfliteFile(source)
     if precision == "int8":
-        target = recipe(job.request.target).target
+        target = recipe(job.request.targets.tflite).target
         io = job.request.effective_io
         io_types.set_input(file, "uint8" if job.request.bake_preprocess else io, target)
         io_types.set_outputs(file, io, target)

@@ -14,15 +14,12 @@ from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 from mnv4_deploy.exporters.formats import format_module
 from mnv4_deploy.exporters.job import FileJob
-from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.exporters.records import Deviation, Format, Int8Choice
 from mnv4_deploy.exporters.recovery.correct_bias import correct_bias
 from mnv4_deploy.exporters.recovery.equalize import equalize
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
 from mnv4_deploy.images.preprocessing import normalize
 
-# What the quantizer of each format makes of weights.
-_WEIGHTS: dict[Format, WeightGrid] = {"onnx": "pairs", "tflite": "full"}
 # All of these are held in memory, with one layer's results for them.
 _MAX_IMAGES = 128
 _BATCH = 16
@@ -87,7 +84,7 @@ class Builder:
         ]
         if choice.equalize:
             module = self._equalized(module, batches)
-        weights = _WEIGHTS[self.format]
+        weights = self.job.request.targets.weights(self.format)
         if choice.optimise_rounding:
             optimise_rounding(module, batches, weights=weights)
         if choice.correct_bias:

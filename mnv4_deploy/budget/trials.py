@@ -149,7 +149,7 @@ class FileTrialRunner:
 
     def _precisions(self) -> tuple[LayerPrecision, ...]:
         """What a layer can be besides int8: onnxruntime has no int16, some targets no float."""
-        if self._job.request.target == "integer-only" and self._builder.format == "tflite":
+        if self._job.request.targets.tflite == "integer-only" and self._builder.format == "tflite":
             return ("int16x8",)
         return ("float",) if self._builder.format == "onnx" else ("float", "int16x8")
 

@@ -46,7 +46,10 @@ def export(
     ] = False,
     target: Annotated[
         str,
-        typer.Option(help="What the int8 TFLite file is for: xnnpack or integer-only."),
+        typer.Option(
+            help="What runs the int8 files, one a format: xnnpack or integer-only for TFLite, "
+            "any-cpu, vnni or arm for ONNX (any-cpu if none is given)."
+        ),
     ] = "xnnpack",
     io: Annotated[
         str | None,

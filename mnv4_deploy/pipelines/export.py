@@ -67,11 +67,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     case nothing appears in ``request.out``.
     """
     from mnv4_deploy.exporters.ranges import check_method
-    from mnv4_deploy.exporters.recipes import recipe
 
     progress = progress or Progress(show=False)
     request.source.check()
-    recipe(request.target)
     check_method(request.calibration_method)
     names = [request.file_name(f, p) for f in request.formats for p in request.precisions]
     check_free(request.out, overwrite=request.overwrite, names=names)

@@ -18,6 +18,7 @@ from mnv4_deploy.exporters.records import (
 from mnv4_deploy.versions import tool_versions
 
 if TYPE_CHECKING:
+    from mnv4_deploy.exporters.recipes import Targets
     from mnv4_deploy.images.sets import ImageSource
     from mnv4_deploy.models.weights import ReferenceModel
     from mnv4_deploy.tasks.task import Task
@@ -57,7 +58,10 @@ def build_manifest(
         "outputs": [dataclasses.asdict(output) for output in reference.outputs],
         "task": _task(request.task),
         "options": _options(request),
-        "files": [_file(artifact, by_name.get(artifact.path.name)) for artifact in artifacts],
+        "files": [
+            _file(artifact, by_name.get(artifact.path.name), request.targets)
+            for artifact in artifacts
+        ],
         "rewrites": [dataclasses.asdict(rewrite) for rewrite in rewrites],
         "layer_histogram": layer_histograms,
         "calibration": None if calibration is None else _images(calibration),
@@ -113,7 +117,7 @@ def _images(source: ImageSource) -> dict[str, Any]:
     return record
 
 
-def _file(artifact: Artifact, truth: FileAudit | None) -> dict[str, Any]:
+def _file(artifact: Artifact, truth: FileAudit | None, targets: Targets) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "file": artifact.path.name,
         "format": artifact.format,
@@ -121,6 +125,8 @@ def _file(artifact: Artifact, truth: FileAudit | None) -> dict[str, Any]:
         "size_bytes": artifact.size_bytes,
         "sha256": artifact.sha256,
     }
+    if artifact.precision == "int8":
+        entry["target"] = dataclasses.asdict(targets)[artifact.format]
     if truth is not None:
         facts = truth.facts
         entry |= {
