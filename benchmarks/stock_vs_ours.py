@@ -21,6 +21,7 @@ from build_pairs import FORMATS, build_pairs
 from measure_pairs import Comparison, compare, op_histogram_changes
 from rich.console import Console
 from rich.table import Table
+from this_cpu import this_cpu
 
 from mnv4_deploy.models import zoo
 
@@ -109,6 +110,7 @@ def main() -> None:
         print(json.dumps([asdict(c) for c in comparisons], indent=1))
         return
     console = Console(width=max(Console().width, 130))
+    console.print(this_cpu())
     console.print(overview(comparisons))
     for comparison in comparisons:
         console.print(breakdown(comparison, options.kernels))

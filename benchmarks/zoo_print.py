@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from stock_vs_ours import breakdown
+from this_cpu import this_cpu
 from zoo_build import progress
 from zoo_files import FileRecord
 from zoo_goals import SLOWER_RULE, Goal
@@ -102,7 +103,7 @@ def print_all(found: Sequence[Row], reached: Sequence[Goal], kernels: int) -> No
     # Tables go to files and pipes as well, which have no width.
     console = Console(width=max(Console().width, 170), highlight=False, markup=False)
     console.print(overview(found))
-    for line in (LEGEND, *failures(found), *again(found)):
+    for line in (this_cpu(), LEGEND, *failures(found), *again(found)):
         console.print(line)
     console.print()
     words = {True: "met", False: "missed", None: "not measured"}

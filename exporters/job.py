@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.images.sets import SelectedImages
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import ReferenceModel
+from mnv4_deploy.profiles.machine.cpu import may_saturate, read_cpu
 from mnv4_deploy.sessions.feed import batches
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.sessions.outputs import CHANNELS_FIRST
@@ -70,13 +73,23 @@ class FileJob:
         return frozenset(output.name for output in self.reference.outputs if output.whole_range)
 
     def run(self, path: Path, images: Pixels) -> dict[str, npt.NDArray[Any]]:
-        """Outputs of a file for 0..255 RGB ``[N, H, W, 3]``, in PyTorch's order of axes."""
-        found = open_image_runner(path, self.spec).outputs(images)
+        """Outputs of a file for 0..255 RGB ``[N, H, W, 3]``, in PyTorch's order of axes.
+
+        .onnx files for processors that add int8 products exactly are not fused into the int8
+        kernels of one that does not: they give here what they give there.
+        """
+        fused = path.suffix != ".onnx" or not self._saturates_here
+        found = open_image_runner(path, self.spec, fused=fused).outputs(images)
         if path.suffix == ".tflite":
             for output in self.reference.outputs:
                 if output.is_map:
                     found[output.name] = found[output.name].transpose(CHANNELS_FIRST)
         return found
+
+    @cached_property
+    def _saturates_here(self) -> bool:
+        full = self.request.targets.weights("onnx") == "full"
+        return full and may_saturate(platform.machine(), read_cpu().isa)
 
     def calibration_sample(self, count: int) -> Pixels:
         """The first ``count`` calibration images (all, if fewer): 0..255 RGB ``[N, H, W, 3]``."""

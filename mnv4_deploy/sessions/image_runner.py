@@ -63,8 +63,11 @@ def open_image_runner(
     *,
     threads: int = 1,
     fixed: Mapping[str, Array] = MappingProxyType({}),
+    fused: bool = True,
 ) -> ImageRunner:
     """``path`` on the runtime of its format, in this process; a free size becomes ``spec``'s.
+
+    ``fused`` is of :class:`~mnv4_deploy.profiles.runtimes.tensors.TensorRunner`.
 
     Raises ModelFileError for a file that its runtime does not accept, UnsupportedError for one
     that takes no image.
@@ -72,7 +75,7 @@ def open_image_runner(
     from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
     with quiet():
-        session = TensorRunner(str(path), threads=threads)
+        session = TensorRunner(str(path), threads=threads, fused=fused)
     return ImageRunner(ImageFeed(session.inputs, spec, fixed), session.outputs, session.run)
 
 

@@ -40,7 +40,8 @@ class TensorRunner:
     ``tensors`` are indices of a .tflite file's main graph whose values each run gives; XNNPACK
     stays on, but takes every operator alone (``experimental_preserve_all_tensors``). None gives
     the file's outputs, computed exactly as an application computes them. An .onnx file gives its
-    outputs, with onnxruntime's default optimisations.
+    outputs, with onnxruntime's default optimisations; ``fused`` False: each operator by itself,
+    between conversions in float32, which adds products of 8-bit codes all but exactly.
 
     ``runtime`` is its name and version ("tflite-runtime 2.14.0"), ``inputs`` and ``outputs`` are
     those of the file, in its order, with -1, a name or "?" for open sides.
@@ -50,14 +51,21 @@ class TensorRunner:
     runtime is installed.
     """
 
-    def __init__(self, path: str, tensors: Sequence[int] | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str,
+        tensors: Sequence[int] | None = None,
+        threads: int = 1,
+        *,
+        fused: bool = True,
+    ) -> None:
         self._backend: _Backend | None
         if _is_tflite(path):
             self._backend = _Tflite(path, tensors, threads)
         elif tensors is not None:
             raise UnsupportedError(f"{path} is an .onnx file, which gives its outputs alone.")
         else:
-            self._backend = _Onnx(path, threads)
+            self._backend = _Onnx(path, threads, fused)
         self._path = path
         self.runtime = self._backend.runtime
         self.inputs = self._backend.inputs
@@ -149,11 +157,11 @@ class _Tflite:
 
 
 class _Onnx:
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, fused: bool) -> None:
         self.runtime = runtime_name()
         self._path = path
         with translated(self.runtime, "load", path):
-            self._own = open_session(path, threads=threads)
+            self._own = open_session(path, threads=threads, optimize=fused)
             metadata = self._own.get_modelmeta().custom_metadata_map
             inputs, outputs = self._own.get_inputs(), self._own.get_outputs()
             self.inputs = tuple(_onnx_facts(spec, metadata) for spec in inputs)

@@ -14,6 +14,7 @@ from mnv4_deploy.exporters.pair_scales import channel_scales, partners
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.profiles.machine.cpu import read_cpu
+from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
 
 SHAPES = {  # [C_out, C_in / groups, *kernel]; groups
     "1x1": ((16, 16, 1, 1), 1),
@@ -287,3 +288,11 @@ def test_optimised_rounding_ends_on_the_grid_that_is_found_again(name, make, gri
     assert np.abs(pairs).max() <= 127
     if grid == "pairs":
         assert np.abs(pairs.sum(axis=2)).max() <= 127
+
+
+def test_unfused_a_file_with_full_codes_gives_exact_sums_here_too(tmp_path):
+    """What an export for processors with exact sums is measured by, whatever measures it."""
+    layer = Layer(tmp_path, "3x3", equal(SHAPES["3x3"][0]), grid="full")
+    x = np.full(layer.shape, 255, np.uint8)
+    (found,) = TensorRunner(str(tmp_path / "int8.onnx"), fused=False).run([x])
+    np.testing.assert_array_equal(found, layer.exact(x))
