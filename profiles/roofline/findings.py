@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mnv4_deploy.profiles.inspection.onnx_operators import CONTROL
 from mnv4_deploy.profiles.records.profile import Finding, Layer, Trust
@@ -22,6 +23,7 @@ _DOMINATES = 0.5
 _SHORT_SUM = 64
 _INT8 = ("int8", "uint8")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear")
+_Reason = Literal["no products", "memory", "short sums", "shape"]
 _LAYOUT = ("TRANSPOSE", "Transpose", "ReorderInput", "ReorderOutput")
 
 
@@ -79,15 +81,15 @@ def _outside_delegate(profile: _Profile) -> Iterator[Finding]:
 
 
 def _below_roof(profile: _Profile) -> Iterator[Finding]:
-    """Operators that stay far below their roof; the one layer, where one dominates."""
-    by_op_type: defaultdict[tuple[str, str], list[Layer]] = defaultdict(list)
+    """Operators that stay far below their roof for one reason; the one layer, if one dominates."""
+    alike: defaultdict[tuple[str, str, _Reason], list[Layer]] = defaultdict(list)
     for layer in profile.layers:
         percent = layer.bound.percent_of_roof if layer.bound else None
         if layer.compute == CONTROL:
             continue
         if percent is not None and percent < _FAR_BELOW_PERCENT and layer.backend != "builtin":
-            by_op_type[layer.op_type, layer.compute].append(layer)
-    for (op_type, compute), layers in by_op_type.items():
+            alike[layer.op_type, layer.compute, _reason(layer)].append(layer)
+    for (op_type, compute, reason), layers in alike.items():
         worst = max(layers, key=lambda layer: _recoverable_us([layer]))
         alone = _recoverable_us([worst]) >= _DOMINATES * _recoverable_us(layers)
         chosen = [worst] if alone else layers
@@ -99,27 +101,38 @@ def _below_roof(profile: _Profile) -> Iterator[Finding]:
         yield Finding(
             "below its roof",
             f"{what} at {100 * roof / latency:.0f} % of the roof ({compute}, {_ms(latency)})",
-            _advice_below_roof(worst, alone),
+            _advice_below_roof(reason, worst, chosen),
             _recoverable_us(chosen),
             _indices(chosen),
         )
 
 
-def _advice_below_roof(layer: Layer, alone: bool) -> str:
-    bound, name = layer.bound, layer.module or layer.name
-    prefix = "" if alone else f"Worst: {name}. "
-    shape = "x".join(map(str, layer.output_shape))
+def _reason(layer: Layer) -> _Reason:
     if layer.cost is not None and layer.cost.macs == 0:
+        return "no products"
+    if layer.bound and layer.bound.limit == "memory":
+        return "memory"
+    products = _products_per_output(layer)
+    return "short sums" if products is not None and products < _SHORT_SUM else "shape"
+
+
+def _advice_below_roof(reason: _Reason, layer: Layer, layers: Sequence[Layer]) -> str:
+    """What is true of all ``layers``, and of ``layer``, the worst of them, where it is named."""
+    bound, name = layer.bound, layer.module or layer.name
+    prefix = "" if len(layers) == 1 else f"Worst: {name}. "
+    shape = "x".join(map(str, layer.output_shape))
+    if reason == "no products":
         return f"{prefix}It multiplies nothing: fuse it into a neighbour, or do without it."
-    if bound and bound.limit == "memory":
+    if reason == "memory" and bound:
         return (
             f"{prefix}Its bytes from {bound.level} need {_ms(bound.memory_us or 0)}; the kernel"
             f" does not keep that up for an output of {shape}."
         )
-    products = _products_per_output(layer)
-    if products is not None and products < _SHORT_SUM:
+    if reason == "short sums":
+        lengths = [n for x in layers if (n := _products_per_output(x)) is not None]
+        few = " to ".join(map(str, dict.fromkeys((min(lengths), max(lengths)))))
         return (
-            f"{prefix}Each output is a sum of only {products} products (depthwise or few input"
+            f"{prefix}Each output is a sum of only {few} products (depthwise or few input"
             " channels), too short to fill the multipliers: fewer such layers, an earlier stride,"
             " or ordinary convolutions at high resolution."
         )

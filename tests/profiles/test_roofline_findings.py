@@ -101,6 +101,26 @@ def test_an_operator_that_is_slow_everywhere_is_one_finding() -> None:
     assert rest == []
 
 
+def test_a_reason_is_told_of_the_layers_it_is_true_of() -> None:
+    """The stem sums 27 products, the 38 others 256 or 512: they are another finding."""
+    outputs = 8 * 8 * 16
+
+    def slow(index: int, latency_us: float, products: int) -> tuple[Layer, float]:
+        cost = replace(CONV, macs=products * outputs)
+        return conv(index, latency_us, cost=cost), latency_us / 4
+
+    wide = [slow(i, 100.0, 256 * (1 + i % 2)) for i in range(1, 39)]
+    short, rest = sorted(find([slow(0, 400.0, 27), *wide]), key=lambda f: len(f.layers))
+    assert short.layers == (0,)
+    assert "27 products" in short.advice
+    assert rest.layers == tuple(range(1, 39))
+    assert rest.title.startswith("38 CONV_2D")
+    assert "products" not in rest.advice
+    # Short sums of several lengths are told with both ends.
+    (several,) = find([slow(i, 100.0, products) for i, products in enumerate((9, 25, 27))])
+    assert "9 to 27 products" in several.advice
+
+
 def test_a_float_island_counts_its_conversions() -> None:
     pairs = [
         (conv(0, 500.0), 480.0),
