@@ -74,6 +74,7 @@ def quantize_onnx(
     float_modules: Collection[str] = (),
     float_layers: Collection[str] = (),
     whole_range: Collection[str] = (LOGITS.name,),
+    ranges: Mapping[str, Range] | None = None,
 ) -> OnnxQuantization:
     """Write the int8 form of ``fp32_path`` to ``int8_path``.
 
@@ -84,7 +85,9 @@ def quantize_onnx(
     (``pair_scales``). ``float_modules`` are those of a rewritten network that stay in float with
     all modules inside them, ``float_layers`` paths of modules whose own operators do; what they
     read from int8 operators and hand on to them is still rounded to 8 bits. ``whole_range`` are
-    outputs of which nothing is clipped (``OutputSpec``).
+    outputs of which nothing is clipped (``OutputSpec``). ``ranges`` are what ``observe_onnx``
+    found in the same file, for one that is quantized again and again; then there are no
+    ``batches``.
 
     Raises UnsupportedError for a file with no operator to quantize, an unknown ``method`` or a
     layer that the file does not have, InputError for non-finite activations, ToolchainError where
@@ -101,16 +104,16 @@ def quantize_onnx(
         raise UnsupportedError(f"{fp32_path.name} is quantized already: give the float32 file.")
     reasons = _kept_in_float(fp32_path, model, io, float_modules, float_layers)
     kept = frozenset(reasons)
-    ranges = _observe(model, batches, method, whole_range)
+    found = _observe(model, batches, method, whole_range) if ranges is None else dict(ranges)
     try:
         with quiet():
             shaped = onnx.shape_inference.infer_shapes(model)
-            quantized = _quantized(shaped, ranges, kept)
+            quantized = _quantized(shaped, found, kept)
             links = OnnxLinks(quantized.graph)
             set_weights(links, OnnxLinks(model.graph), weights)
             _remove_idle_pairs(links, kept, float_outputs=io == "float")
             if io != "float":
-                round_edges(links, ranges)
+                round_edges(links, found)
             facts = set_io(links, io)
             _shield(links, kept)
             ONNXModel(quantized).clean_initializers()
@@ -125,6 +128,19 @@ def quantize_onnx(
         raise ToolchainError(f"onnxruntime could not quantize the model ({error}).") from error
     onnx.save(quantized, int8_path)
     return _arithmetic(quantized, reasons)
+
+
+def observe_onnx(
+    fp32_path: Path,
+    batches: Iterable[npt.NDArray[Any]],
+    *,
+    method: RangeMethod = "average",
+    whole_range: Collection[str] = (LOGITS.name,),
+) -> dict[str, Range]:
+    """The ``ranges`` of :func:`quantize_onnx`, whose arguments these are."""
+    import onnx
+
+    return _observe(onnx.load(fp32_path), batches, method, whole_range)
 
 
 def float_reasons(

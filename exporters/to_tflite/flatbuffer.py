@@ -6,6 +6,7 @@ Tensor indices are those of the main subgraph. Reading and writing is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,8 +157,28 @@ class TfliteFile:
             tensor.name = (name if count == 1 else f"{name};{count}").encode()
 
     def constant(self, tensor: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        data = self.model.buffers[self.graph.tensors[tensor].buffer].data
-        return np.frombuffer(bytes(data), dtype=dtype).reshape(self.shape(tensor))
+        return np.frombuffer(self._bytes(tensor), dtype=dtype).reshape(self.shape(tensor))
+
+    def half_bytes(self, tensor: int) -> npt.NDArray[np.int8]:
+        """A constant of int4, stored two a byte with the lower half first."""
+        packed = np.frombuffer(self._bytes(tensor), np.int8)
+        both = np.stack([packed << 4, packed], axis=1).ravel() >> 4
+        shape = self.shape(tensor)
+        return both[: math.prod(shape)].reshape(shape)
+
+    def _bytes(self, tensor: int) -> bytes:
+        return bytes(self.model.buffers[self.graph.tensors[tensor].buffer].data)
+
+    def add_constant(self, name: str, values: npt.NDArray[np.float32]) -> int:
+        """A new float tensor with ``values``."""
+        buffer = self.schema.BufferT()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values, np.float32).tobytes(), np.uint8)
+        self.model.buffers.append(buffer)
+        tensor = self.schema.TensorT()
+        tensor.name, tensor.shape = name.encode(), np.array(values.shape, np.int32)
+        tensor.type, tensor.buffer = _DTYPES["float32"], len(self.model.buffers) - 1
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
 
 
 def module_path(name: str) -> str:

@@ -51,6 +51,7 @@ def quantize_tflite(
     float_layers: Collection[str] = (),
     int16_layers: Collection[str] = (),
     whole_range: Collection[str] = (LOGITS.name,),
+    ranges: Mapping[str, Range] | None = None,
 ) -> None:
     """Write the int8 form of ``fp32_path``: int8 input and output, weights per channel.
 
@@ -61,7 +62,8 @@ def quantize_tflite(
     that compute with 16-bit activations and 8-bit weights; what they read from int8 operators and
     hand on to them is still rounded to 8 bits. XNNPACK has no 16-bit operator: each such layer
     leaves the delegate and splits the graph. ``whole_range`` are outputs of which nothing is
-    clipped (``OutputSpec``).
+    clipped (``OutputSpec``). ``ranges`` are what ``observe_tflite`` found in the same file, for
+    one that is quantized again and again; then there are no ``batches``.
 
     Raises UnsupportedError for a layer that the file does not have, that is in both collections,
     that the target cannot have in float, or that LiteRT does not have in int16.
@@ -71,10 +73,11 @@ def quantize_tflite(
     if recipe.target != "integer-only":
         inside = operators_inside(fp32_path, float_modules)
         exceptions = [*_as_exceptions(file, inside, "float"), *exceptions]
-    ranges = _observe(fp32_path, batches, method, whole_range)
+    if ranges is None:
+        ranges = observe_tflite(fp32_path, batches, method=method, whole_range=whole_range)
     if input_range is not None:
-        ranges[file.name(int(file.graph.inputs[0]))] = input_range
-    ranges = adjust_ranges(file, ranges, recipe)
+        ranges = {**ranges, file.name(int(file.graph.inputs[0])): input_range}
+    ranges = adjust_ranges(file, dict(ranges), recipe)
     statistics: dict[str, Any] = {}
     for tensor in range(len(file.graph.tensors)):
         name = file.name(tensor)
@@ -257,12 +260,14 @@ def cast_tflite_to_fp16(fp32_path: Path, fp16_path: Path) -> None:
     fp16_path.write_bytes(result.quantized_model)
 
 
-def _observe(
+def observe_tflite(
     path: Path,
     batches: Iterable[npt.NDArray[np.float32]],
-    method: RangeMethod,
-    whole_range: Collection[str],
+    *,
+    method: RangeMethod = "average",
+    whole_range: Collection[str] = (LOGITS.name,),
 ) -> dict[str, Range]:
+    """The ``ranges`` of :func:`quantize_tflite`, whose arguments these are."""
     with quiet():
         interpreter = open_interpreter(path, keep_tensors=True)
         allocate(interpreter)

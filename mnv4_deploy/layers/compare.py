@@ -17,6 +17,7 @@ from mnv4_deploy.layers.layer import Array, Isolated, Network, NetworkLayer
 from mnv4_deploy.layers.layout import channel_axis
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift, OutputEffects
+from mnv4_deploy.layers.reweigh import WeightsTally, open_weights_tally
 from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally, differing
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.sessions.records import ModelRef
@@ -47,7 +48,8 @@ def compare_layers(
 
     ``pixels`` are RGB, resized for the candidate, before normalisation. The result's ``ranking``
     is empty and its layers have no cause yet. Tensors of one image are held at a time. With
-    ``effects`` the reference also runs once a layer on the first images, twelve times on others.
+    ``effects`` the reference also runs once a layer on the first images, twelve times on others,
+    and with other weights on some.
 
     Raises ModelFileError for a file that cannot be run layer by layer, ToolchainError where a
     runtime is missing, WeightsError and UnknownModelError for a PyTorch model that cannot be
@@ -56,7 +58,7 @@ def compare_layers(
     size = (int(pixels.shape[1]), int(pixels.shape[2]))
     theirs = open_network(reference, size, candidate.kind)
     mine = open_network(candidate, size, reference.kind)
-    work = _Comparison(reference, candidate, theirs, mine, pixels[0], effects=effects)
+    work = _Comparison(reference, candidate, theirs, mine, pixels, effects=effects)
     for done, image in enumerate(pixels, 1):
         work.add(image)
         if progress is not None:
@@ -71,12 +73,13 @@ class _Comparison:
         candidate: ModelRef,
         theirs: Network,
         mine: Network,
-        example: Pixels,
+        pixels: Pixels,
         *,
         effects: bool,
     ) -> None:
         self.subjects = reference, candidate
         self.theirs, self.mine = theirs, mine
+        self.images, example = len(pixels), pixels[0]
         self.notes: list[str] = []
         reference_values = theirs.run(theirs.feed(example, reference.preprocessing))
         values = mine.run(mine.feed(example, candidate.preprocessing))
@@ -97,6 +100,9 @@ class _Comparison:
         }
         self.alone = self._isolate(reference_values)
         self.effects = self._find_effects(reference_values, values) if effects else None
+        self.weights: WeightsTally | None = None
+        if effects and self._outputs(values, reference_values) is not None:
+            self.weights = open_weights_tally(theirs, mine, self.matches, self.layers)
         self.shapes = {layer.output: values[layer.output].shape for layer in self.layers}
         self.tallies = {layer.output: self._tallies(layer) for layer in self.layers}
 
@@ -140,6 +146,7 @@ class _Comparison:
             [self.by_output[output] for output in self.isolated],
             self.cut,
             reference_values,
+            self.images,
         )
 
     def _outputs(
@@ -162,6 +169,11 @@ class _Comparison:
         values = self.mine.run(self.mine.feed(image, candidate.preprocessing))
         expected = {o: match(wanted) for o, match in self.matches.items()}
         alone: Mapping[int, Array] = {}
+        if self.weights is not None:
+            found = self._outputs(values, wanted)
+            assert found is not None
+            feed = self.theirs.feed(image, reference.preprocessing)
+            self.weights.add(feed, [wanted[t] for t in self.theirs.outputs], found)
         if self.alone is not None:
             # The first layer too gets what the reference sees.
             feed = self.mine.feed(image, reference.preprocessing)
@@ -197,6 +209,7 @@ class _Comparison:
             unmatched=unmatched,
             notes=tuple(self.notes),
             effects=self._effects(),
+            weights=None if self.weights is None else self.weights.result(),
         )
 
     def _effects(self) -> OutputEffects | None:

@@ -21,11 +21,14 @@ from mnv4_deploy.decibels import decibels
 from mnv4_deploy.layers.join import Match
 from mnv4_deploy.layers.layer import Array, Network, NetworkLayer, Values
 from mnv4_deploy.layers.records import OutputEffect, OutputEffects
+from mnv4_deploy.layers.trials import LayerRun, TrialTally
 
 # So many images choose this many layers; of these none is ranked that gains less.
 SCREENED_IMAGES = 4
 _CHOSEN = 12
 _LEAST_DB = 0.05
+# Of the images that follow this part, and no more, is kept for trying what the others chose.
+_TRIED_PART, _MOST_TRIED = 3, 8
 
 _Changes = npt.NDArray[np.float64]
 
@@ -54,7 +57,8 @@ def own_noise(layer: NetworkLayer, values: Array, reference: Array) -> OwnNoise:
 class EffectTally:
     """Sums over images for :class:`OutputEffects`.
 
-    ``layers`` are the candidate's that run alone, ``cut`` the tensors they read.
+    ``layers`` are the candidate's that run alone, ``cut`` the tensors they read, ``images`` how
+    many there will be.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class EffectTally:
         layers: Sequence[NetworkLayer],
         cut: Sequence[int],
         reference_values: Mapping[int, Array],
+        images: int,
     ) -> None:
         self._theirs, self._matches, self._layers, self._cut = theirs, matches, layers, cut
         read = {t for layer in layers for t in matches[layer.output].tensors}
@@ -78,6 +83,11 @@ class EffectTally:
         self._sums: _Sums | None = None
         self._sizes: list[float] = []
         self._images = 0
+        self._first_tried = images - min(
+            max(images - SCREENED_IMAGES, 0) // _TRIED_PART, _MOST_TRIED
+        )
+        self._ranges = [(0.0, 0.0)] * len(layers)
+        self._trials: TrialTally | None = None
 
     def add(
         self,
@@ -90,6 +100,19 @@ class EffectTally:
         ``outputs`` in the reference's layout."""
         theirs = self._alone({**feed, **self._inputs(reference_values, values)})
         still = self._disturbed(feed, {})
+        if self._images == self._first_tried and self._sums is not None:
+            chosen = [self._chosen[first[-1]] for first in self._sums.ranked()]
+            self._trials = TrialTally(
+                self._disturbed, self._matches, self._layers, chosen, self._ranges
+            )
+        if self._trials is not None:
+            runs = [
+                LayerRun(values[x.output], self._matches[x.output](theirs)) for x in self._layers
+            ]
+            self._trials.add(feed, runs, reference_values, still, outputs)
+            self._images += 1
+            return
+        self._see_ranges(reference_values)
         self._sizes = self._sizes or [max(float(np.abs(output).max()), 1e-30) for output in still]
         wanted = self._joined(still)
         changes = []
@@ -115,6 +138,12 @@ class EffectTally:
         if self._images == SCREENED_IMAGES:
             self._chosen = tuple(map(int, np.argsort(-self._changed, kind="stable")[:_CHOSEN]))
             self._sums = _Sums(len(self._chosen))
+
+    def _see_ranges(self, reference_values: Mapping[int, Array]) -> None:
+        for i, layer in enumerate(self._layers):
+            seen = self._matches[layer.output](reference_values)
+            low, high = self._ranges[i]
+            self._ranges[i] = min(low, float(seen.min())), max(high, float(seen.max()))
 
     def _inputs(
         self, reference_values: Mapping[int, Array], values: Mapping[int, Array]
@@ -151,6 +180,7 @@ class EffectTally:
                 )
                 for first in sums.ranked()
             ),
+            tried=None if self._trials is None else self._trials.result(),
         )
 
     def _weights_share(self, layer: int) -> float:

@@ -11,6 +11,7 @@ MOVES = frozenset(
         *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Split", "Slice", "Cast"),
         *("Gather", "Identity", "Dropout", "QuantizeLinear", "DequantizeLinear", "Shape"),
         *("Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Constant", "DropPath"),
+        "DynamicQuantizeLinear",
         *("reshape", "view", "permute", "transpose", "flatten", "squeeze", "unsqueeze", "chunk"),
         *("split", "getitem", "getattr", "size", "contiguous", "expand", "float", "to", "dropout"),
     }
@@ -31,12 +32,14 @@ WEIGHTED = frozenset(
         *("Conv2d", "Linear"),
     }
 )
+# Their sums become real numbers in the Cast, Mul and Add behind them.
+INTEGER_PRODUCTS = frozenset({"ConvInteger", "MatMulInteger"})
 PAD, ADD, PRODUCT = "pad", "add", "product"
 _FAMILIES = {
     PRODUCT: (
         *("conv2d", "depthwiseconv2d", "fullyconnected", "batchmatmul", "transposeconv"),
         *("conv", "gemm", "matmul", "convtranspose", "convinteger", "matmulinteger"),
-        *("linear", "fusedconv", "fusedgemm", "fusedmatmul"),
+        *("linear", "fusedconv", "fusedgemm", "fusedmatmul", "matmulnbits"),
     ),
     "mean": (
         *("mean", "averagepool2d", "averagepool", "globalaveragepool", "reducemean"),

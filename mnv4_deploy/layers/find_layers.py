@@ -11,6 +11,7 @@ from mnv4_deploy.layers.families import (
     CONVERSIONS,
     DEQUANTIZE,
     FUSED,
+    INTEGER_PRODUCTS,
     MOVES,
     PAD,
     PRODUCT,
@@ -30,6 +31,9 @@ class _Graph:
         self.maker = {t: op for op in graph.ops for t in op.outputs}
         self.readers: defaultdict[int, list[Operator]] = defaultdict(list)
         self.constant = graph.constants()
+        self.dynamic = {
+            op.outputs[0] for op in graph.ops if op.kind == "DynamicQuantizeLinear"
+        }  # codes whose scale is found when they are
         for op in graph.ops:
             for t in dict.fromkeys(op.inputs):
                 self.readers[t].append(op)
@@ -38,7 +42,29 @@ class _Graph:
         """Whether a tensor holds values that depend on the image, not shapes or weights."""
         if tensor < 0 or tensor in self.constant:
             return False
-        return tensor in self.quantization or self.graph.tensors[tensor].dtype in _FLOATS
+        known = tensor in self.quantization or tensor in self.dynamic
+        return known or self.graph.tensors[tensor].dtype in _FLOATS
+
+    def real_sums(self, op: Operator) -> tuple[int, list[Operator]]:
+        """What a product of integers is as real numbers, and the operators that make it that.
+
+        Of a Cast, the Mul by both scales (their own Mul too) and the Add of a bias, as far as
+        they are there. Of other operators the result itself.
+        """
+        tensor = op.outputs[0] if op.outputs else -1
+        found: list[Operator] = []
+        for kind in ("Cast", "Mul", "Add") if op.kind in INTEGER_PRODUCTS else ():
+            readers = self.readers[tensor]
+            if len(readers) != 1 or readers[0].kind != kind or tensor in self.graph.outputs:
+                break
+            (reader,) = readers
+            others = [t for t in reader.inputs if t != tensor]
+            if kind == "Add" and not self.constant.issuperset(others):
+                break
+            found += [self.maker[t] for t in others if t in self.maker and kind == "Mul"]
+            found.append(reader)
+            tensor = reader.outputs[0]
+        return tensor, found
 
     def end_of(self, tensor: int) -> int:
         """The tensor after the activation and the conversions that only serve ``tensor``."""
@@ -59,14 +85,15 @@ def find_layers(graph: ModelGraph, modules: Sequence[str]) -> tuple[NetworkLayer
     """Layers in running order. ``modules`` are the paths of the operators' modules."""
     known = _Graph(graph)
     ends: dict[int, int] = {}
-    fused: set[int] = set()
+    fused = {own.index for op in graph.ops for own in known.real_sums(op)[1]}
     for op in graph.ops:
         if op.index in fused or op.kind in MOVES or not op.outputs:
             continue
-        if not known.is_data(op.outputs[0]):
+        start, _ = known.real_sums(op)
+        if not known.is_data(start):
             continue
-        end = ends[op.index] = known.end_of(op.outputs[0])
-        fused |= _between(known, op.outputs[0], end)
+        end = ends[op.index] = known.end_of(start)
+        fused |= _between(known, start, end)
     outputs = {*ends.values(), *graph.inputs}
     layers = [
         NetworkLayer(

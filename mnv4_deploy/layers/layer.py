@@ -78,18 +78,24 @@ class NetworkLayer:
 class Weights:
     """A layer's weights as real numbers ``[out, in, height, width]`` or ``[out, in]``.
 
-    ``scales`` is empty for float weights, ``bias_codes_max`` None where the bias is no integer.
+    ``scales`` is empty for float weights, ``bits`` is what a stored one has; ``bias_codes_max``
+    is None where the bias is no integer. ``dynamic``: the layer rounds what it reads to 8 bits,
+    with a scale that it finds at run time.
     """
 
     values: npt.NDArray[np.float32]
     scales: tuple[float, ...] = ()
     bias_codes_max: int | None = None
     depthwise: bool = False
+    bits: int = 32
+    dynamic: bool = False
 
 
 Isolated = Callable[[Values], dict[int, Array]]
 # From the network's inputs, as ``feed`` makes them, and the noise of each tensor to its outputs.
 Disturbed = Callable[[Values, Values], tuple[Array, ...]]
+# From the network's inputs to its outputs, with other weights in it.
+Reweighed = Callable[[Values], tuple[Array, ...]]
 
 
 class Network(Protocol):
@@ -126,6 +132,13 @@ class Network(Protocol):
 
         ``examples`` are arrays like the noise. What reads such a tensor, or is given it as an
         output, gets it with its noise; tensors without any are as they were.
+        """
+        ...
+
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        """A function to the network's outputs with other weights in some layers.
+
+        ``weights`` are by the output of layers with float weights, shaped like ``Weights.values``.
         """
         ...
 

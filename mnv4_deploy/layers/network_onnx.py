@@ -22,6 +22,7 @@ from mnv4_deploy.layers.layer import (
     Format,
     Isolated,
     NetworkLayer,
+    Reweighed,
     Values,
     Weights,
 )
@@ -148,6 +149,24 @@ class OnnxNetwork:
             feeds = {self._name(t): values for t, values in feed.items()}
             feeds |= {f"{names[t]};noise": noise.get(t, still[t]) for t in examples}
             return tuple(session.run(results, feeds))
+
+        return run
+
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        links = OnnxLinks(model.graph)
+        for layer in self.layers:
+            if layer.output in weights:
+                node = model.graph.node[layer.op]
+                name = f"{node.input[1]};{layer.op}"
+                links.add_constant(name, self._constants.stored(node, weights[layer.output]))
+                node.input[1] = name
+        session = self._open(model)
+        names = [self._name(t) for t in self.outputs]
+
+        def run(feed: Values) -> tuple[Array, ...]:
+            return tuple(session.run(names, {self._name(t): v for t, v in feed.items()}))
 
         return run
 

@@ -26,6 +26,7 @@ from mnv4_deploy.layers.layer import (
     Format,
     Isolated,
     NetworkLayer,
+    Reweighed,
     Values,
     Weights,
 )
@@ -47,6 +48,7 @@ from mnv4_deploy.sessions.image_runner import open_image_runner
 _STORED = frozenset({"float16", "float32", "int8", "uint8", "int16", "int32", "int64"})
 _BIAS_POSITION = {"TRANSPOSE_CONV": 3}
 # From the file's order of a kernel's axes to [out, in, height, width].
+_OIHW = (0, 3, 1, 2)
 _TO_OIHW = {"DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
 
 
@@ -189,9 +191,9 @@ class TfliteNetwork:
         if source is None:
             return None
         facts, codes = self.graph.tensors[source], self._data(source)
-        if codes is None:
-            return None
-        axes: tuple[int, ...] = _TO_OIHW.get(op.kind, (0, 3, 1, 2))
+        if codes is None or (codes.dtype.kind != "f" and not facts.scale):
+            return None  # scales of blocks are elsewhere
+        axes: tuple[int, ...] = _TO_OIHW.get(op.kind, _OIHW)
         if codes.ndim != 4:
             axes = tuple(range(codes.ndim))
         values = codes.astype(np.float32)
@@ -205,12 +207,38 @@ class TfliteNetwork:
             values = (values - zero_point) * scale
         if op.kind == "BATCH_MATMUL" and values.ndim == 2 and not op.attributes.get("adj_y"):
             values, axes = values.T, (0, 1)
+        unpacked = source != op.inputs[1]
         return Weights(
             values.transpose(axes),
             facts.scale,
             self._bias_codes_max(op.kind, op.inputs),
             op.kind == "DEPTHWISE_CONV_2D",
+            facts.bits,
+            bool(facts.scale) and not unpacked and op.inputs[0] not in self._quantization,
         )
+
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        file = TfliteFile(self._path)
+        for layer in self.layers:
+            if layer.output in weights:
+                operator, kind = file.graph.operators[layer.op], self.graph.ops[layer.op].kind
+                values = weights[layer.output]
+                if values.ndim == len(_OIHW):
+                    values = values.transpose(np.argsort(_TO_OIHW.get(kind, _OIHW)))
+                if kind == "BATCH_MATMUL" and not self.graph.ops[layer.op].attributes.get("adj_y"):
+                    values = values.swapaxes(-1, -2)
+                name = f"{file.name(int(operator.inputs[1]))};{layer.op}"
+                operator.inputs = np.array(operator.inputs, np.int32)
+                operator.inputs[1] = file.add_constant(name, values)
+        interpreter = self._open_edited(file)
+
+        def run(feed: Values) -> tuple[Array, ...]:
+            for tensor in self.inputs:
+                interpreter.set_tensor(tensor, feed[tensor])
+            interpreter.invoke()
+            return tuple(interpreter.get_tensor(t) for t in self.outputs)
+
+        return run
 
     def _constant_behind(self, tensor: int) -> int | None:
         """The constant that ``tensor`` is, or is unpacked from."""
@@ -222,6 +250,8 @@ class TfliteNetwork:
         return tensor if tensor >= 0 else None
 
     def _data(self, tensor: int) -> Array | None:
+        if self.graph.tensors[tensor].dtype == "int4":
+            return self._file.half_bytes(tensor)
         if self.graph.tensors[tensor].dtype not in _STORED:
             return None
         dtype = np.dtype(self.graph.tensors[tensor].dtype)

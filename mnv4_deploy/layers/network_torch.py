@@ -25,6 +25,7 @@ from mnv4_deploy.layers.layer import (
     Format,
     Isolated,
     NetworkLayer,
+    Reweighed,
     Values,
     Weights,
 )
@@ -143,6 +144,27 @@ class TorchNetwork:
 
         return run
 
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        chosen = [
+            (_weight(self._layer(self._ops[layer.op])), torch.from_numpy(weights[layer.output]))
+            for layer in self.layers
+            if layer.output in weights
+        ]
+
+        def run(feed: Values) -> tuple[Array, ...]:
+            own = [weight.data for weight, _ in chosen]
+            try:
+                for weight, other in chosen:
+                    weight.data = other
+                with torch.inference_mode():
+                    values = self._execute({0: torch.from_numpy(feed[0])})
+            finally:
+                for (weight, _), data in zip(chosen, own, strict=True):
+                    weight.data = data
+            return tuple(values[t].numpy() for t in self.outputs)
+
+        return run
+
     def weights(self, layer: NetworkLayer) -> Weights | None:
         node = self._ops[layer.op]
         module = self._layer(node) if node.op == "call_module" else None
@@ -153,6 +175,10 @@ class TorchNetwork:
 
     def padding(self, layer: NetworkLayer) -> float | None:  # noqa: ARG002
         return None
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    return module.get_parameter("weight")
 
 
 def _tensor(node: fx.Node, value: object) -> Tensor:

@@ -32,7 +32,8 @@ class RangeUse:
     ``low`` and ``high`` are the smallest and the largest number it can hold, ``seen_*`` the
     reference's extremes. ``used_percent``: the part of the range that the reference's values
     span. ``clipped_percent`` of the reference's values lie outside, and ``clipping_share`` (0..1)
-    is the part of the squared error of ideal quantization that they cause.
+    is the part of the squared error of ideal quantization that they cause, ``rounded_db`` what
+    SQNR that quantization leaves them.
     """
 
     scale: float
@@ -44,6 +45,12 @@ class RangeUse:
     used_percent: float
     clipped_percent: float
     clipping_share: float
+    rounded_db: float = 200.0
+
+    @property
+    def levels(self) -> int:
+        """How many numbers there are: 256 of 8 bits."""
+        return round((self.high - self.low) / self.scale) + 1
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,12 @@ class LayerEvidence:
     channel, ``weight_peaks`` max |weight| of each output channel of the *float* weights (the
     reference's where they are known, the candidate's dequantized ones otherwise),
     ``weight_scales`` the candidate's (one value: per-tensor). ``weight_sqnr_db`` is of the
-    candidate's weights against the reference's. ``bias_codes_max`` is max |int32 bias|,
-    ``bias_error_share`` the part of the isolated squared error that is a constant offset per
-    channel, ``gain_error_share`` the part that a factor accounts for: ``gain``, by which the
-    layer's values are larger than the reference's. ``lost_channels`` have weights in the
+    candidate's weights against the reference's, ``rounded_weights_db`` of the reference's own in 8
+    bits with a scale a channel. ``weight_bits`` is what the candidate stores of each.
+    ``dynamic``: the layer rounds what it reads to 8 bits at run time. ``bias_codes_max`` is max
+    |int32 bias|, ``bias_error_share`` the part of the isolated squared error that is a constant
+    offset per channel, ``gain_error_share`` the part that a factor accounts for: ``gain``, by
+    which the layer's values are larger than the reference's. ``lost_channels`` have weights in the
     reference and none, or next to none, in the candidate. ``padding`` is the constant of a Pad, in
     real numbers.
     """
@@ -66,6 +75,9 @@ class LayerEvidence:
     weight_peaks: npt.NDArray[np.float64] | None = None
     weight_scales: tuple[float, ...] = ()
     weight_sqnr_db: float | None = None
+    rounded_weights_db: float | None = None
+    weight_bits: int | None = None
+    dynamic: bool = False
     bias_codes_max: int | None = None
     bias_error_share: float = 0.0
     gain: float = 1.0
@@ -85,6 +97,10 @@ CauseKind = Literal[
     "padding constant",
     "softmax or sigmoid range",
     "coarse weights",
+    "weights of few bits",
+    "dynamic quantization",
+    "16-bit activations",
+    "8-bit probabilities",
     "wrong scale",
     "lost channel",
     "rounded weights",
@@ -101,7 +117,10 @@ CauseKind = Literal[
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a layer (or the whole model) lost precision, in one sentence with its figures."""
+    """Why a layer (or the whole model) lost precision, in one sentence with its figures.
+
+    ``advice`` is "" where it was tried and won nothing, or was not tried though others were.
+    """
 
     kind: CauseKind
     sentence: str
@@ -162,18 +181,92 @@ class OutputEffect:
 
 
 @dataclass(frozen=True)
+class OutputTrial:
+    """Outputs of a trial against the reference's.
+
+    ``alike``: on how many images the largest of the output's values is the reference's; None
+    where the output is not one row of values.
+    """
+
+    sqnr_db: float
+    alike: int | None = None
+
+
+@dataclass(frozen=True)
+class OutputTrials:
+    """What was won on ``images`` that chose nothing, where the first layers were mended.
+
+    ``in_float``: each of them alone in float, unrounded for what reads it; ``together``: it and
+    those before it; ``fitting_range``: it alone with a range from the reference's smallest to its
+    largest value, None for float outputs; ``all_ranges``: all layers with such ranges.
+    """
+
+    images: int
+    candidate: OutputTrial
+    in_float: tuple[OutputTrial, ...]
+    together: tuple[OutputTrial, ...]
+    fitting_range: tuple[OutputTrial | None, ...]
+    all_ranges: OutputTrial
+
+
+@dataclass(frozen=True)
+class LayerTrial:
+    """What one entry of the ranking won on ``images`` that chose nothing; see ``OutputTrials``.
+
+    One of ``in_float`` and ``fitting_range`` was tried.
+    """
+
+    images: int
+    candidate: OutputTrial
+    in_float: OutputTrial | None
+    fitting_range: OutputTrial | None
+
+    @property
+    def mended(self) -> OutputTrial:
+        return self.in_float or self.fitting_range or self.candidate
+
+    @property
+    def gain_db(self) -> float:
+        return self.mended.sqnr_db - self.candidate.sqnr_db
+
+
+@dataclass(frozen=True)
 class OutputEffects:
     """Where the noise of the outputs comes from, found by disturbing the reference.
 
     ``ranked``: the layers whose mending gains most, each after those before it.
     ``explained_share``: the part (at most 1) of the outputs' noise power that the sum of what
-    all layers do to them accounts for.
+    all layers do to them accounts for. ``tried``: what mending the first of ``ranked`` won; None
+    where there were too few images, or runs with noise are not the candidate's.
     """
 
     images: int
     sqnr_db: float
     explained_share: float
     ranked: tuple[OutputEffect, ...]
+    tried: OutputTrials | None = None
+
+
+@dataclass(frozen=True)
+class WeightsTrial:
+    """What became of the reference's outputs when it ran with other weights, in float.
+
+    ``sqnr_db`` is of the candidate itself on these ``images``, ``weights_db`` of the reference
+    with the candidate's weights in all of its ``layers``, ``rounded_db`` with its own weights
+    rounded to 8 bits, a scale a channel. ``whole``: no quantized weights were left out.
+    """
+
+    images: int
+    layers: int
+    whole: bool
+    sqnr_db: float
+    weights_db: float
+    rounded_db: float
+
+    @property
+    def weights_share(self) -> float:
+        """The part of the outputs' noise power that the weights make; more than 1 is chance."""
+        return float(10 ** ((self.sqnr_db - self.weights_db) / 10))
 
 
 @dataclass(frozen=True)
@@ -183,12 +276,14 @@ class Diagnosis:
     ``layer`` indexes ``LayersDrift.layers``; None where the cause is not one layer's: then
     ``module`` is "input" (the two see different pixels), "output" (their outputs mean different
     things) or "all layers". ``effect``: what mending it would gain, None where that is not known.
+    ``trial``: what it won when it was tried, None where it was not.
     """
 
     module: str
     layer: int | None
     cause: Cause
     effect: OutputEffect | None = None
+    trial: LayerTrial | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +292,8 @@ class LayersDrift:
 
     ``unmatched`` are outputs of the candidate's operators that have no counterpart. ``effects``:
     None where layers could not be run alone, or the reference's tensors are no float.
+    ``weights``: None where the candidate's are not the reference's rounded. ``matters``: the
+    outputs lost more than int8 always costs.
     """
 
     images: int
@@ -205,6 +302,8 @@ class LayersDrift:
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     effects: OutputEffects | None = None
+    weights: WeightsTrial | None = None
+    matters: bool = True
 
     def most_damaged(self, count: int) -> tuple[LayerDrift, ...]:
         """By :attr:`LayerDrift.damage`; layers that did not run alone come last."""

@@ -84,6 +84,7 @@ class RangeTally:
     clipped: int = 0
     clipping_error: float = 0.0
     error: float = 0.0
+    signal: float = 0.0
 
     def add(self, reference: npt.NDArray[np.float64]) -> None:
         own = self.quantization
@@ -101,6 +102,7 @@ class RangeTally:
         self.clipped += int(np.count_nonzero(outside))
         self.clipping_error += float(squared[outside].sum())
         self.error += float(squared.sum())
+        self.signal += float(np.vdot(finite, finite))
 
     def result(self) -> RangeUse:
         own = self.quantization
@@ -117,6 +119,7 @@ class RangeTally:
             used_percent=100 * max(0.0, spanned) / (own.high - own.low),
             clipped_percent=100 * self.clipped / self.count,
             clipping_share=share if math.isfinite(share) else 1.0,
+            rounded_db=decibels(self.signal, self.error),
         )
 
 

@@ -18,6 +18,8 @@ from mnv4_deploy.reports.drift.words import (
     parity_sentences,
     ranking_title,
     subject_sentence,
+    together_sentence,
+    trial_sentence,
 )
 from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.tasks.report import Comparison, Measured
@@ -134,10 +136,13 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
     for place, entry in enumerate(layers.ranking[:_CAUSES], 1):
         console.print(
             f"{place}. [bold]{_text(entry.module)}[/]: {_text(entry.cause.kind)}. "
-            f"{_text(entry.cause.sentence)} {_text(gain_sentence(layers, entry))}"
-            f"{_text(entry.cause.advice)}",
+            f"{_text(entry.cause.sentence)} "
+            f""
+            f"{_text(gain_sentence(layers, entry) + trial_sentence(entry) + entry.cause.advice)}",
             soft_wrap=True,
         )
+    if together := together_sentence(layers):
+        console.print(_text(together), soft_wrap=True)
 
 
 def _decibels(agreement: Agreement | None) -> str:

@@ -70,9 +70,14 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def bits(self) -> int:
+        """Of an element; 0 for a type without a fixed size (string)."""
+        return _BITS.get(self.dtype, 0)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of its data; 0 for a type without a fixed size (string)."""
-        return (self.elements * _BITS.get(self.dtype, 0) + 7) // 8
+        return (self.elements * self.bits + 7) // 8
 
 
 @dataclass(frozen=True)

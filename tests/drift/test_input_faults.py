@@ -26,10 +26,16 @@ def weights(seed: int = 0) -> np.ndarray:
 
 
 def subject(
-    path: Path, first: np.ndarray, shift: np.ndarray | float = 0.0, *, baked=None
+    path: Path,
+    first: np.ndarray,
+    shift: np.ndarray | float = 0.0,
+    *,
+    baked=None,
+    last_factor: float = 1.0,
 ) -> ModelRef:
     """A network of two products. ``shift`` is added to each colour before the first.
 
+    ``last_factor`` is of the second product's weights.
     ``baked`` is the (mean, deviation) with which the file normalises uint8 pixels itself.
     """
     helper, types = onnx.helper, onnx.TensorProto
@@ -47,7 +53,7 @@ def subject(
         "scale": scale,
         "offset": offset,
         "first": first.reshape(-1, 32),
-        "last": rng.normal(size=(32, CLASSES)),
+        "last": last_factor * rng.normal(size=(32, CLASSES)),
     }
     nodes += [
         helper.make_node("Mul", ["pixels" if baked else "input", "scale"], ["scaled"]),
@@ -83,6 +89,21 @@ def test_the_same_network_has_no_fault(reference: ModelRef) -> None:
 
 def test_other_weights_are_no_fault_of_the_input(tmp_path: Path, reference: ModelRef) -> None:
     assert find_input_fault(reference, subject(tmp_path / "o.onnx", weights(9)), PIXELS) is None
+
+
+def test_an_input_that_only_undoes_a_later_layer_is_no_fault(
+    tmp_path: Path, reference: ModelRef
+) -> None:
+    """The last layer is 57 times too small, and colours not divided by 0.225 / 255 make up for it.
+
+    That repairs the outputs, but the first layer was right before and is not then.
+    """
+    small = subject(tmp_path / "small.onnx", weights(), last_factor=float(np.mean(1 / STD)) / 255)
+    assert find_input_fault(reference, small, PIXELS) is None
+    # The same pixels are the fault where it is the first layer that wants them.
+    early = subject(tmp_path / "early.onnx", weights() * float(np.mean(1 / STD)) / 255)
+    cause = find_input_fault(reference, early, PIXELS)
+    assert cause is not None and cause.kind == "normalisation"
 
 
 def test_swapped_channels(tmp_path: Path, reference: ModelRef) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from mnv4_deploy.drift.causes.arithmetic import find_few_bits, find_narrow_activations
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
-from mnv4_deploy.drift.causes.hypothesis import name
+from mnv4_deploy.drift.causes.hypothesis import Hypothesis, LayerContext, name, noise_alone
+from mnv4_deploy.drift.causes.range_rules import clipped_activation
 from mnv4_deploy.drift.causes.rules import Findings, explain
+from mnv4_deploy.drift.causes.tried import with_trials, without_advice
 from mnv4_deploy.layers.records import (
     Cause,
     CauseKind,
@@ -22,7 +25,8 @@ _OUTSTANDING_DB = 3.0
 # Effects are told where they add up to most of what happened to the outputs.
 _EXPLAINED = 0.5
 # From this part on it is the weights that are to be mended, not the range of the output.
-_MOSTLY_WEIGHTS = 0.5
+_MOSTLY_WEIGHTS, _LITTLE = 0.5, 0.1
+_BYTE_LEVELS = 256
 _UNIT_RANGE: CauseKind = "softmax or sigmoid range"
 
 
@@ -43,20 +47,39 @@ def diagnose(layers: LayersDrift, whole: Cause | None, *, matters: bool = True) 
     calibration = find_calibration_fault(layers.layers) if matters else None
     if calibration is not None:
         ranking.append(Diagnosis("all layers", None, calibration))
+    few_bits = find_few_bits(layers) if matters else None
+    if few_bits is not None:
+        ranking.append(Diagnosis("all layers", None, few_bits))
     effects = layers.effects
     if effects is not None and effects.explained_share >= _EXPLAINED:
         chosen = list(_by_effect(layers, findings, effects.ranked, matters=matters))
     else:
         chosen = list(_by_noise(layers, findings)) if matters else []
-    ranking += chosen
-    told = {entry.layer for entry in chosen}
+    activations = find_narrow_activations(layers) if matters and not ranking else None
+    if activations is not None and not any(map(_outstanding, chosen)):
+        ranking.append(Diagnosis("all layers", None, activations))
+    ranking = [*with_trials([*ranking, *chosen], layers)]
+    told = {entry.layer: entry.cause for entry in ranking if entry.layer is not None}
     named = tuple(
-        replace(layer, cause=findings[layer.index].cause)
+        replace(layer, cause=_told(findings[layer.index], told.get(position), layers))
         if layer.index in findings and (matters or position in told)
         else layer
         for position, layer in enumerate(layers.layers)
     )
-    return replace(layers, layers=named, ranking=tuple(ranking))
+    return replace(layers, layers=named, ranking=tuple(ranking), matters=matters)
+
+
+def _told(found: Hypothesis, ranked: Cause | None, layers: LayersDrift) -> Cause:
+    """The cause of a layer: its advice is what the ranking says of it."""
+    tried = layers.effects is not None and layers.effects.tried is not None
+    if not tried or found.kind == "accumulated noise":
+        return found.cause
+    advised = ranked is not None and ranked.kind == found.kind and ranked.advice
+    return found.cause if advised else without_advice(found.cause)
+
+
+def _outstanding(entry: Diagnosis) -> bool:
+    return entry.effect is None or entry.effect.gain_db >= _OUTSTANDING_DB
 
 
 def _by_effect(
@@ -76,8 +99,9 @@ def _by_effect(
         if position not in told:
             told.add(position)
             found = findings.get(to_blame)
-            cause = found.cause if found is not None and found.share else _rounding(effect)
-            yield Diagnosis(name(layers.layers[position]), position, cause, effect)
+            to_mend = layers.layers[position]
+            cause = found.cause if found is not None and found.share else _small(to_mend, effect)
+            yield Diagnosis(name(to_mend), position, cause, effect)
 
 
 def _to_blame(layer: LayerDrift, layers: Sequence[LayerDrift], findings: Findings) -> int:
@@ -97,6 +121,56 @@ def _by_noise(layers: LayersDrift, findings: Findings) -> Iterator[Diagnosis]:
     for index in sorted(guilty, key=lambda i: -findings[i].share):
         layer = layers.layers[positions[index]]
         yield Diagnosis(name(layer), positions[index], findings[index].cause)
+
+
+def _small(layer: LayerDrift, effect: OutputEffect) -> Cause:
+    """The outputs are sensitive to a layer that has little noise of its own."""
+    clipped = clipped_activation(LayerContext(layer))
+    if clipped is not None and effect.weights_share < _MOSTLY_WEIGHTS:
+        return clipped.cause
+    evidence = layer.evidence
+    if evidence.dynamic:
+        at = "" if evidence.weight_sqnr_db is None else f" (at {evidence.weight_sqnr_db:.1f} dB)"
+        return Cause(
+            "dynamic quantization",
+            "Nothing is wrong with it: its noise is that of what it rounds to 8 bits at run time "
+            f"and of its 8-bit weights{at}.",
+            "Keep it in float.",
+        )
+    if effect.weights_share >= _MOSTLY_WEIGHTS and _exact_weights(layer):
+        return Cause(
+            "rounded activations",
+            f"Nothing is wrong with it: its weights are at {evidence.weight_sqnr_db:.1f} dB, and "
+            f"the rounding of its output makes {100 * (1 - effect.weights_share):.0f} % of its "
+            "noise. The rest is the rounding of what it reads.",
+            "Keep it and what it reads in float.",
+        )
+    if layer.output is not None and layer.output.levels > _BYTE_LEVELS:
+        return _rounding_16(effect)
+    return _rounding(effect)
+
+
+def _exact_weights(layer: LayerDrift) -> bool:
+    """Whether the weights make little of the noise that the layer has on its own."""
+    sqnr = layer.evidence.weight_sqnr_db
+    return sqnr is not None and 10 ** (-sqnr / 10) < _LITTLE * noise_alone(layer)
+
+
+def _rounding_16(effect: OutputEffect) -> Cause:
+    weights = 100 * effect.weights_share
+    if effect.weights_share >= _MOSTLY_WEIGHTS:
+        return Cause(
+            "rounded weights",
+            f"Nothing is wrong with it; {weights:.0f} % of its noise are its rounded weights and "
+            "the arithmetic, its 16-bit activations cost next to nothing.",
+            "Keep it in float.",
+        )
+    return Cause(
+        "16-bit activations",
+        f"Nothing is wrong with its range; {100 - weights:.0f} % of its noise is the rounding of "
+        "its output to 16 bits.",
+        "Keep it and what reads it in float.",
+    )
 
 
 def _rounding(effect: OutputEffect) -> Cause:

@@ -21,7 +21,6 @@ DAMAGE = 1e-3
 CREST = 4.0
 # The same of a filter's few weights.
 WEIGHT_CREST = 2.0
-LEVELS = 256
 
 
 @dataclass(frozen=True)

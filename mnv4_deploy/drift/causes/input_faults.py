@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mnv4_deploy.decibels import decibels
 from mnv4_deploy.images.records import Pixels
+from mnv4_deploy.layers.families import PRODUCT
+from mnv4_deploy.layers.join import join
+from mnv4_deploy.layers.layer import Array, Network
+from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import Cause, CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mnv4_deploy.sessions.image_runner import ImageRunner
@@ -24,6 +29,7 @@ _IMAGES = 16
 _AGREES_DB = 25.0
 # By this much another input must do better, to at least that: then it repairs nearly all.
 _GAIN_DB = 6.0
+_FIRST_LAYER_DB = 3.0
 _GOOD_DB = 15.0
 
 
@@ -86,6 +92,9 @@ def find_input_fault(reference: ModelRef, candidate: ModelRef, pixels: Pixels) -
     after = _sqnr(wanted, outputs)
     if after < max(before + _GAIN_DB, _GOOD_DB):
         return None
+    # The input is not to blame where the first layer had it right: later ones only happen to.
+    if not _mends_first_layer(theirs, mine, pixels[0], best, probed):
+        return None
     return Cause(
         best.kind,
         f"Fed {best.words}, the {roles[0]} agrees with the {roles[1]} to {after:.1f} dB instead "
@@ -93,6 +102,38 @@ def find_input_fault(reference: ModelRef, candidate: ModelRef, pixels: Pixels) -
         "Give both the input they were made for: check the preprocessing of the one that was "
         "converted or trained elsewhere.",
     )
+
+
+def _mends_first_layer(
+    theirs: _Trials, mine: _Trials, image: Pixels, guess: _Guess, probed: _Trials
+) -> bool:
+    """Whether the first product agrees better with the guess; True where none can be compared."""
+    size = (int(image.shape[0]), int(image.shape[1]))
+    reference = open_network(theirs.subject, size, mine.subject.kind)
+    candidate = open_network(mine.subject, size, theirs.subject.kind)
+
+    def values(trials: _Trials, network: Network, *, guessed: bool) -> dict[int, Array]:
+        if guessed and trials is probed:
+            return network.run(network.feed(guess.pixels(image[None])[0], guess.spec))
+        return network.run(network.feed(image, trials.subject.preprocessing))
+
+    plain = [
+        (values(theirs, reference, guessed=guessed), values(mine, candidate, guessed=guessed))
+        for guessed in (False, True)
+    ]
+    matches = join(reference, candidate, *plain[0])
+    products = [x.output for x in candidate.layers if x.family == PRODUCT and x.output in matches]
+    if not products:
+        return True
+    first, match = products[0], matches[products[0]]
+    before, after = (
+        decibels(
+            float(np.square(match(wanted)).sum()),
+            float(np.square(match(wanted) - given[first]).sum()),
+        )
+        for wanted, given in plain
+    )
+    return after > before + _FIRST_LAYER_DB
 
 
 def _guesses(probed: _Trials, pixels: Pixels) -> Iterator[_Guess]:

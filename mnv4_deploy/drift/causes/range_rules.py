@@ -8,7 +8,6 @@ import numpy as np
 
 from mnv4_deploy.drift.causes.hypothesis import (
     DAMAGE,
-    LEVELS,
     Hypothesis,
     LayerContext,
     decibels,
@@ -24,6 +23,8 @@ from mnv4_deploy.layers.records import LayerDrift
 _OUTLIER_RATIO = 8.0
 # Channels this close to the largest one are outliers with it.
 _OUTLIER_SHARE = 1 / 4
+# From this part on clipping is what a range costs.
+_MOSTLY = 0.5
 # Less than this wastes a bit or more of the eight.
 _USED_PERCENT = 50.0
 # A padded constant this many times the width of the values leaves them a fifth of the levels.
@@ -43,6 +44,8 @@ def outlier_channel(context: LayerContext) -> Hypothesis | None:
         context.layer.evidence.channel_peaks,
     )
     live = live_peaks(layer)
+    if is_unit(layer):
+        return None  # its range is 0..1 whatever its channels are
     if output is None or peaks is None or len(live) < 2 or output.used_percent < _USED_PERCENT:
         return None
     median = float(np.median(live))
@@ -62,7 +65,7 @@ def outlier_channel(context: LayerContext) -> Hypothesis | None:
         share,
         f"{len(few)} of {len(peaks)} channels ({named}) set the range: they reach "
         f"{live.max():.3g}, the median channel {median:.3g}, which leaves it "
-        f"{levels:.1f} of {LEVELS} levels.",
+        f"{levels:.1f} of {output.levels} levels.",
         "Equalize the channels with the next layer's (a trial of --max-drop), or keep this layer "
         "in float.",
         of_range=True,
@@ -72,7 +75,7 @@ def outlier_channel(context: LayerContext) -> Hypothesis | None:
 def clipped_activation(context: LayerContext) -> Hypothesis | None:
     """Values outside the range cost more than rounding does."""
     output, layer = context.layer.output, context.layer
-    if output is None or output.clipping_share < 0.5:
+    if output is None or output.clipping_share < _MOSTLY:
         return None
     # Of ideal quantization, rounding makes what clipping does not; it is known from the scale.
     odds = output.clipping_share / max(1 - output.clipping_share, 1e-12)
@@ -93,7 +96,7 @@ def clipped_activation(context: LayerContext) -> Hypothesis | None:
 def unused_range(context: LayerContext) -> Hypothesis | None:
     """The range is far wider than the values."""
     output, layer = context.layer.output, context.layer
-    if output is None or output.used_percent >= _USED_PERCENT:
+    if output is None or output.used_percent >= _USED_PERCENT or is_unit(layer):
         return None
     waste = 1 - (output.used_percent / 100) ** 2
     share = min(rounding(output.scale, signal_peak(layer)) * waste, max(context.measured, DAMAGE))
@@ -102,7 +105,7 @@ def unused_range(context: LayerContext) -> Hypothesis | None:
         share,
         f"The values use {output.used_percent:.2g} % of the range {output.low:.3g}.."
         f"{output.high:.3g} (they lie in {output.seen_low:.3g}..{output.seen_high:.3g}): "
-        f"{span(layer) / output.scale:.1f} of {LEVELS} levels.",
+        f"{span(layer) / output.scale:.1f} of {output.levels} levels.",
         "Calibrate on images like those in use; export --max-drop tries other ranges and keeps "
         "one that pays.",
         of_range=True,
@@ -124,7 +127,7 @@ def padding_constant(context: LayerContext) -> Hypothesis | None:
         share, levels = context.measured, ""
     else:
         share = rounding(output.scale, width / 2) if width else 1.0
-        levels = f": {width / output.scale:.2g} of {LEVELS} levels are left for them"
+        levels = f": {width / output.scale:.2g} of {output.levels} levels are left for them"
     return Hypothesis(
         "padding constant",
         share,
@@ -137,7 +140,7 @@ def padding_constant(context: LayerContext) -> Hypothesis | None:
 def unit_result(context: LayerContext) -> Hypothesis | None:
     """A softmax or sigmoid whose result, or whose argument, has too coarse steps."""
     layer, output = context.layer, context.layer.output
-    if _plain(layer.kind) not in _UNIT_KINDS:
+    if not is_unit(layer):
         return None
     kind = layer.kind.lower().replace("logistic", "sigmoid")
     if output is not None and output.scale > 2 * _UNIT_STEP:
@@ -153,12 +156,33 @@ def unit_result(context: LayerContext) -> Hypothesis | None:
             return Hypothesis(
                 "softmax or sigmoid range",
                 context.measured,
-                f"Its logits span {logits.seen_low:.3g}..{logits.seen_high:.3g}, so that int8 has "
-                f"steps of {logits.scale:.2g}, and the {kind} of them is wrong by "
+                f"Its logits span {logits.seen_low:.3g}..{logits.seen_high:.3g}, so that "
+                f"they have steps of {logits.scale:.2g}, and the {kind} of them is wrong by "
                 f"{decibels(context.measured)}.",
                 "Keep the layer before it and this one in float, or clip the logits to -16..16.",
             )
     return None
+
+
+def probabilities(context: LayerContext) -> Hypothesis | None:
+    """A softmax over many classes whose result has steps of 1/256."""
+    layer, output = context.layer, context.layer.output
+    if _plain(layer.kind) != "softmax" or output is None or output.clipping_share >= _MOSTLY:
+        return None
+    return Hypothesis(
+        "8-bit probabilities",
+        min(1.0, 10 ** (-output.rounded_db / 10)),
+        f"Its probabilities have steps of {output.scale:.3g}, so that those below "
+        f"{output.scale / 2:.2g} are 0: rounding the reference's alone leaves them at "
+        f"{output.rounded_db:.1f} dB.",
+        "Take the logits as output, which have a scale of their own and the same order, or keep "
+        "the softmax in float.",
+    )
+
+
+def is_unit(layer: LayerDrift) -> bool:
+    """Whether the layer's values lie in 0..1 by its kind."""
+    return _plain(layer.kind) in _UNIT_KINDS
 
 
 def _plain(kind: str) -> str:

@@ -22,6 +22,7 @@ _SPREAD = 8.0
 _COARSE_DB = 28.0
 # Worse than three bits: then they are other weights, not rounded ones.
 _OTHER_DB = 10.0
+_BYTE = 8
 # A channel whose scale is this small beside the median one has no weights to speak of.
 _TINY = 1e-6
 # From here on an error is mostly a constant of each channel, as a wrong bias makes.
@@ -47,7 +48,8 @@ def depthwise_spread(context: LayerContext) -> Hypothesis | None:
         share,
         f"One scale serves {len(peaks)} depthwise channels whose largest weights go from "
         f"{live.min():.3g} to {live.max():.3g}: the median channel has "
-        f"{np.median(live) / scales[0]:.1f} of 127 levels.",
+        f"{np.median(live) / scales[0]:.1f} of {2 ** ((evidence.weight_bits or _BYTE) - 1) - 1} "
+        "levels.",
         "Quantize the weights per channel, or equalize the channels (a trial of --max-drop).",
     )
 
@@ -83,10 +85,45 @@ def wrong_scale(context: LayerContext) -> Hypothesis | None:
     )
 
 
+def few_bits(context: LayerContext) -> Hypothesis | None:
+    """Weights that are stored in less than 8 bits."""
+    evidence = context.layer.evidence
+    bits, sqnr = evidence.weight_bits, evidence.weight_sqnr_db
+    if bits is None or bits >= _BYTE or sqnr is None:
+        return None
+    more = evidence.rounded_weights_db
+    would = "" if more is None else f", where 8 bits with a scale a channel leave {more:.1f} dB"
+    return Hypothesis(
+        "weights of few bits",
+        min(1.0, 10 ** (-sqnr / 10)),
+        f"Its weights have {bits} bits, which leaves them at {sqnr:.1f} dB{would}.",
+        "Store this layer's weights in 8 bits.",
+    )
+
+
+def dynamic_rounding(context: LayerContext) -> Hypothesis | None:
+    """What a layer reads is rounded at run time, and that costs more than its weights do."""
+    evidence = context.layer.evidence
+    if not evidence.dynamic:
+        return None
+    weights = 10 ** (-(evidence.weight_sqnr_db or np.inf) / 10)
+    share = max(context.measured - weights, 0.0)
+    if share < weights:
+        return None
+    return Hypothesis(
+        "dynamic quantization",
+        share,
+        "It rounds what it reads to 8 bits at run time, from each image's smallest to its largest "
+        f"value, which makes about {100 * share / context.measured:.0f} % of its noise "
+        f"({decibels(context.measured)}).",
+        "Keep this layer in float, or its weights only in 8 bits.",
+    )
+
+
 def coarse_weights(context: LayerContext) -> Hypothesis | None:
     """Weights that lost much in rounding, or that never were the reference's."""
     sqnr, scales = context.layer.evidence.weight_sqnr_db, context.layer.evidence.weight_scales
-    if sqnr is None or sqnr >= _COARSE_DB or not scales:
+    if sqnr is None or sqnr >= _COARSE_DB or not scales or few_bits(context) is not None:
         return None
     if lost_channel(context) is not None or wrong_scale(context) is not None:
         return None  # which say how the weights differ

@@ -19,6 +19,8 @@ from mnv4_deploy.reports.drift.words import (
     ranking_title,
     subject_sentence,
     tensors_text,
+    together_sentence,
+    trial_sentence,
 )
 from mnv4_deploy.reports.page import render_page, resource
 from mnv4_deploy.sessions.records import ModelRef
@@ -50,6 +52,8 @@ def report_page(result: DriftResult) -> str:
         drop_text=drop_text,
         gain_sentence=gain_sentence,
         ranking_title=ranking_title,
+        together_sentence=together_sentence,
+        trial_sentence=trial_sentence,
         measured_text=measured_text,
         network=network_chart,
         channels=channel_chart,

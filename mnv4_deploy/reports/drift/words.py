@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mnv4_deploy.drift.records import DeviceAgreement, DriftResult
-from mnv4_deploy.layers.records import Diagnosis, LayersDrift
+from mnv4_deploy.layers.records import Diagnosis, LayersDrift, OutputTrial
 from mnv4_deploy.profiles.records.device import DeviceFacts
 from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.sessions.records import ModelRef
@@ -75,6 +75,8 @@ def ranking_title(layers: LayersDrift) -> str:
     """What the list of causes is headed, or what stands in its place."""
     if layers.ranking:
         return "What it comes from, worst first"
+    if layers.matters:
+        return "No layer stands out: the drift is more than int8 costs, and all layers make it."
     return "Nothing to mend: the drift is no more than int8 costs, and no layer stands out."
 
 
@@ -89,6 +91,34 @@ def gain_sentence(layers: LayersDrift, entry: Diagnosis) -> str:
         f"Without its noise{together} the outputs would agree to {in_db(before + gain)} instead "
         f"of {in_db(before)}. "
     )
+
+
+def trial_sentence(entry: Diagnosis) -> str:
+    """What an entry of the ranking won when it was tried; "" where it was not."""
+    trial = entry.trial
+    if trial is None:
+        return ""
+    what = "in float, unrounded for its readers" if trial.in_float else "with a range that fits"
+    return f"Tried {what}{_won(trial.images, trial.candidate, trial.mended)}. "
+
+
+def together_sentence(layers: LayersDrift) -> str:
+    """What the first layers of the ranking won together; "" where that was not tried."""
+    tried = None if layers.effects is None else layers.effects.tried
+    if tried is None or len(tried.together) < 2 or not layers.ranking:
+        return ""
+    won = _won(tried.images, tried.candidate, tried.together[-1])
+    return f"Tried together, the first {len(tried.together)} layers in float, unrounded{won}."
+
+
+def _won(images: int, before: OutputTrial, after: OutputTrial) -> str:
+    said = (
+        f", on {plural(images, 'other image')}: {in_db(after.sqnr_db)} instead of "
+        f"{in_db(before.sqnr_db)}"
+    )
+    if before.alike is None or after.alike is None:
+        return said
+    return f"{said}; the largest output is the reference's on {after.alike}, not {before.alike}"
 
 
 def device_text(device: DeviceFacts, runtimes: tuple[str, ...]) -> str:

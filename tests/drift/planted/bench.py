@@ -48,7 +48,8 @@ def photographs(split: Literal["calibration", "evaluation"], count: int) -> Pixe
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the files of one format are made. ``base`` is the float file without a defect.
+    """Where the files of one format are made. ``base`` is the float file without a defect,
+    ``probabilities`` one that ends in a softmax of many classes.
 
     ``made`` keeps the float and the int8 file of each defect, for all tests that look at them.
     """
@@ -56,6 +57,7 @@ class Bench:
     format: Format
     folder: Path
     base: Path
+    probabilities: Path
     calibration: Inputs
     made: dict[str, tuple[Path, Path]] = field(default_factory=dict)
 
@@ -106,14 +108,16 @@ class Bench:
 
 def make_bench(format_: Format, folder: Path, shared: Shared) -> Bench:
     """Build the network with random weights and convert it; defects are planted in ``folder``."""
-    base = f"base.{format_}"
+    names = f"base.{format_}", f"probabilities.{format_}"
 
     def convert(made: Path) -> None:
-        network = PlantedNet()
-        randomize(network, 0, size=(SIZE, SIZE))
-        export = export_onnx if format_ == "onnx" else export_tflite
-        export(network, made / base, input_shape=(1, SIZE, SIZE))
+        for name, probabilities in zip(names, (False, True), strict=True):
+            network = PlantedNet(probabilities=probabilities)
+            randomize(network, 0, size=(SIZE, SIZE))
+            export = export_onnx if format_ == "onnx" else export_tflite
+            export(network, made / name, input_shape=(1, SIZE, SIZE))
 
-    converted = shared.folder(f"planted-{format_}", convert) / base
+    converted = shared.folder(f"planted-{format_}", convert)
+    base, probabilities = (converted / name for name in names)
     inputs = normalize(photographs("calibration", 24), SPEC)
-    return Bench(format_, folder, converted, inputs)
+    return Bench(format_, folder, base, probabilities, inputs)

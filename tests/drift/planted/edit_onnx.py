@@ -78,23 +78,25 @@ class OnnxEdit:
             self._write(dequantize.input[1], steps)
             self._write(dequantize.input[2], np.zeros(steps.shape, values.dtype))
 
-    def quantize_sigmoid(self, scale: float) -> None:
-        """Put a QuantizeLinear/DequantizeLinear pair of this scale behind the float sigmoid."""
-        (sigmoid,) = (n for n in self.graph.node if n.op_type == "Sigmoid")
-        (reader,) = self._readers(sigmoid.output[0])
-        value = sigmoid.output[0]
+    def quantize_result(self, kind: str, scale: float) -> None:
+        """Put a QuantizeLinear/DequantizeLinear pair of this scale behind the float operator."""
+        (maker,) = (n for n in self.graph.node if n.op_type == kind)
+        readers, result = self._readers(maker.output[0]), maker.output[0]
+        value = maker.output[0] = result if readers else f"{result}_float"
         for name, constant in ((f"{value}_s", np.float32(scale)), (f"{value}_z", np.uint8(0))):
             self.graph.initializer.append(numpy_helper.from_array(np.array(constant), name))
         constants = [f"{value}_s", f"{value}_z"]
-        position = list(self.graph.node).index(sigmoid) + 1
-        make, code, real = onnx.helper.make_node, f"{value}_q", f"{value}_d"
+        position = list(self.graph.node).index(maker) + 1
+        make, code = onnx.helper.make_node, f"{value}_q"
+        real = f"{value}_d" if readers else result
         pair = (
             make("QuantizeLinear", [value, *constants], [code], name=f"{value}_Q"),
             make("DequantizeLinear", [code, *constants], [real], name=f"{value}_D"),
         )
         for offset, node in enumerate(pair):
             self.graph.node.insert(position + offset, node)
-        reader.input[:] = [real if name == value else name for name in reader.input]
+        for reader in readers:
+            reader.input[:] = [real if name == value else name for name in reader.input]
 
     def _convolution(self, module: str) -> Any:
         return next(

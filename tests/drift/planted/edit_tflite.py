@@ -57,8 +57,9 @@ class TfliteEdit:
         for reader in self.file.operators("CONV_2D", "DEPTHWISE_CONV_2D"):
             if int(reader.inputs[0]) in tensors:
                 bias = int(reader.inputs[2])
-                codes = self.file.constant(bias, np.int32)
-                self._write(bias, np.round(codes / factor).astype(np.int32))
+                wide = self.file.graph.tensors[bias].type == self.file.schema.TensorType.INT64
+                codes = self.file.constant(bias, np.int64 if wide else np.int32)
+                self._write(bias, np.round(codes / factor).astype(codes.dtype))
                 self._parameters(bias).scale = self._scales(bias) * np.float32(factor)
 
     def set_quantized_weights(self, module: str, codes: Array, scales: Array, bias: Array) -> None:

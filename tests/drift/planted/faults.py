@@ -13,6 +13,7 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.records import CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mnv4_deploy.sessions.records import ModelRef
+from tests.drift.planted import stock
 from tests.drift.planted.bench import SPEC, Bench, Edit, photographs
 from tests.drift.planted.edit_onnx import OnnxEdit
 
@@ -23,7 +24,7 @@ _RNG = np.random.default_rng
 
 @dataclass(frozen=True)
 class Fault:
-    """``at`` is the module it is planted in, "input" or "all layers"."""
+    """``at`` is the module it is planted in, "input" or "all layers"; "or" is between names."""
 
     name: str
     at: str
@@ -43,7 +44,8 @@ class Fault:
 
     def found_at(self, module: str) -> bool:
         """Converters name a fused layer after any of its parts: all lie below ``at``."""
-        return module == self.at or module.startswith(f"{self.at}.")
+        places = self.at.split(" or ")
+        return any(module == at or module.startswith(f"{at}.") for at in places)
 
 
 def sound(bench: Bench) -> Files:
@@ -140,8 +142,59 @@ def _wide_logits(bench: Bench) -> Files:
 def _coarse_sigmoid(bench: Bench) -> Files:
     edited = bench.edit(bench.quantize(bench.base, "sigmoid"))
     assert isinstance(edited, OnnxEdit)
-    edited.quantize_sigmoid(1 / 8)
+    edited.quantize_result("Sigmoid", 1 / 8)
     return bench.base, bench.save(edited, "sigmoid", "int8")
+
+
+def _small_probabilities(bench: Bench) -> Files:
+    """A thousand classes' probabilities in the steps of 1/256 that TFLite's kernel has."""
+    reference, candidate = bench.probabilities, bench.path("probabilities", "int8")
+    if bench.format == "onnx":
+        edited = OnnxEdit(bench.quantize(reference, "probabilities"))
+        edited.quantize_result("Softmax", 1 / 256)
+        edited.write(candidate)
+    else:
+        stock.quantize_tflite("static_wi8_ai8", reference, candidate, bench.calibration)
+    return reference, candidate
+
+
+def _four_bits(bench: Bench) -> Files:
+    candidate = bench.path("four-bits", "int8")
+    if bench.format == "onnx":
+        stock.quantize_onnx_4(bench.base, candidate)
+    else:
+        stock.quantize_tflite("weight_only_wi4_afp32", bench.base, candidate)
+    return bench.base, candidate
+
+
+def _dynamic(bench: Bench) -> Files:
+    """One scale for all channels that are read, found at run time: an outlier sets it."""
+    edited = bench.edit(bench.base)
+    weight, bias = (a.copy() for a in edited.weights("block1.expand"))
+    bias[5] += 100
+    edited.set_weights("block1.expand", weight, bias)
+    weight, bias = (a.copy() for a in edited.weights("block1.depthwise"))
+    weight[5] /= 100
+    edited.set_weights("block1.depthwise", weight, bias)
+    reference = bench.save(edited, "dynamic", "fp32")
+    candidate = bench.path("dynamic", "int8")
+    if bench.format == "onnx":
+        stock.quantize_onnx_dynamic(reference, candidate)
+    else:
+        stock.quantize_tflite("dynamic_wi8_afp32", reference, candidate)
+    return reference, candidate
+
+
+def _clipped_16(bench: Bench) -> Files:
+    candidate = bench.path("clipped-16", "int8")
+    if bench.format == "onnx":
+        stock.quantize_onnx_16(bench.base, candidate, bench.calibration)
+    else:
+        stock.quantize_tflite("static_wi8_ai16", bench.base, candidate, bench.calibration)
+    edited = bench.edit(candidate)
+    edited.stretch_range("block2.expand", 1 / 4)
+    edited.write(candidate)
+    return bench.base, candidate
 
 
 def _bgr(bench: Bench) -> Files:
@@ -245,4 +298,8 @@ FAULTS = (
         _coarse_sigmoid,
         ("onnx",),  # the TFLite kernel takes no other step than 1/256
     ),
+    Fault("weights of 4 bits", "all layers", "weights of few bits", _four_bits),
+    Fault("an outlier read at run time", "block1.depthwise", "dynamic quantization", _dynamic),
+    Fault("a clipped layer of 16 bits", "block2.expand", "clipped activation", _clipped_16),
+    Fault("small probabilities", "softmax or logits", "8-bit probabilities", _small_probabilities),
 )

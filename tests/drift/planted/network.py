@@ -7,6 +7,7 @@ from torch.nn import functional
 
 SIZE = 64
 CLASSES = 10
+MANY_CLASSES = 1000
 
 
 class _Norm(nn.Sequential):
@@ -59,9 +60,12 @@ class _Gate(nn.Module):
 
 
 class PlantedNet(nn.Module):
-    """``[N, 3, 64, 64]`` to ``[N, 10]``, 18 layers of which 9 have weights."""
+    """``[N, 3, 64, 64]`` to ``[N, 10]``, 18 layers of which 9 have weights.
 
-    def __init__(self) -> None:
+    With ``probabilities`` it ends in a softmax of a thousand classes.
+    """
+
+    def __init__(self, *, probabilities: bool = False) -> None:
         super().__init__()
         self.stem = _Norm(3, 16, 3, stride=2)
         self.pool = _PaddedPool()
@@ -69,9 +73,10 @@ class PlantedNet(nn.Module):
         self.block2 = _Bottleneck(16, 64, 24, stride=2)
         self.gate = _Gate(24)
         self.head = _Norm(24, 64, 1)
-        self.classifier = nn.Linear(64, CLASSES)
+        self.classifier = nn.Linear(64, MANY_CLASSES if probabilities else CLASSES)
+        self.softmax = nn.Softmax(-1) if probabilities else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(self.block2(self.block1(self.pool(self.stem(x)))))
-        out: Tensor = self.classifier(self.head(x).mean((2, 3)))
+        out: Tensor = self.softmax(self.classifier(self.head(x).mean((2, 3))))
         return out
