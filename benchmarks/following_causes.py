@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def open_photographs(folder: Path, spec: Preprocessing, counts: Sequence[int]) -
         names = sorted(row["file"] for row in csv.DictReader(file))
     random.Random(0).shuffle(names)
     ends = np.cumsum([0, *counts])
-    parts = [names[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [names[a:b] for a, b in pairwise(ends)]
     return Photographs(
         *(np.stack([ImageRef(folder / name).pixels(spec) for name in part]) for part in parts)
     )
