@@ -101,6 +101,43 @@ def test_what_mending_a_layer_wins_is_what_the_sound_file_has(
 
 
 @pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("name", ["a clipped layer", "a range 16 times too wide"])
+def test_a_range_that_was_tried_wins_what_the_file_with_that_range_has(
+    benches: Benches, format_: Format, name: str
+) -> None:
+    bench = benches(format_)
+    without = examine(*map(bench.subject, sound(bench))).effects
+    found = examine(*next(f for f in FAULTS if f.name == name).build(bench))
+    first, *others = found.ranking
+    assert without is not None and without.tried is not None and first.trial is not None
+    assert first.trial.fitting_range is not None
+    assert first.trial.gain_db > 6
+    assert first.trial.mended.sqnr_db == pytest.approx(without.tried.candidate.sqnr_db, abs=3)
+    assert first.cause.advice
+    # Three layers are tried, and what wins nothing is no advice.
+    assert found.effects is not None and found.effects.tried is not None
+    assert len(found.effects.tried.together) == 3
+    assert found.effects.tried.together[0] == found.effects.tried.in_float[0]
+    for entry in others:
+        won = entry.trial is not None and entry.trial.gain_db >= 0.1
+        assert bool(entry.cause.advice) == won
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_weights_of_4_bits_are_those_that_the_runtime_unpacks(
+    benches: Benches, format_: Format
+) -> None:
+    """With them in it the float file computes what the file of 4 bits does."""
+    fault = next(fault for fault in FAULTS if fault.name == "weights of 4 bits")
+    found = examine(*fault.build(benches(format_)))
+    assert found.weights is not None and found.weights.whole
+    assert found.weights.weights_db == pytest.approx(found.weights.sqnr_db, abs=0.01)
+    assert found.weights.rounded_db > found.weights.weights_db + 12
+    bits = [x.evidence.weight_bits for x in found.layers if x.evidence.weight_scales]
+    assert set(bits) == {4}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
 def test_faults_do_what_they_are_planted_for(benches: Benches, format_: Format) -> None:
     """Or a hit would mean nothing: the sound file agrees, and every faulty one worse."""
     bench = benches(format_)
