@@ -57,7 +57,7 @@ def matrix_model(weights: np.ndarray, *nodes: onnx.NodeProto, **constants: np.nd
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def product(model: onnx.ModelProto) -> tuple[onnx.NodeProto, np.ndarray]:

@@ -32,8 +32,10 @@ def with_trials(ranking: Iterable[Diagnosis], layers: LayersDrift) -> Iterator[D
     for entry in ranking:
         if effects is None or tried is None:
             yield entry
-        elif entry.effect is not None:
-            yield _judged(entry, _trial(tried, effects.ranked.index(entry.effect)))
+        elif entry.layer is not None:
+            own = entry.layer if entry.effect is None else entry.effect.layer
+            place = [effect.layer for effect in effects.ranked[: len(tried.in_float)]]
+            yield _judged(entry, _trial(tried, place.index(own)) if own in place else None)
         elif entry.cause.kind == "calibration data":
             won = LayerTrial(tried.images, tried.candidate, None, tried.all_ranges)
             yield _judged(entry, won)
@@ -45,9 +47,7 @@ def without_advice(cause: Cause) -> Cause:
     return replace(cause, advice="")
 
 
-def _trial(tried: OutputTrials, place: int) -> LayerTrial | None:
-    if place >= len(tried.in_float):
-        return None
+def _trial(tried: OutputTrials, place: int) -> LayerTrial:
     return LayerTrial(
         tried.images, tried.candidate, tried.in_float[place], tried.fitting_range[place]
     )

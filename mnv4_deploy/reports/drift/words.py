@@ -14,6 +14,7 @@ from mnv4_deploy.text import brief, in_db, number_text, plural, rounded, with_in
 
 _MEGA = 1e6
 _TENSORS, _TENSOR_CHARACTERS = 4, 60
+_SEVERAL, _NAME_CHARACTERS = 2, 60
 
 
 def subject_sentence(subject: ModelRef) -> str:
@@ -104,11 +105,16 @@ def trial_sentence(entry: Diagnosis) -> str:
 
 def together_sentence(layers: LayersDrift) -> str:
     """What the first layers of the ranking won together; "" where that was not tried."""
-    tried = None if layers.effects is None else layers.effects.tried
-    if tried is None or len(tried.together) < 2 or not layers.ranking:
+    effects = layers.effects
+    if effects is None or effects.tried is None or not layers.ranking:
         return ""
+    tried = effects.tried
+    if len(tried.together) < _SEVERAL:
+        return ""
+    chosen = [layers.layers[effect.layer] for effect in effects.ranked[: len(tried.together)]]
+    names = ", ".join(brief(layer.module or layer.tensor, _NAME_CHARACTERS) for layer in chosen)
     won = _won(tried.images, tried.candidate, tried.together[-1])
-    return f"Tried together, the first {len(tried.together)} layers in float, unrounded{won}."
+    return f"Tried together, {names} in float, unrounded for their readers{won}."
 
 
 def _won(images: int, before: OutputTrial, after: OutputTrial) -> str:
