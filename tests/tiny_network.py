@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,15 @@ CONV_TINY = Variant(
     stages=((ConvBlock(3, 2, 16),), (UibBlock(3, 5, 2, 2, 24), UibBlock(0, 3, 1, 2, 24))),
     head_channels=320,
 )
+# The least that an export is asked for.
+SMALL_EXPORT: dict[str, Any] = {
+    "model": CONV_TINY.name,
+    "weights": "random",
+    "size": (32, 32),
+    "num_classes": 10,
+    "evaluation_images": 16,
+    "calibration_images": 16,
+}
 
 
 def put_into_zoo(variant: Variant, patch: pytest.MonkeyPatch) -> None:
