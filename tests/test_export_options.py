@@ -14,6 +14,7 @@ from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.sessions.image_runner import open_image_runner
+from mnv4_deploy.terminal.export import print_export
 from tests.tiny_network import CONV_TINY, SMALL_EXPORT, put_into_zoo
 
 pytestmark = pytest.mark.usefixtures("no_child")
@@ -90,7 +91,7 @@ def test_integer_only(tmp_path):
 
 
 @pytest.mark.usefixtures("converted_once")
-def test_the_target_of_each_format(tmp_path):
+def test_the_target_of_each_format(tmp_path, capsys):
     """With full steps the largest weight of each channel has the code 127; without, pairs of
     large ones keep some from it. TFLite is the same; both are named in the manifest."""
     largest, files = {}, {}
@@ -107,6 +108,9 @@ def test_the_target_of_each_format(tmp_path):
             if c.dtype == np.int8 and c.ndim == 4
         ]
         assert all(drift.figures["cosine"] > 0.98 for drift in result.drifts)
+        print_export(result)
+        warned = "conv-tiny-int8.onnx is for" in " ".join(capsys.readouterr().out.split())
+        assert warned == (cpu != "any-cpu")
     assert files["arm"] == files["xnnpack,vnni"]
     assert files["arm"]["tflite"] == files["xnnpack"]["tflite"]
     assert files["arm"]["onnx"] != files["xnnpack"]["onnx"]

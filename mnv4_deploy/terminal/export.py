@@ -112,6 +112,12 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
             f"{', '.join(column.title for column in result.request.task.brief)} are on "
             f"{evaluation['count']} other images ({escape(evaluation['name'])})."
         )
+    if result.request.int8 and result.request.targets.weights("onnx") == "full":
+        yield (
+            f"{escape(result.request.file_name('onnx', 'int8'))} is for "
+            f"{result.request.targets.onnx}: its products saturate on x86 without VNNI, so "
+            "figures that are taken there are those of its operators one by one."
+        )
     for source in (calibration, evaluation):
         for image in (source or {}).get("skipped", ()):
             yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
