@@ -10,11 +10,13 @@ took everything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mnv4_deploy.errors import UnsupportedError
-from mnv4_deploy.exporters.pair_scales import WeightGrid
 from mnv4_deploy.profiles.xnnpack.rules import FLOAT_ONLY, RULES, ScaleRatio
+
+if TYPE_CHECKING:
+    from mnv4_deploy.exporters.pair_scales import WeightGrid
 
 Target = Literal["xnnpack", "integer-only"]
 
