@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from mnv4_deploy.layers.layer import Array, Isolated, Network, NetworkLayer
 from mnv4_deploy.layers.layout import channel_axis
 from mnv4_deploy.layers.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift, OutputEffects
-from mnv4_deploy.layers.reweigh import WeightsTally, open_weights_tally
+from mnv4_deploy.layers.reweigh import OtherWeights, WeightsTally, other_weights
 from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally, differing
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.sessions.records import ModelRef
@@ -99,10 +99,12 @@ class _Comparison:
             for layer in self.layers
         }
         self.alone = self._isolate(reference_values)
-        self.effects = self._find_effects(reference_values, values) if effects else None
+        self.effects: EffectTally | None = None
         self.weights: WeightsTally | None = None
         if effects and self._outputs(values, reference_values) is not None:
-            self.weights = open_weights_tally(theirs, mine, self.matches, self.layers)
+            other = other_weights(theirs, mine, self.matches, self.layers)
+            self.effects = self._find_effects(reference_values, other)
+            self.weights = WeightsTally(theirs, other) if other.given else None
         self.shapes = {layer.output: values[layer.output].shape for layer in self.layers}
         self.tallies = {layer.output: self._tallies(layer) for layer in self.layers}
 
@@ -131,14 +133,12 @@ class _Comparison:
         )
 
     def _find_effects(
-        self, reference_values: Mapping[int, Array], values: Mapping[int, Array]
+        self, reference_values: Mapping[int, Array], weights: OtherWeights
     ) -> EffectTally | None:
-        """None where the reference's tensors are no real numbers, or the outputs others."""
+        """None where the reference's tensors are no real numbers."""
         theirs = {layer.output: layer for layer in self.theirs.layers}
         matched = {t for match in self.matches.values() for t in match.tensors}
         if not self.isolated or any(theirs[t].quantization is not None for t in matched):
-            return None
-        if self._outputs(values, reference_values) is None:
             return None
         return EffectTally(
             self.theirs,
@@ -146,6 +146,7 @@ class _Comparison:
             [self.by_output[output] for output in self.isolated],
             self.cut,
             reference_values,
+            weights.given,
             self.images,
         )
 
@@ -238,14 +239,17 @@ class _Comparison:
             accumulated=tallies.accumulated.result(),
             isolated=None if tallies.isolated is None else tallies.isolated.result(),
             output=None if tallies.use is None else tallies.use.result(),
-            evidence=gather_evidence(
-                layer,
-                match,
-                self.theirs,
-                self.mine,
-                tallies.channels,
-                tallies.isolated,
-                self._padding(layer),
+            evidence=replace(
+                gather_evidence(
+                    layer,
+                    match,
+                    self.theirs,
+                    self.mine,
+                    tallies.channels,
+                    tallies.isolated,
+                    self._padding(layer),
+                ),
+                weights_share=None if self.effects is None else self.effects.share(layer.output),
             ),
             inputs=tuple(
                 self.by_output[t].op

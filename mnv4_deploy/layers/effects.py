@@ -12,7 +12,7 @@ layers that change the outputs most, and what mending these gains is told from t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,30 +35,38 @@ _Changes = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class OwnNoise:
-    """Of one layer, in the candidate's layout, and how much of its power is not its output's."""
+    """Of one layer, in the candidate's layout, and the power that its output's rounding makes,
+    its weights, and both with all else."""
 
     values: Array
+    rounding_power: float
     weights_power: float
     power: float
 
 
-def own_noise(layer: NetworkLayer, values: Array, reference: Array) -> OwnNoise:
-    """``values`` and ``reference`` are what both networks' layers make of the same inputs."""
-    noise = values - reference
+def own_noise(
+    layer: NetworkLayer, values: Array, reference: Array, weighed: Array | None
+) -> OwnNoise:
+    """What the candidate's layer, the reference's and that with the candidate's weights make of
+    the same inputs; ``weighed`` is None where the weights are not known."""
     rounded = reference
     if layer.quantization is not None:
         rounded = layer.quantization.dequantize(layer.quantization.quantize(reference))
-    rest = (values - rounded).astype(np.float64)
-    weights_power = float(np.vdot(rest, rest))
-    output = (rounded - reference).astype(np.float64)
-    return OwnNoise(noise, weights_power, weights_power + float(np.vdot(output, output)))
+    rest, output = _power(values - rounded), _power(rounded - reference)
+    weights = rest if weighed is None else min(_power(weighed - reference), rest)
+    return OwnNoise(values - reference, output, weights, rest + output)
+
+
+def _power(values: Array) -> float:
+    exact = values.astype(np.float64)
+    return float(np.vdot(exact, exact))
 
 
 class EffectTally:
     """Sums over images for :class:`OutputEffects`.
 
-    ``layers`` are the candidate's that run alone, ``cut`` the tensors they read, ``images`` how
-    many there will be.
+    ``layers`` are the candidate's that run alone, ``cut`` the tensors they read, ``weights`` the
+    candidate's by the reference's tensors, ``images`` how many there will be.
     """
 
     def __init__(
@@ -68,16 +76,21 @@ class EffectTally:
         layers: Sequence[NetworkLayer],
         cut: Sequence[int],
         reference_values: Mapping[int, Array],
+        weights: Mapping[int, Array],
         images: int,
     ) -> None:
         self._theirs, self._matches, self._layers, self._cut = theirs, matches, layers, cut
         read = {t for layer in layers for t in matches[layer.output].tensors}
         given = {t for tensor in cut for t in matches[tensor].tensors}
-        self._alone = theirs.isolate({t: reference_values[t] for t in given}, sorted(read))
+        example = {t: reference_values[t] for t in given}
+        self._alone = theirs.isolate(example, sorted(read))
+        self._weighed = theirs.isolate(example, sorted(read), weights) if weights else None
+        self._known = weights.keys()
         self._disturbed = theirs.disturb({t: reference_values[t] for t in read})
         self._chosen = tuple(range(len(layers)))
         self._changed: _Changes = np.zeros(len(layers))
         self._weights_power: _Changes = np.zeros(len(layers))
+        self._rounding_power: _Changes = np.zeros(len(layers))
         self._noise_power: _Changes = np.zeros(len(layers))
         self._unexplained = self._power = 0.0
         self._sums: _Sums | None = None
@@ -98,7 +111,8 @@ class EffectTally:
     ) -> None:
         """One image: the reference's ``feed`` and tensors, the candidate's ``values``, and its
         ``outputs`` in the reference's layout."""
-        theirs = self._alone({**feed, **self._inputs(reference_values, values)})
+        read = {**feed, **self._inputs(reference_values, values)}
+        theirs = self._alone(read)
         still = self._disturbed(feed, {})
         if self._images == self._first_tried and self._sums is not None:
             chosen = [self._chosen[first[-1]] for first in self._sums.ranked()]
@@ -115,11 +129,15 @@ class EffectTally:
         self._see_ranges(reference_values)
         self._sizes = self._sizes or [max(float(np.abs(output).max()), 1e-30) for output in still]
         wanted = self._joined(still)
+        weighed = None if self._weighed is None else self._weighed(read)
         changes = []
         for i in self._chosen:
             layer = self._layers[i]
             match = self._matches[layer.output]
-            noise = own_noise(layer, values[layer.output], match(theirs))
+            known = weighed is not None and self._known >= {*match.tensors}
+            other = match(weighed) if known and weighed is not None else None
+            noise = own_noise(layer, values[layer.output], match(theirs), other)
+            self._rounding_power[i] += noise.rounding_power
             self._weights_power[i] += noise.weights_power
             self._noise_power[i] += noise.power
             added = match.back(noise.values, reference_values)
@@ -167,7 +185,7 @@ class EffectTally:
         sums = self._sums
         if sums is None or not sums.images:
             return None
-        return OutputEffects(
+        found = OutputEffects(
             images=sums.images,
             sqnr_db=decibels(sums.signal, sums.power),
             explained_share=1 - self._unexplained / self._power if self._power > 0 else 1.0,
@@ -176,16 +194,26 @@ class EffectTally:
                     layer=positions[self._chosen[first[-1]]],
                     gain_db=sums.gain_db(first[-1:]),
                     total_gain_db=sums.gain_db(first),
-                    weights_share=self._weights_share(self._chosen[first[-1]]),
+                    weights_share=self._part(self._weights_power, self._chosen[first[-1]]),
+                    rounding_share=self._part(self._rounding_power, self._chosen[first[-1]]),
                 )
                 for first in sums.ranked()
             ),
-            tried=None if self._trials is None else self._trials.result(),
         )
+        if self._trials is None or not found.adds_up:
+            return found
+        return replace(found, tried=self._trials.result())
 
-    def _weights_share(self, layer: int) -> float:
+    def share(self, output: int) -> float | None:
+        """The part of the noise of the layer with this output that its weights make, if known."""
+        places = [i for i, layer in enumerate(self._layers) if layer.output == output]
+        if not places or not self._known >= {*self._matches[output].tensors}:
+            return None
+        return self._part(self._weights_power, places[0])
+
+    def _part(self, powers: _Changes, layer: int) -> float:
         power = float(self._noise_power[layer])
-        return float(self._weights_power[layer]) / power if power > 0 else 0.0
+        return float(powers[layer]) / power if power > 0 else 0.0
 
 
 class _Sums:

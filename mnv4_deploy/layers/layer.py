@@ -118,12 +118,18 @@ class Network(Protocol):
         """The network's outputs for one image where nothing but the outputs is asked for."""
         ...
 
-    def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
+    def isolate(
+        self,
+        cut: Mapping[int, Array],
+        outputs: Sequence[int],
+        weights: Mapping[int, Array] | None = None,
+    ) -> Isolated:
         """A function from values of the tensors ``cut`` to ``outputs``.
 
         The readers of a tensor in ``cut`` read the given value, quantized as the network has
         it, instead of what the network computes. The arrays in ``cut`` are examples. The
-        network's inputs are given as well, as ``feed`` makes them.
+        network's inputs are given as well, as ``feed`` makes them; ``weights`` as in
+        ``reweighed``.
         """
         ...
 

@@ -100,8 +100,14 @@ class OnnxNetwork:
         found = self._session.run([self._name(t) for t in tensors], feeds)
         return {t: self._real(t, value) for t, value in zip(tensors, found, strict=True)}
 
-    def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
+    def isolate(
+        self,
+        cut: Mapping[int, Array],
+        outputs: Sequence[int],
+        weights: Mapping[int, Array] | None = None,
+    ) -> Isolated:
         model = self._with_outputs(outputs)
+        self._reweigh(model, weights or {})
         given = {self._name(t): f"{self._name(t)};given" for t in cut}
         links = OnnxLinks(model.graph)
         for name, new in given.items():
@@ -152,9 +158,7 @@ class OnnxNetwork:
 
         return run
 
-    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
+    def _reweigh(self, model: onnx.ModelProto, weights: Mapping[int, Array]) -> None:
         links = OnnxLinks(model.graph)
         for layer in self.layers:
             if layer.output in weights:
@@ -162,6 +166,11 @@ class OnnxNetwork:
                 name = f"{node.input[1]};{layer.op}"
                 links.add_constant(name, self._constants.stored(node, weights[layer.output]))
                 node.input[1] = name
+
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        self._reweigh(model, weights)
         session = self._open(model)
         names = [self._name(t) for t in self.outputs]
 

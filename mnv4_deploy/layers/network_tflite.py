@@ -98,8 +98,14 @@ class TfliteNetwork:
             return quantization.dequantize(values)
         return values.astype(np.float32)
 
-    def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
+    def isolate(
+        self,
+        cut: Mapping[int, Array],
+        outputs: Sequence[int],
+        weights: Mapping[int, Array] | None = None,
+    ) -> Isolated:
         file = TfliteFile(self._path)
+        self._reweigh(file, weights or {})
         given: dict[int, int] = {}
         for tensor in cut:
             copy = file.schema.TensorT()
@@ -217,8 +223,7 @@ class TfliteNetwork:
             bool(facts.scale) and not unpacked and op.inputs[0] not in self._quantization,
         )
 
-    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
-        file = TfliteFile(self._path)
+    def _reweigh(self, file: TfliteFile, weights: Mapping[int, Array]) -> None:
         for layer in self.layers:
             if layer.output in weights:
                 operator, kind = file.graph.operators[layer.op], self.graph.ops[layer.op].kind
@@ -230,6 +235,10 @@ class TfliteNetwork:
                 name = f"{file.name(int(operator.inputs[1]))};{layer.op}"
                 operator.inputs = np.array(operator.inputs, np.int32)
                 operator.inputs[1] = file.add_constant(name, values)
+
+    def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        file = TfliteFile(self._path)
+        self._reweigh(file, weights)
         interpreter = self._open_edited(file)
 
         def run(feed: Values) -> tuple[Array, ...]:

@@ -7,7 +7,8 @@ norms and layer scales are in the weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -122,12 +123,17 @@ class TorchNetwork:
         tensors = {*self.outputs, *(layer.output for layer in self.layers)}
         return {t: values[t].numpy() for t in tensors}
 
-    def isolate(self, cut: Mapping[int, Array], outputs: Sequence[int]) -> Isolated:
+    def isolate(
+        self,
+        cut: Mapping[int, Array],
+        outputs: Sequence[int],
+        weights: Mapping[int, Array] | None = None,
+    ) -> Isolated:
         examples = dict(cut)
 
         def run(values: Values) -> dict[int, Array]:
             tensors = {t: torch.from_numpy(np.ascontiguousarray(values[t])) for t in examples}
-            with torch.inference_mode():
+            with self._reweigh(weights or {}), torch.inference_mode():
                 found = self._execute({0: torch.from_numpy(values[0])}, tensors)
             return {t: found[t].numpy() for t in outputs}
 
@@ -145,25 +151,28 @@ class TorchNetwork:
         return run
 
     def reweighed(self, weights: Mapping[int, Array]) -> Reweighed:
+        def run(feed: Values) -> tuple[Array, ...]:
+            with self._reweigh(weights), torch.inference_mode():
+                values = self._execute({0: torch.from_numpy(feed[0])})
+            return tuple(values[t].numpy() for t in self.outputs)
+
+        return run
+
+    @contextlib.contextmanager
+    def _reweigh(self, weights: Mapping[int, Array]) -> Iterator[None]:
         chosen = [
             (_weight(self._layer(self._ops[layer.op])), torch.from_numpy(weights[layer.output]))
             for layer in self.layers
             if layer.output in weights
         ]
-
-        def run(feed: Values) -> tuple[Array, ...]:
-            own = [weight.data for weight, _ in chosen]
-            try:
-                for weight, other in chosen:
-                    weight.data = other
-                with torch.inference_mode():
-                    values = self._execute({0: torch.from_numpy(feed[0])})
-            finally:
-                for (weight, _), data in zip(chosen, own, strict=True):
-                    weight.data = data
-            return tuple(values[t].numpy() for t in self.outputs)
-
-        return run
+        own = [weight.data for weight, _ in chosen]
+        try:
+            for weight, other in chosen:
+                weight.data = other
+            yield
+        finally:
+            for (weight, _), data in zip(chosen, own, strict=True):
+                weight.data = data
 
     def weights(self, layer: NetworkLayer) -> Weights | None:
         node = self._ops[layer.op]

@@ -11,6 +11,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+# Of what happened to the outputs.
+_ADDS_UP = 0.5
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -63,12 +66,13 @@ class LayerEvidence:
     ``weight_scales`` the candidate's (one value: per-tensor). ``weight_sqnr_db`` is of the
     candidate's weights against the reference's, ``rounded_weights_db`` of the reference's own in 8
     bits with a scale a channel. ``weight_bits`` is what the candidate stores of each.
-    ``dynamic``: the layer rounds what it reads to 8 bits at run time. ``bias_codes_max`` is max
-    |int32 bias|, ``bias_error_share`` the part of the isolated squared error that is a constant
-    offset per channel, ``gain_error_share`` the part that a factor accounts for: ``gain``, by
-    which the layer's values are larger than the reference's. ``lost_channels`` have weights in the
-    reference and none, or next to none, in the candidate. ``padding`` is the constant of a Pad, in
-    real numbers.
+    ``dynamic``: the layer rounds what it reads to 8 bits at run time. ``weights_share`` is the
+    part (0..1) of the layer's own noise that its weights make, measured with nothing else changed;
+    None where it was not. ``bias_codes_max`` is max |int32 bias|, ``bias_error_share`` the part of
+    the isolated squared error that is a constant offset per channel, ``gain_error_share`` the part
+    that a factor accounts for: ``gain``, by which the layer's values are larger than the
+    reference's. ``lost_channels`` have weights in the reference and none, or next to none, in the
+    candidate. ``padding`` is the constant of a Pad, in real numbers.
     """
 
     channel_peaks: npt.NDArray[np.float64] | None = None
@@ -78,6 +82,7 @@ class LayerEvidence:
     rounded_weights_db: float | None = None
     weight_bits: int | None = None
     dynamic: bool = False
+    weights_share: float | None = None
     bias_codes_max: int | None = None
     bias_error_share: float = 0.0
     gain: float = 1.0
@@ -170,14 +175,16 @@ class OutputEffect:
     """What the network's outputs gain where one layer is put back to float.
 
     ``layer`` indexes ``LayersDrift.layers``. ``gain_db``: it alone; ``total_gain_db``: with all
-    that are ranked before it. ``weights_share``: the part (0..1) of the layer's own noise that
-    is not the rounding and clipping of its output: rounded weights and the arithmetic.
+    that are ranked before it. Parts (0..1) of the layer's own noise: ``weights_share`` make its
+    weights, measured where they are known, else all but ``rounding_share``, which is the rounding
+    and clipping of its output.
     """
 
     layer: int
     gain_db: float
     total_gain_db: float
     weights_share: float
+    rounding_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,8 @@ class OutputEffects:
     ``ranked``: the layers whose mending gains most, each after those before it.
     ``explained_share``: the part (at most 1) of the outputs' noise power that the sum of what
     all layers do to them accounts for. ``tried``: what mending the first of ``ranked`` won; None
-    where there were too few images, or runs with noise are not the candidate's.
+    where there were too few images, runs with noise are not the candidate's, or nothing adds up
+    (noise of later layers is then not what it would be behind mended ones).
     """
 
     images: int
@@ -245,6 +253,11 @@ class OutputEffects:
     explained_share: float
     ranked: tuple[OutputEffect, ...]
     tried: OutputTrials | None = None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the sum is most of what happened to the outputs, so that effects mean much."""
+        return self.explained_share >= _ADDS_UP
 
 
 @dataclass(frozen=True)

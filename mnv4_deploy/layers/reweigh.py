@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mnv4_deploy.decibels import decibels
 from mnv4_deploy.layers.evidence import alike, reference_weights, rounded_weights
 from mnv4_deploy.layers.join import Match
-from mnv4_deploy.layers.layer import Array, Network, NetworkLayer, Reweighed, Values
+from mnv4_deploy.layers.layer import Array, Network, NetworkLayer, Values
 from mnv4_deploy.layers.records import WeightsTrial
 
 # More images make the figures finer but not the answer another one.
 _IMAGES = 8
 
 
-def open_weights_tally(
+@dataclass(frozen=True)
+class OtherWeights:
+    """By the reference's tensors: the candidate's weights, and the reference's own in 8 bits.
+
+    ``whole``: no quantized weights of the candidate are missing.
+    """
+
+    given: Mapping[int, Array]
+    rounded: Mapping[int, Array]
+    whole: bool
+
+
+def other_weights(
     theirs: Network,
     mine: Network,
     matches: Mapping[int, Match],
     layers: Sequence[NetworkLayer],
-) -> WeightsTally | None:
-    """For ``layers``, those of ``mine`` with a match; None where none has quantized weights."""
+) -> OtherWeights:
+    """Of ``layers``, those of ``mine`` with a match; empty where the reference's are no float."""
     names = {layer.output: layer for layer in theirs.layers}
     given: dict[int, Array] = {}
     rounded: dict[int, Array] = {}
@@ -38,20 +51,19 @@ def open_weights_tally(
             continue
         original = theirs.weights(names[match.tensors[0]])
         if original is None or original.scales:
-            return None
+            return OtherWeights({}, {}, whole=False)
         given[match.tensors[0]] = weights.values.reshape(own.shape)
         rounded[match.tensors[0]] = rounded_weights(own)
-    if not given:
-        return None
-    return WeightsTally(theirs.reweighed(given), theirs.reweighed(rounded), len(given), whole)
+    return OtherWeights(given, rounded, whole)
 
 
 class WeightsTally:
     """Sums over the first images for :class:`WeightsTrial`."""
 
-    def __init__(self, given: Reweighed, rounded: Reweighed, layers: int, whole: bool) -> None:
-        self._given, self._rounded = given, rounded
-        self._layers, self._whole = layers, whole
+    def __init__(self, theirs: Network, weights: OtherWeights) -> None:
+        self._given = theirs.reweighed(weights.given)
+        self._rounded = theirs.reweighed(weights.rounded)
+        self._layers, self._whole = len(weights.given), weights.whole
         self._signal = 0.0
         self._noise = np.zeros(3)
         self._images = 0

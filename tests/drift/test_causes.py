@@ -114,6 +114,28 @@ def test_outlier_channel_with_its_figures() -> None:
     assert "block1.conv" in reader.sentence
 
 
+def test_many_large_channels_and_probabilities_have_no_outlier() -> None:
+    peaks = np.full(32, 2.0)
+    peaks[:4] = 200.0
+    wide = use(0, 200, (0, 200))
+    assert first(layer(0), layer(1, 21.0, output=wide, channel_peaks=peaks), layer(2, 9.0)) == (
+        "block1.conv",
+        "outlier channel",
+    )
+    peaks[:5] = 200.0
+    kinds = {
+        d.cause.kind
+        for d in found(layer(0), layer(1, 21.0, output=wide, channel_peaks=peaks)).ranking
+    }
+    assert "outlier channel" not in kinds
+    # A softmax' range is 0..1: what is rounded away there is said of its steps.
+    likely = np.full(1000, 0.001)
+    likely[3] = 0.9
+    rounded = use(0, 1, (0, 0.9), rounded_db=18.0)
+    softmax = layer(1, 18.0, output=rounded, kind="SOFTMAX", channel_peaks=likely)
+    assert first(layer(0), softmax) == ("block1.conv", "8-bit probabilities")
+
+
 def test_an_outlier_whose_readers_do_not_mind_is_none() -> None:
     """Before a residual addition small channels may be lost: the reader's figure decides."""
     peaks = np.full(32, 2.0)

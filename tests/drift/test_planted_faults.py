@@ -135,6 +135,20 @@ def test_weights_of_4_bits_are_those_that_the_runtime_unpacks(
     assert found.weights.rounded_db > found.weights.weights_db + 12
     bits = [x.evidence.weight_bits for x in found.layers if x.evidence.weight_scales]
     assert set(bits) == {4}
+    # Nothing but the weights is rounded, so they make all of each layer's noise.
+    shares = [x.evidence.weights_share for x in found.layers if x.evidence.weight_scales]
+    assert shares == pytest.approx([1.0] * len(shares), abs=0.01)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_is_rounded_at_run_time_is_told_from_weights(
+    benches: Benches, format_: Format
+) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "an outlier read at run time")
+    first = examine(*fault.build(benches(format_))).ranking[0]
+    assert first.effect is not None
+    # The outlier is in what it reads; its weights have a scale as good as any.
+    assert first.effect.weights_share < 0.2
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mnv4_deploy.drift.causes.arithmetic import find_few_bits, find_narrow_activations
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
-from mnv4_deploy.drift.causes.hypothesis import Hypothesis, LayerContext, name, noise_alone
+from mnv4_deploy.drift.causes.hypothesis import Hypothesis, LayerContext, name
 from mnv4_deploy.drift.causes.range_rules import clipped_activation
 from mnv4_deploy.drift.causes.rules import Findings, explain
 from mnv4_deploy.drift.causes.tried import with_trials, without_advice
@@ -22,11 +22,11 @@ from mnv4_deploy.layers.records import (
 
 # A layer that makes half of the outputs' noise is named even where the whole does not matter.
 _OUTSTANDING_DB = 3.0
-# Effects are told where they add up to most of what happened to the outputs.
-_EXPLAINED = 0.5
 # From this part on it is the weights that are to be mended, not the range of the output.
-_MOSTLY_WEIGHTS, _LITTLE = 0.5, 0.1
-_BYTE_LEVELS = 256
+_MOSTLY_WEIGHTS = 0.5
+# Our own scales, twice as wide for some channels, cost less.
+_COARSER_DB = 6.5
+_BYTE, _BYTE_LEVELS = 8, 256
 _UNIT_RANGE: CauseKind = "softmax or sigmoid range"
 
 
@@ -51,7 +51,7 @@ def diagnose(layers: LayersDrift, whole: Cause | None, *, matters: bool = True) 
     if few_bits is not None:
         ranking.append(Diagnosis("all layers", None, few_bits))
     effects = layers.effects
-    if effects is not None and effects.explained_share >= _EXPLAINED:
+    if effects is not None and effects.adds_up:
         chosen = list(_by_effect(layers, findings, effects.ranked, matters=matters))
     else:
         chosen = list(_by_noise(layers, findings)) if matters else []
@@ -128,63 +128,40 @@ def _small(layer: LayerDrift, effect: OutputEffect) -> Cause:
     clipped = clipped_activation(LayerContext(layer))
     if clipped is not None and effect.weights_share < _MOSTLY_WEIGHTS:
         return clipped.cause
+    weights, rounding = 100 * effect.weights_share, 100 * effect.rounding_share
     evidence = layer.evidence
-    if evidence.dynamic:
-        at = "" if evidence.weight_sqnr_db is None else f" (at {evidence.weight_sqnr_db:.1f} dB)"
-        return Cause(
-            "dynamic quantization",
-            "Nothing is wrong with it: its noise is that of what it rounds to 8 bits at run time "
-            f"and of its 8-bit weights{at}.",
-            "Keep it in float.",
-        )
-    if effect.weights_share >= _MOSTLY_WEIGHTS and _exact_weights(layer):
-        return Cause(
-            "rounded activations",
-            f"Nothing is wrong with it: its weights are at {evidence.weight_sqnr_db:.1f} dB, and "
-            f"the rounding of its output makes {100 * (1 - effect.weights_share):.0f} % of its "
-            "noise. The rest is the rounding of what it reads.",
-            "Keep it and what it reads in float.",
-        )
-    if layer.output is not None and layer.output.levels > _BYTE_LEVELS:
-        return _rounding_16(effect)
-    return _rounding(effect)
-
-
-def _exact_weights(layer: LayerDrift) -> bool:
-    """Whether the weights make little of the noise that the layer has on its own."""
-    sqnr = layer.evidence.weight_sqnr_db
-    return sqnr is not None and 10 ** (-sqnr / 10) < _LITTLE * noise_alone(layer)
-
-
-def _rounding_16(effect: OutputEffect) -> Cause:
-    weights = 100 * effect.weights_share
+    here, there = evidence.weight_sqnr_db, evidence.rounded_weights_db
     if effect.weights_share >= _MOSTLY_WEIGHTS:
-        return Cause(
-            "rounded weights",
-            f"Nothing is wrong with it; {weights:.0f} % of its noise are its rounded weights and "
-            "the arithmetic, its 16-bit activations cost next to nothing.",
-            "Keep it in float.",
-        )
-    return Cause(
-        "16-bit activations",
-        f"Nothing is wrong with its range; {100 - weights:.0f} % of its noise is the rounding of "
-        "its output to 16 bits.",
-        "Keep it and what reads it in float.",
-    )
-
-
-def _rounding(effect: OutputEffect) -> Cause:
-    """Nothing is wrong with the layer, but the outputs are sensitive to it."""
-    weights = 100 * effect.weights_share
-    if effect.weights_share >= _MOSTLY_WEIGHTS:
+        if here is not None and there is not None and there > here + _COARSER_DB:
+            return Cause(
+                "coarse weights",
+                f"{weights:.0f} % of its noise are its rounded weights: they are at "
+                f"{here:.1f} dB, where 8 bits with a scale a channel leave {there:.1f} dB.",
+                "Quantize the weights per channel in 8 bits.",
+            )
         return Cause(
             "rounded weights",
             f"Nothing is wrong with it; {weights:.0f} % of its noise are its rounded weights.",
             "Keep it in float, or let a trial of --max-drop choose how its weights are rounded.",
         )
+    if evidence.dynamic:
+        return Cause(
+            "dynamic quantization",
+            f"Nothing is wrong with it; {100 - weights:.0f} % of its noise is the rounding of "
+            "what it reads, to 8 bits at run time.",
+            "Keep it in float.",
+        )
+    if effect.rounding_share >= 1 - effect.rounding_share - effect.weights_share:
+        bits = _BYTE if layer.output is None or layer.output.levels <= _BYTE_LEVELS else 16
+        return Cause(
+            "rounded activations" if bits == _BYTE else "16-bit activations",
+            f"Nothing is wrong with its range; {rounding:.0f} % of its noise is the rounding of "
+            f"its output to {bits} bits.",
+            "Keep it and what reads it in float.",
+        )
     return Cause(
         "rounded activations",
-        f"Nothing is wrong with its range; {100 - weights:.0f} % of its noise is the rounding of "
-        "its output.",
-        "Keep it and what reads it in float or int16.",
+        f"Nothing is wrong with it; {rounding:.0f} % of its noise is the rounding of its output, "
+        f"{weights:.0f} % are its weights, and the rest is the rounding of what it reads.",
+        "Keep it and what it reads in float.",
     )

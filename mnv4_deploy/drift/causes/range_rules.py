@@ -23,6 +23,7 @@ from mnv4_deploy.layers.records import LayerDrift
 _OUTLIER_RATIO = 8.0
 # Channels this close to the largest one are outliers with it.
 _OUTLIER_SHARE = 1 / 4
+_FEW = 1 / 8
 # From this part on clipping is what a range costs.
 _MOSTLY = 0.5
 # Less than this wastes a bit or more of the eight.
@@ -52,6 +53,8 @@ def outlier_channel(context: LayerContext) -> Hypothesis | None:
     if live.max() < _OUTLIER_RATIO * median:
         return None
     few = np.flatnonzero(peaks >= _OUTLIER_SHARE * live.max())
+    if len(few) > max(1.0, _FEW * len(live)):
+        return None  # so many are no outliers
     rest = live[live < _OUTLIER_SHARE * live.max()]
     share = float(np.mean([rounding(output.scale, peak) for peak in rest]))
     if context.readers and all(reader.isolated is not None for reader in context.readers):

@@ -15,28 +15,27 @@ from mnv4_deploy.layers.records import (
 )
 
 # Where the range is what is to be mended, a range that fits is what is tried.
-_RANGES: frozenset[CauseKind] = frozenset(
-    {"clipped activation", "unused range", "calibration data"}
-)
+_RANGES: frozenset[CauseKind] = frozenset({"clipped activation", "unused range"})
+# Of the whole model; the other ones were found by trying them.
+_ALL_RANGES: frozenset[CauseKind] = frozenset({"calibration data", "16-bit activations"})
 # Less is chance.
 _LEAST_DB = 0.1
 
 
 def with_trials(ranking: Iterable[Diagnosis], layers: LayersDrift) -> Iterator[Diagnosis]:
-    """``ranking`` with what was won; as it is where the layers of ``layers`` could not be tried.
-
-    Causes of the whole model were found by trying them, but for the calibration.
-    """
+    """``ranking`` with what was won; as it is where ``layers`` could not be tried."""
     effects = layers.effects
     tried = None if effects is None else effects.tried
     for entry in ranking:
         if effects is None or tried is None:
             yield entry
-        elif entry.layer is not None:
-            own = entry.layer if entry.effect is None else entry.effect.layer
-            place = [effect.layer for effect in effects.ranked[: len(tried.in_float)]]
-            yield _judged(entry, _trial(tried, place.index(own)) if own in place else None)
-        elif entry.cause.kind == "calibration data":
+        elif entry.effect is not None:
+            place = effects.ranked.index(entry.effect)
+            if place < len(tried.in_float):
+                yield _judged(entry, _trial(tried, place))
+            else:
+                yield replace(entry, cause=without_advice(entry.cause))
+        elif entry.cause.kind in _ALL_RANGES:
             won = LayerTrial(tried.images, tried.candidate, None, tried.all_ranges)
             yield _judged(entry, won)
         else:
@@ -53,10 +52,9 @@ def _trial(tried: OutputTrials, place: int) -> LayerTrial:
     )
 
 
-def _judged(entry: Diagnosis, trial: LayerTrial | None) -> Diagnosis:
-    if trial is None:
-        return replace(entry, cause=without_advice(entry.cause))
-    if entry.cause.kind in _RANGES and trial.fitting_range is not None:
+def _judged(entry: Diagnosis, trial: LayerTrial) -> Diagnosis:
+    ranged = trial.in_float is None or entry.cause.kind in _RANGES
+    if ranged and trial.fitting_range is not None:
         won = replace(trial, in_float=None)
     else:
         won = replace(trial, fitting_range=None)

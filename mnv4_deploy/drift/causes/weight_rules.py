@@ -23,6 +23,7 @@ _COARSE_DB = 28.0
 # Worse than three bits: then they are other weights, not rounded ones.
 _OTHER_DB = 10.0
 _BYTE = 8
+_MOST = 0.5
 # A channel whose scale is this small beside the median one has no weights to speak of.
 _TINY = 1e-6
 # From here on an error is mostly a constant of each channel, as a wrong bias makes.
@@ -104,17 +105,16 @@ def few_bits(context: LayerContext) -> Hypothesis | None:
 def dynamic_rounding(context: LayerContext) -> Hypothesis | None:
     """What a layer reads is rounded at run time, and that costs more than its weights do."""
     evidence = context.layer.evidence
-    if not evidence.dynamic:
+    if not evidence.dynamic or evidence.weights_share is None:
         return None
-    weights = 10 ** (-(evidence.weight_sqnr_db or np.inf) / 10)
-    share = max(context.measured - weights, 0.0)
-    if share < weights:
+    reading = 1 - evidence.weights_share
+    if reading < _MOST:
         return None
     return Hypothesis(
         "dynamic quantization",
-        share,
+        context.measured * reading,
         "It rounds what it reads to 8 bits at run time, from each image's smallest to its largest "
-        f"value, which makes about {100 * share / context.measured:.0f} % of its noise "
+        f"value, which makes {100 * reading:.0f} % of its noise "
         f"({decibels(context.measured)}).",
         "Keep this layer in float, or its weights only in 8 bits.",
     )
