@@ -27,7 +27,8 @@ from accuracy_cells import FLOAT, OURS, STOCK, Cell, Network, Times
 from this_cpu import this_cpu
 
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.exporters.records import FORMATS
+from mnv4_deploy.profiles.records.graph import Format
 
 NETWORKS = {  # weights, and how many images to evaluate on
     "hybrid-m": ("bundled", 1000),

@@ -20,13 +20,14 @@ import numpy.typing as npt
 from stock_onnx import build_stock_onnx
 from stock_tflite import build_stock_tflite
 
-from mnv4_deploy.exporters.records import ExportRequest, Format
+from mnv4_deploy.exporters.records import ExportRequest
 from mnv4_deploy.images import sets as images
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models import weights
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.measure.rounds import time_files
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 

@@ -32,7 +32,7 @@ from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.exporters.ranges import Range
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.exporters.records import FORMATS
 from mnv4_deploy.exporters.rewrites.chains import rewrite
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import observe_onnx, quantize_onnx
@@ -46,6 +46,7 @@ from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import load_reference
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.sessions.records import ModelRef
 

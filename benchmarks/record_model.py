@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv4_deploy.errors import DeployError
-from mnv4_deploy.exporters.records import FORMATS, ExportRequest, FileAudit, Format, Int8Choice
+from mnv4_deploy.exporters.records import FORMATS, ExportRequest, FileAudit, Int8Choice
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.outputs import Outputs
 from mnv4_deploy.support import facts as support_facts
 from mnv4_deploy.support.catalogue import count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mnv4_deploy.exporters.records import Format
+from mnv4_deploy.profiles.records.graph import Format
 
 
 def format_module(format_: Format) -> ModuleType:

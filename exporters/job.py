@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mnv4_deploy.exporters.records import ExportRequest, Format
+from mnv4_deploy.exporters.records import ExportRequest
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.images.sets import SelectedImages
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import ReferenceModel
 from mnv4_deploy.profiles.machine.cpu import may_saturate, read_cpu
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.feed import batches
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.sessions.outputs import CHANNELS_FIRST

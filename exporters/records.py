@@ -11,10 +11,10 @@ from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.exporters.recipes import CPUS, Targets
 from mnv4_deploy.models.source import ModelSource, ZooSource
 from mnv4_deploy.profiles.records.files import FileFacts
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 from mnv4_deploy.tasks.task import Task
 
-Format = Literal["onnx", "tflite"]
 Io = Literal["float", "int8", "uint8"]
 LayerPrecision = Literal["float", "int16x8"]
 FORMATS: tuple[Format, ...] = ("onnx", "tflite")

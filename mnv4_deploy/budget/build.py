@@ -14,11 +14,12 @@ from mnv4_deploy.exporters import verify
 from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
 from mnv4_deploy.exporters.formats import format_module
 from mnv4_deploy.exporters.job import FileJob
-from mnv4_deploy.exporters.records import Deviation, Format, Int8Choice
+from mnv4_deploy.exporters.records import Deviation, Int8Choice
 from mnv4_deploy.exporters.recovery.correct_bias import correct_bias
 from mnv4_deploy.exporters.recovery.equalize import equalize
 from mnv4_deploy.exporters.recovery.rounding import optimise_rounding
 from mnv4_deploy.images.preprocessing import normalize
+from mnv4_deploy.profiles.records.graph import Format
 
 # All of these are held in memory, with one layer's results for them.
 _MAX_IMAGES = 128

@@ -10,14 +10,8 @@ from mnv4_deploy.budget.build import Builder
 from mnv4_deploy.budget.search import run_search
 from mnv4_deploy.budget.trials import FileTrialRunner, HeldOut
 from mnv4_deploy.exporters.job import FileJob
-from mnv4_deploy.exporters.records import (
-    BudgetSearch,
-    Deviation,
-    Drift,
-    Format,
-    Int8Choice,
-    SearchResult,
-)
+from mnv4_deploy.exporters.records import BudgetSearch, Deviation, Drift, Int8Choice, SearchResult
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.progress import Progress
 
 

@@ -15,7 +15,6 @@ from mnv4_deploy.exporters.evaluation import Evaluation
 from mnv4_deploy.exporters.job import FileJob, in_parallel
 from mnv4_deploy.exporters.records import (
     Drift,
-    Format,
     Int8Choice,
     LayerPrecision,
     NotTried,
@@ -23,6 +22,7 @@ from mnv4_deploy.exporters.records import (
     Trial,
 )
 from mnv4_deploy.images.records import Pixels
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.sessions.outputs import Outputs, paired
 from mnv4_deploy.tasks.rows import noise_share, output_columns

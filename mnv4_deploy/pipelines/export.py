@@ -20,7 +20,6 @@ from mnv4_deploy.exporters.records import (
     ExportRequest,
     ExportResult,
     FileAudit,
-    Format,
     Int8Choice,
     RewriteSummary,
     SearchResult,
@@ -35,6 +34,7 @@ from mnv4_deploy.outputs import (
     write_manifest,
 )
 from mnv4_deploy.pipelines.manifest import build_manifest
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.versions import tool_versions
 

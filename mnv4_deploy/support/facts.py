@@ -18,14 +18,14 @@ from mnv4_deploy.errors import InputError
 from mnv4_deploy.exporters.recipes import RECIPES
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles.files.whole import replace_whole
-from mnv4_deploy.profiles.records.graph import ModelFormat
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 SCHEMA_VERSION = 1
 FACTS = Path(__file__).parent / "facts.json"
 # What decides a file and what runs it. numpy is in every one and decides nothing.
-TOOLS: Mapping[ModelFormat, tuple[str, ...]] = {
+TOOLS: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("torch", "onnxscript", "onnx", "onnxsim", "onnxruntime"),
     "tflite": ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
 }
@@ -47,7 +47,7 @@ DECIDES_NO_FILE: frozenset[str | tuple[str, float, float]] = frozenset(
 class Kind:
     """One way to export a model. ``target`` is what runs the file: see ``recipes.RECIPES``."""
 
-    format: ModelFormat
+    format: Format
     precision: Precision
     target: str
 
@@ -74,7 +74,7 @@ class FileSupport:
     where that is less than usual.
     """
 
-    format: ModelFormat
+    format: Format
     precision: Precision
     target: str
     works: bool | None

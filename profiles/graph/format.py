@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.profiles.files.regular import open_regular
-from mnv4_deploy.profiles.records.graph import ModelFormat
+from mnv4_deploy.profiles.records.graph import Format
 
 _TFLITE_MAGIC = b"TFL3"
 _MAGIC_OFFSET = 4
@@ -18,7 +18,7 @@ def looks_like_tflite(head: bytes) -> bool:
     return head[_MAGIC_OFFSET : _MAGIC_OFFSET + len(_TFLITE_MAGIC)] == _TFLITE_MAGIC
 
 
-def format_of(path: str | Path) -> ModelFormat:
+def format_of(path: str | Path) -> Format:
     """The format of a model file, by its content; what is not TFLite passes for ONNX.
 
     Raises ModelFileError where there is no file, or nothing in it.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-ModelFormat = Literal["tflite", "onnx"]
+Format = Literal["tflite", "onnx"]
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...]
 
 _BITS = {
@@ -132,7 +132,7 @@ class ModelGraph:
     what the file says of itself, by key.
     """
 
-    format: ModelFormat
+    format: Format
     tensors: tuple[Tensor, ...]
     ops: tuple[Operator, ...]
     inputs: tuple[int, ...]

@@ -12,7 +12,7 @@ from statistics import median, quantiles
 from typing import Literal
 
 from mnv4_deploy.profiles.records.device import DeviceRun
-from mnv4_deploy.profiles.records.graph import ModelFormat, ModelGraph, OpCost
+from mnv4_deploy.profiles.records.graph import Format, ModelGraph, OpCost
 from mnv4_deploy.profiles.records.inputs import GivenInput
 from mnv4_deploy.profiles.records.machine import Ceilings, Machine
 from mnv4_deploy.profiles.records.timing import Backend, OpProfile
@@ -192,7 +192,7 @@ class Measurement:
     """
 
     path: str
-    format: ModelFormat
+    format: Format
     runtime: str
     size_bytes: int
     sha256: str

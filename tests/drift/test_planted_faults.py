@@ -9,7 +9,8 @@ import pytest
 
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
-from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.exporters.records import FORMATS
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from tests.drift.planted.bench import SPEC, Bench, make_bench, photographs
 from tests.drift.planted.faults import FAULTS, Fault, sound

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 
 from mnv4_deploy.profiles.join.modules import block_of, canonical, module_of_ops
-from mnv4_deploy.profiles.records.graph import ModelFormat, ModelGraph, Operator, Tensor
+from mnv4_deploy.profiles.records.graph import Format, ModelGraph, Operator, Tensor
 
 
 def graph(
-    file_format: ModelFormat, *ops: tuple[str, str, str, str | None]
+    file_format: Format, *ops: tuple[str, str, str, str | None]
 ) -> tuple[ModelGraph, tuple[str, ...]]:
     """A chain of (kind, node name, name of its output, name of its weights) and its modules."""
     tensors, operators = [Tensor("input", (1, 4), "float32")], []

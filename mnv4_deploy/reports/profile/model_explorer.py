@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnv4_deploy.profiles.records.graph import ModelFormat, Operator
+from mnv4_deploy.profiles.records.graph import Format, Operator
 from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.reports.profile.kinds import main_op
 
@@ -38,7 +38,7 @@ def node_data(profile: ModelProfile) -> dict[str, Any]:
     return {"name": "Latency (us)", "results": results, "gradient": [dict(s) for s in _GRADIENT]}
 
 
-def node_id(format_: ModelFormat, op: Operator) -> str:
+def node_id(format_: Format, op: Operator) -> str:
     """What Model Explorer calls ``op`` of a file of this format.
 
     Its TFLite reader numbers the operators of a graph from 0; the ONNX reader

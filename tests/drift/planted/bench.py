@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from mnv4_deploy.exporters.ranges import RangeMethod
 from mnv4_deploy.exporters.recipes import recipe
-from mnv4_deploy.exporters.records import Format
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
 from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
 from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
@@ -24,6 +23,7 @@ from mnv4_deploy.images.sets import open_folder, select
 from mnv4_deploy.models.randomize import randomize
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.models.weights import DATA
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.edit_onnx import OnnxEdit
 from tests.drift.planted.edit_tflite import TfliteEdit

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mnv4_deploy.exporters.records import FORMATS, Format
+from mnv4_deploy.exporters.records import FORMATS
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.records import CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted import stock
 from tests.drift.planted.bench import SPEC, Bench, Edit, photographs

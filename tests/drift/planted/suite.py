@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.drift.causes.input_faults import find_input_fault
 from mnv4_deploy.drift.causes.output_faults import find_output_fault
-from mnv4_deploy.exporters.records import Format
 from mnv4_deploy.layers.compare import compare_layers
 from mnv4_deploy.layers.records import LayersDrift
+from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.sessions.records import ModelRef
 from tests.drift.planted.bench import Bench, photographs
 from tests.drift.planted.faults import Fault
