@@ -1,5 +1,6 @@
 """What the commands print, to people and to programs, and how little the first word takes."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -71,6 +72,19 @@ def test_help_imports_nothing_heavy(arguments):
     assert not {"torch", "numpy", "onnx", "onnxruntime", "PIL"} & set(imported.split())
     # It takes 0.2 s as long as it imports no more; NumPy alone would be 140 modules.
     assert len(imported.split()) < MAX_MODULES
+
+
+def test_the_version_is_that_of_the_package(run):
+    version = importlib.metadata.version("mnv4-deploy")
+    assert run("--version") == (0, f"mnv4-deploy {version}\n", "")
+
+
+def test_help_is_whole_at_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, text, _ = run("-h")
+    assert (code, run("--help")[1]) == (0, text)
+    assert "..." not in text.partition("Commands:")[2]
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_inspect_as_json(run, linear):

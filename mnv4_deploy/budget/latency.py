@@ -27,7 +27,7 @@ class Latencies:
 def latencies(paths: Sequence[Path]) -> Latencies:
     """Single-threaded end-to-end times of ``paths``, medians over rounds, paired by round."""
     with ExitStack() as stack:
-        runners = [stack.enter_context(closing(open_runner(path, threads=1))) for path in paths]
+        runners = [stack.enter_context(closing(open_runner(path))) for path in paths]
         samples = take_turns(
             runners,
             runs=_RUNS,

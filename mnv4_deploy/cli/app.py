@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from types import FrameType
+from typing import Annotated
 
 import typer
 
@@ -53,9 +54,28 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="From PyTorch mobile vision models to verified int8 ONNX and TFLite, and where their "
     "time goes.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"mnv4-deploy {metadata.version('mnv4-deploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    del version  # its callback has ended the command
 
 
 for _command in (export, models, inspect, profile, compare, drift, device, parity):

@@ -34,7 +34,7 @@ from mnv4_deploy.streams import complain
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(compare)
+    app.command(short_help="Run two files in turns: which is faster?")(compare)
 
 
 def compare(

@@ -21,7 +21,7 @@ from mnv4_deploy.errors import UnsupportedError
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(device)
+    app.command(short_help="Show what a device is and how it is doing.")(device)
 
 
 def device(

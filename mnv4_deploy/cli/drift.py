@@ -25,7 +25,7 @@ _MODEL = "A .tflite or .onnx file, or a name that `mnv4-deploy models` lists."
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(drift)
+    app.command(short_help="Tell what quantization cost, where, and why.")(drift)
 
 
 def drift(

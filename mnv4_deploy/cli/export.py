@@ -13,7 +13,7 @@ from mnv4_deploy.errors import UnsupportedError
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(export)
+    app.command(short_help="Write verified ONNX and TFLite files of a model.")(export)
 
 
 def export(

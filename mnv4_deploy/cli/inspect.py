@@ -12,7 +12,7 @@ from mnv4_deploy.cli.json_output import Json, print_json
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(inspect)
+    app.command(short_help="Show what a file is and what runs in int8.")(inspect)
 
 
 def inspect(

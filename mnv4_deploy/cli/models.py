@@ -11,7 +11,7 @@ from mnv4_deploy.cli.json_output import Json, print_json
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(models)
+    app.command(short_help="List the models, their size and their weights.")(models)
 
 
 def models(

@@ -22,7 +22,7 @@ from mnv4_deploy.streams import complain
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(parity)
+    app.command(short_help="Are outputs equal here and on a device?")(parity)
 
 
 def parity(

@@ -58,8 +58,9 @@ _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (profile, machine, roofline):
-        app.command()(command)
+    app.command(short_help="Show where a file's time goes, layer by layer.")(profile)
+    app.command(short_help="Show the measured ceilings of a machine.")(machine)
+    app.command(short_help="Predict latencies on machines of any balance.")(roofline)
 
 
 def profile(

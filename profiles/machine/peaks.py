@@ -17,6 +17,7 @@ from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.machine.onnx_models import write_onnx, write_onnx_chain
 from mnv4_deploy.profiles.machine.products import PRODUCTS, Compute, Product
 from mnv4_deploy.profiles.machine.tflite_models import write_tflite, write_tflite_chain
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
@@ -173,5 +174,5 @@ def _op_overhead_us(files: ModelFiles, threads: int) -> float:
 def _open(path: Path, threads: int) -> Runner:
     if path.suffix == ONNX.suffix:
         # Our nodes have names of their own, so that no copy with others is made, which onnx does.
-        return OrtRunner(path, threads=threads, named=True)
-    return open_runner(path, threads=threads)
+        return OrtRunner(path, RunSettings(threads), named=True)
+    return open_runner(path, RunSettings(threads=threads))

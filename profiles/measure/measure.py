@@ -12,6 +12,7 @@ from mnv4_deploy.profiles.isolated import NativeCrashError, run_isolated
 from mnv4_deploy.profiles.measure.checks import check_requests, pin_to
 from mnv4_deploy.profiles.measure.conditions import ConditionsSampler
 from mnv4_deploy.profiles.measure.rounds import Samples, take_turns
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import Measurement, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.records.timing import OpProfile
 from mnv4_deploy.profiles.runtimes.runners import (
@@ -109,15 +110,7 @@ def _timed(
     with ExitStack() as stack:
         runners = [
             stack.enter_context(
-                closing(
-                    opened_by(
-                        r.path,
-                        threads=r.threads,
-                        shapes=r.shapes,
-                        given=r.inputs,
-                        signature=r.signature,
-                    )
-                )
+                closing(opened_by(r.path, RunSettings(r.threads, r.shapes, r.inputs, r.signature)))
             )
             for r in requests
         ]
@@ -152,7 +145,7 @@ def profile_file(
 ) -> OpProfile:
     """Times of every operator of ``path`` that ran, in this process; raises as measure_here."""
     request = MeasureRequest(str(path), threads=threads, warmup=warmup, runs=runs)
-    with closing(open_runner(path, threads=threads)) as runner:
+    with closing(open_runner(path, RunSettings(threads=threads))) as runner:
         (times,) = take_turns([runner], runs=runs, warmup=warmup, max_seconds=request.max_seconds)
         return _profile(request, runner, times)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.timing import WallTimes
 from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
 from mnv4_deploy.profiles.runtimes.timing import time_run_us
@@ -76,7 +77,7 @@ def time_files(
     runners: list[Runner] = []
     try:
         for path in paths:
-            runners.append(open_runner(path, threads=threads))
+            runners.append(open_runner(path, RunSettings(threads=threads)))
         samples = take_turns(
             runners,
             runs=rounds * _BURST,

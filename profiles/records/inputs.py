@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,18 @@ class GivenInput:
 
 
 GivenInputs = Mapping[str, GivenInput]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a file runs: ``shapes`` of dynamic inputs by name ("" is the only input, as in
+    ``graph.shapes.resolve_shape``), ``given`` values of inputs, and the ``signature`` of a .tflite
+    file ("" is the first)."""
+
+    threads: int = 1
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    given: GivenInputs = field(default_factory=dict)
+    signature: str = ""
+
+
+ONE_THREAD = RunSettings()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.graph.format import format_of
-from mnv4_deploy.profiles.records.inputs import GivenInputs
+from mnv4_deploy.profiles.records.inputs import ONE_THREAD, RunSettings
 from mnv4_deploy.profiles.records.timing import OpTiming
 
 
@@ -59,29 +59,15 @@ class Runner(Protocol):
 class RunnerOpener(Protocol):
     """:func:`open_runner` or :func:`open_device_runner`."""
 
-    def __call__(
-        self,
-        path: str | Path,
-        *,
-        threads: int = 1,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-        given: GivenInputs | None = None,
-        signature: str = "",
-    ) -> Runner: ...
+    def __call__(self, path: str | Path, settings: RunSettings = ONE_THREAD) -> Runner: ...
 
 
 def open_runner(
     path: str | Path,
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    given: GivenInputs | None = None,
-    signature: str = "",
+    settings: RunSettings = ONE_THREAD,
 ) -> Runner:
     """A runner for ``path`` on the runtime of its format.
 
-    ``shapes`` as in :func:`mnv4_deploy.profiles.graph.shapes.resolve_shape`, ``given`` are values
-    of inputs, ``signature`` as in :func:`mnv4_deploy.profiles.graph.tflite.read.read_tflite`.
     Raises ModelFileError for a file the runtime does not accept, UnsupportedError for inputs that
     cannot be made up and for shapes, values and a signature that do not fit, ToolchainError where
     the runtime is missing or untried.
@@ -89,40 +75,25 @@ def open_runner(
     if format_of(path) == "tflite":
         from mnv4_deploy.profiles.runtimes.litert.open import open_litert
 
-        return open_litert(path, threads=threads, shapes=shapes, given=given, signature=signature)
-    return _open_onnx(path, threads, shapes, given, signature)
+        return open_litert(path, settings)
+    return _open_onnx(path, settings)
 
 
 def open_plain_runner(
     path: str | Path,
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    given: GivenInputs | None = None,
-    signature: str = "",
+    settings: RunSettings = ONE_THREAD,
 ) -> Runner:
     """:func:`open_runner` for files of which one crashed LiteRT's profiler: without it."""
     if format_of(path) == "tflite":
         from mnv4_deploy.profiles.runtimes.litert.open import open_end_to_end
 
-        return open_end_to_end(
-            path,
-            threads=threads,
-            shapes=shapes,
-            given=given,
-            signature=signature,
-            reason="it crashed",
-        )
-    return _open_onnx(path, threads, shapes, given, signature)
+        return open_end_to_end(path, settings, reason="it crashed")
+    return _open_onnx(path, settings)
 
 
 def open_device_runner(
     path: str | Path,
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    given: GivenInputs | None = None,
-    signature: str = "",
+    settings: RunSettings = ONE_THREAD,
 ) -> Runner:
     """:func:`open_runner` on a device, with whatever runtime is there.
 
@@ -131,32 +102,24 @@ def open_device_runner(
     which could rename them, is not there.
     """
     if format_of(path) == "onnx":
-        return _open_onnx(path, threads, shapes, given, signature, named=True)
+        return _open_onnx(path, settings, named=True)
     from mnv4_deploy.profiles.runtimes.litert.interpreter import installed_runtime
 
     if installed_runtime().times_operators:
-        return open_runner(path, threads=threads, shapes=shapes, given=given, signature=signature)
-    if signature:
+        return open_runner(path, settings)
+    if settings.signature:
         raise UnsupportedError(
             f"{installed_runtime().name} on the device runs the first signature alone: leave out"
             " --signature, or give --setup."
         )
     from mnv4_deploy.profiles.runtimes.litert.run_interpreter import InterpreterRunner
 
-    return InterpreterRunner(path, threads=threads, shapes=shapes or {}, given=given)
+    return InterpreterRunner(path, settings)
 
 
-def _open_onnx(
-    path: str | Path,
-    threads: int,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    given: GivenInputs | None,
-    signature: str,
-    *,
-    named: bool = False,
-) -> Runner:
-    if signature:
+def _open_onnx(path: str | Path, settings: RunSettings, *, named: bool = False) -> Runner:
+    if settings.signature:
         raise UnsupportedError(f"{path} is an .onnx file, which has no signatures.")
     from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner
 
-    return OrtRunner(path, threads=threads, shapes=shapes or {}, given=given, named=named)
+    return OrtRunner(path, settings, named=named)

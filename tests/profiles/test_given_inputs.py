@@ -13,6 +13,7 @@ import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError
 from mnv4_deploy.profiles.graph.given_inputs import fitted, read_given, shapes_with
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.runtimes.made_up import InputSpec, input_values, made_up_note
@@ -238,7 +239,7 @@ def test_proposed_shapes_run(
         OrtRunner(path)
     assert proposed in str(raised.value)
     shape = dict([parse_shape(proposed.removeprefix("--shape "))])
-    with closing(OrtRunner(path, shapes=shape)) as runner:
+    with closing(OrtRunner(path, RunSettings(shapes=shape))) as runner:
         runner.run()
 
 
@@ -250,7 +251,7 @@ def test_a_given_array_is_what_runs(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", array)
     given = read_given([f"x={tmp_path}/x.npy"])
     path = dynamic(tmp_path / "m.onnx", ["n", 3, "h", "w"])
-    with closing(OrtRunner(path, given=given)) as runner:
+    with closing(OrtRunner(path, RunSettings(given=given))) as runner:
         np.testing.assert_array_equal(runner._plain.run(None, runner._feeds)[0], -array)
 
 

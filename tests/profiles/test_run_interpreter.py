@@ -17,6 +17,7 @@ import pytest
 
 from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import time_here
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.runtimes.litert import library as litert_library
 from mnv4_deploy.profiles.runtimes.litert.interpreter import installed_runtime
@@ -56,7 +57,7 @@ def _untried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_runs_the_file_and_says_what_it_cannot_do(conv_tflite: Path) -> None:
-    with closing(InterpreterRunner(conv_tflite, threads=2)) as runner:
+    with closing(InterpreterRunner(conv_tflite, RunSettings(threads=2))) as runner:
         assert runner.runtime == f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
         assert not runner.times_operators
         assert runner.timings((1.0,)) == ()
@@ -77,16 +78,18 @@ def test_it_does_the_work_of_the_model(tflite: TfliteBuilder, tmp_path: Path) ->
     path = tflite.write(tmp_path / "net.tflite", (x,), (y,))
     least = []
     for batch in (1, 64):
-        with closing(InterpreterRunner(path, shapes={"x": (batch, 40, 40, 32)})) as runner:
+        with closing(
+            InterpreterRunner(path, RunSettings(shapes={"x": (batch, 40, 40, 32)}))
+        ) as runner:
             least.append(min(time_run_us(runner.run) for _ in range(5)))
     assert least[1] > 8 * least[0]
 
 
 def test_shapes_that_do_not_fit(conv_tflite: Path) -> None:
     with pytest.raises(UnsupportedError, match="dimension 1 is fixed at 32"):
-        InterpreterRunner(conv_tflite, shapes={"image": (1, 64, 64, 3)})
+        InterpreterRunner(conv_tflite, RunSettings(shapes={"image": (1, 64, 64, 3)}))
     with pytest.raises(UnsupportedError, match="no input nothing"):
-        InterpreterRunner(conv_tflite, shapes={"nothing": (1,)})
+        InterpreterRunner(conv_tflite, RunSettings(shapes={"nothing": (1,)}))
 
 
 def test_text_cannot_be_made_up(tflite: TfliteBuilder, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import profile_file, time_here
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.runtimes.ort.overhead import profiler_cost_us, without_profiler
 from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent, merge, read_profile, runs_of
@@ -78,11 +79,11 @@ def test_dynamic_shape(tmp_path: Path) -> None:
     path = _save(tmp_path / "m.onnx", nodes, [("x", _FLOAT, ["n", 3, "h", "w"])], "y")
     with pytest.raises(InputError, match=r"dynamic shape.*--shape x="):
         OrtRunner(path)
-    with closing(OrtRunner(path, shapes={"": (2, 3, 5, 7)})) as runner:
+    with closing(OrtRunner(path, RunSettings(shapes={"": (2, 3, 5, 7)}))) as runner:
         assert runner._feeds["x"].shape == (2, 3, 5, 7)
         runner.run()
     with pytest.raises(UnsupportedError, match="no input z"):
-        OrtRunner(path, shapes={"z": (1, 3, 5, 7)})
+        OrtRunner(path, RunSettings(shapes={"z": (1, 3, 5, 7)}))
 
 
 def test_integer_input_is_a_valid_index(tmp_path: Path) -> None:

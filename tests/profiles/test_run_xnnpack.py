@@ -9,6 +9,7 @@ import pytest
 
 from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.measure.measure import time_here
+from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.profiles.runtimes.litert import library as litert_library
 from mnv4_deploy.profiles.runtimes.litert.capi import (
@@ -201,7 +202,7 @@ def test_dynamic_input_takes_the_given_shape(
     tflite: TfliteBuilder, tmp_path: Path, name: str
 ) -> None:
     path = _dynamic_add(tflite, tmp_path / "m.tflite", (-1, -1, -1, 3))
-    with closing(XnnpackRunner(path, shapes={name: (2, 5, 7, 3)})) as runner:
+    with closing(XnnpackRunner(path, RunSettings(shapes={name: (2, 5, 7, 3)}))) as runner:
         runner.run()
         assert runner._plain.inputs[0].shape == (2, 5, 7, 3)
         doubled = runner._plain.read_output(0)
@@ -216,9 +217,9 @@ def test_shapes_that_cannot_be(tflite: TfliteBuilder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dynamic shape.*--shape x="):
         XnnpackRunner(path)
     with pytest.raises(UnsupportedError, match="dimension 3 is fixed at 3"):
-        XnnpackRunner(path, shapes={"x": (1, 5, 5, 4)})
+        XnnpackRunner(path, RunSettings(shapes={"x": (1, 5, 5, 4)}))
     with pytest.raises(UnsupportedError, match="no input z"):
-        XnnpackRunner(path, shapes={"z": (1, 5, 5, 3)})
+        XnnpackRunner(path, RunSettings(shapes={"z": (1, 5, 5, 3)}))
 
 
 def test_dynamic_batch_is_one(tflite: TfliteBuilder, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ Only LiteRT's compiled models can be profiled, and they take fewer files than it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from mnv4_deploy.errors import ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.graph.tflite.dynamic import sizes_come_from_data
 from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.records.inputs import GivenInputs
+from mnv4_deploy.profiles.records.inputs import ONE_THREAD, RunSettings
 from mnv4_deploy.profiles.runtimes.litert.run_interpreter import InterpreterRunner
 from mnv4_deploy.profiles.runtimes.litert.run_xnnpack import XnnpackRunner, signature_number
 
@@ -21,12 +20,7 @@ _GREW = "sizes of outputs are known only after a run"
 
 
 def open_litert(
-    path: str | Path,
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    given: GivenInputs | None = None,
-    signature: str = "",
+    path: str | Path, settings: RunSettings = ONE_THREAD
 ) -> XnnpackRunner | InterpreterRunner:
     """A runner for ``path`` that times operators if any can.
 
@@ -34,63 +28,43 @@ def open_litert(
     be made up, and for a shape or signature that does not fit, MemoryError for a file that needs
     more memory than there is, ToolchainError where the runtime is missing or untried.
     """
-    graph = read_tflite(Path(path), signature)
+    graph = read_tflite(Path(path), settings.signature)
     _check_inputs(path, graph)
-    reason = _why_not_profiled(graph, signature)
+    reason = _why_not_profiled(graph, settings.signature)
     if not reason and sizes_come_from_data(graph):
-        reason = _after_a_run(path, threads, shapes, given, graph.subgraph)
+        reason = _after_a_run(path, settings, graph.subgraph)
     if not reason:
         try:
-            return XnnpackRunner(
-                path, threads=threads, shapes=shapes, given=given, signature=signature
-            )
+            return XnnpackRunner(path, settings)
         except (ModelFileError, UnsupportedError) as error:
             said = str(error)
             reason = said.partition(f"{path} (")[2].rpartition("): ")[0] or said.rstrip(".")
-    return open_end_to_end(
-        path, threads=threads, shapes=shapes, given=given, signature=signature, reason=reason
-    )
+    return open_end_to_end(path, settings, reason=reason)
 
 
 def open_end_to_end(
-    path: str | Path,
-    *,
-    threads: int = 1,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    given: GivenInputs | None = None,
-    signature: str = "",
-    reason: str = "",
+    path: str | Path, settings: RunSettings = ONE_THREAD, *, reason: str = ""
 ) -> InterpreterRunner:
     """A runner for ``path`` on the interpreter; ``reason`` is why LiteRT's profiler is not used.
 
     Raises as :func:`open_litert` does.
     """
-    graph = read_tflite(Path(path), signature)
+    graph = read_tflite(Path(path), settings.signature)
     _check_inputs(path, graph)
     return InterpreterRunner(
         path,
-        threads=threads,
-        shapes=shapes,
-        given=given,
+        settings,
         subgraph=graph.subgraph,
         why=f"LiteRT's profiler cannot take this file ({reason}), so the interpreter ran it: times"
         " are end to end.",
     )
 
 
-def _after_a_run(
-    path: str | Path,
-    threads: int,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    given: GivenInputs | None,
-    subgraph: int,
-) -> str:
+def _after_a_run(path: str | Path, settings: RunSettings, subgraph: int) -> str:
     """Why ``path`` cannot be profiled, where a run shows it: a compiled model makes room for its
     outputs before it runs, and crashes where that was too little."""
     try:
-        runner = InterpreterRunner(
-            path, threads=threads, shapes=shapes, given=given, subgraph=subgraph
-        )
+        runner = InterpreterRunner(path, settings, subgraph=subgraph)
     except ModelFileError:  # the compiled model may know other operators
         return ""
     runner.close()

@@ -7,14 +7,14 @@ tells no operator's time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.graph.tflite.primary import with_first
-from mnv4_deploy.profiles.records.inputs import GivenInputs
+from mnv4_deploy.profiles.records.inputs import ONE_THREAD, RunSettings
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.litert.interpreter import (
@@ -43,10 +43,8 @@ class InterpreterRunner:
     def __init__(
         self,
         path: str | Path,
+        settings: RunSettings = ONE_THREAD,
         *,
-        threads: int = 1,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-        given: GivenInputs | None = None,
         subgraph: int = 0,
         why: str = "",
     ) -> None:
@@ -60,8 +58,9 @@ class InterpreterRunner:
         )
         # The interpreter announces its delegate on standard error.
         with captured_stderr(), translated(self.runtime, "run", path):
-            interpreter = open_interpreter(with_first(Path(path), subgraph), threads=threads)
-            _feed(interpreter, shapes or {}, given or {})
+            file = with_first(Path(path), subgraph)
+            interpreter = open_interpreter(file, threads=settings.threads)
+            _feed(interpreter, settings)
             before = _output_shapes(interpreter)
             interpreter.invoke()  # not every operator fails before it runs
         self._interpreter = interpreter
@@ -84,10 +83,11 @@ def _output_shapes(interpreter: Any) -> list[tuple[int, ...]]:
     return [tuple(map(int, spec["shape"])) for spec in interpreter.get_output_details()]
 
 
-def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]], given: GivenInputs) -> None:
+def _feed(interpreter: Any, settings: RunSettings) -> None:
     """Give every input of ``interpreter`` its shape and an example."""
     specs = interpreter.get_input_details()
-    shapes = shapes_with(shapes, given, {spec["name"]: len(spec["shape"]) for spec in specs})
+    ranks = {spec["name"]: len(spec["shape"]) for spec in specs}
+    shapes = shapes_with(settings.shapes, settings.given, ranks)
     check_names(shapes, [spec["name"] for spec in specs])
     only = len(specs) == 1
     new = {}
@@ -97,4 +97,4 @@ def _feed(interpreter: Any, shapes: Mapping[str, tuple[int, ...]], given: GivenI
         if shape != tuple(spec["shape"]):
             new[spec["index"]] = shape
     allocate(interpreter, new)
-    set_examples(interpreter, given)
+    set_examples(interpreter, settings.given)

@@ -15,7 +15,7 @@ from mnv4_deploy.profiles.graph.given_inputs import shapes_with
 from mnv4_deploy.profiles.graph.shapes import check_names, resolve_shape
 from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.graph import ModelGraph
-from mnv4_deploy.profiles.records.inputs import GivenInputs
+from mnv4_deploy.profiles.records.inputs import ONE_THREAD, GivenInputs, RunSettings
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import memory_for
 from mnv4_deploy.profiles.runtimes.litert.capi import CompiledModel, ProfilerEvent
@@ -43,31 +43,21 @@ class XnnpackRunner:
 
     Operator times are resolved to 1 us and corrected by the runs without profiler
     (``xnnpack_events.py``). The profiler costs a fixed time a run, outside the operators.
-    ``signature`` as in :func:`~mnv4_deploy.profiles.graph.tflite.read.read_tflite`.
 
     Raises ModelFileError for a file LiteRT does not accept, UnsupportedError for inputs that
     cannot be fed or a shape that does not fit, MemoryError for a file that needs more memory
     than there is, ToolchainError for an untried or failing runtime.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        threads: int = 1,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-        given: GivenInputs | None = None,
-        signature: str = "",
-    ) -> None:
+    def __init__(self, path: str | Path, settings: RunSettings = ONE_THREAD) -> None:
         self._path = Path(path)
-        self._threads = threads
-        self._given = given or {}
-        graph = read_tflite(self._path, signature)
+        self._settings = settings
+        graph = read_tflite(self._path, settings.signature)
         self._subgraph = graph.subgraph
-        self._signature = signature_number(graph, signature) or 0
+        self._signature = signature_number(graph, settings.signature) or 0
         self._enclosing = frozenset(op.index for op in graph.ops if op.calls)
         ranks = {graph.tensors[i].name: len(graph.tensors[i].shape) for i in graph.inputs}
-        self._shapes = _input_shapes(graph, shapes_with(shapes or {}, self._given, ranks))
+        self._shapes = _input_shapes(graph, shapes_with(settings.shapes, settings.given, ranks))
         self._least_bytes = _least_bytes(graph, self._shapes)
         self._profiled: CompiledModel | None = None
         self._recorded: list[tuple[ProfilerEvent, ...]] = []
@@ -83,7 +73,7 @@ class XnnpackRunner:
         try:
             model = CompiledModel(
                 self._path,
-                threads=self._threads,
+                threads=self._settings.threads,
                 profiling=profiling,
                 signature=self._signature,
                 shapes=self._shapes,
@@ -94,7 +84,7 @@ class XnnpackRunner:
                 raise
             raise MemoryError(f"{self._path}: {error}") from error
         try:
-            feed(model, given=self._given)
+            feed(model, given=self._settings.given)
             model.run()
         except ToolchainError as error:
             model.close()

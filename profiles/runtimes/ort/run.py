@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +11,7 @@ from typing import Any
 from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.onnx.renamed import name_notes, renamed_copy
-from mnv4_deploy.profiles.records.inputs import GivenInputs
+from mnv4_deploy.profiles.records.inputs import ONE_THREAD, RunSettings
 from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs, example_notes
@@ -46,14 +46,12 @@ class OrtRunner:
     def __init__(
         self,
         path: str | Path,
+        settings: RunSettings = ONE_THREAD,
         *,
-        threads: int = 1,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-        given: GivenInputs | None = None,
         named: bool = False,
     ) -> None:
         self._path = Path(path)
-        self._threads = threads
+        self._threads = settings.threads
         self._stack = ExitStack()
         self._folder = self._stack.enter_context(scratch_folder())
         # The profile knows nodes by their names, which a file may use twice or leave out.
@@ -61,8 +59,8 @@ class OrtRunner:
         self.measured = self._path if named else renamed_copy(path, copies)
         self.runtime = runtime_name()
         with translated(self.runtime, "load", path):
-            self._plain = open_session(self.measured, threads=threads)
-        self._feeds = example_inputs(self._plain, shapes, given)
+            self._plain = open_session(self.measured, threads=settings.threads)
+        self._feeds = example_inputs(self._plain, settings.shapes, settings.given)
         self._profiled: Any = None
         self._asked: list[bool] = []  # of each run of the session that profiles now
         self._events = 0  # of a run, once it is known
@@ -70,7 +68,7 @@ class OrtRunner:
         self.times_operators = True
         self.notes: tuple[str, ...] = (
             *(() if named else name_notes(self._path)),
-            *example_notes(self._plain, shapes, given),
+            *example_notes(self._plain, settings.shapes, settings.given),
         )
 
     def run(self) -> None:
