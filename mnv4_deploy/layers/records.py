@@ -110,6 +110,7 @@ CauseKind = Literal[
     "lost channel",
     "rounded weights",
     "rounded activations",
+    "kernel arithmetic",
     "accumulated noise",
     "channel order",
     "normalisation",

@@ -18,6 +18,8 @@ from mnv4_deploy.layers.records import (
     LayerDrift,
     LayerEvidence,
     LayersDrift,
+    OutputEffect,
+    OutputEffects,
     RangeUse,
 )
 
@@ -329,3 +331,23 @@ def test_float_layers_and_layers_that_could_not_run_alone() -> None:
     cause = result.layers[1].cause
     assert cause is not None and cause.kind == "accumulated noise"
     assert found().ranking == ()
+
+
+@pytest.mark.parametrize(
+    ("weights", "rounding", "inputs", "kind"),
+    [
+        (0.7, 0.2, [0], "rounded weights"),
+        (0.1, 0.8, [0], "rounded activations"),
+        (0.1, 0.1, [0], "kernel arithmetic"),
+        (0.1, 0.1, [], "rounded activations"),
+    ],
+)
+def test_small_noise_is_what_most_of_it_is(
+    weights: float, rounding: float, inputs: list[int], kind: str
+) -> None:
+    """Both networks' layers read the same, but for the first one's rounded input."""
+    effect = OutputEffect(1, 2.0, 2.0, weights, rounding)
+    effects = OutputEffects(8, 15.0, 0.9, (effect,))
+    layers = (layer(0, 38.0), layer(1, 38.0, inputs=inputs))
+    (only,) = diagnose(LayersDrift(8, layers, (), effects=effects), None).ranking
+    assert only.cause.kind == kind

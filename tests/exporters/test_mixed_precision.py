@@ -10,7 +10,7 @@ from torch import nn
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.exporters.recipes import recipe
 from mnv4_deploy.exporters.to_onnx.convert import export_onnx
-from mnv4_deploy.exporters.to_onnx.quantize import quantize_onnx
+from mnv4_deploy.exporters.to_onnx.quantize import observe_onnx, quantize_onnx
 from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
 from mnv4_deploy.exporters.to_tflite.quantize import quantize_tflite
@@ -137,6 +137,13 @@ def test_onnx_unknown_layer_names_the_nearest(fp32, tmp_path):
 def test_onnx_the_same_twice(fp32, tmp_path):
     for name in ("a", "b"):
         quantize_onnx(fp32, tmp_path / name, [images(4)], float_layers=["point", "stem"])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_onnx_ranges_that_were_observed_before_make_the_same_file(fp32, tmp_path):
+    kept = observe_onnx(fp32, [images(4)])
+    quantize_onnx(fp32, tmp_path / "a", [images(4)], float_layers=["point"])
+    quantize_onnx(fp32, tmp_path / "b", (), float_layers=["point"], ranges=kept)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

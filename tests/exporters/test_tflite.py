@@ -17,7 +17,11 @@ from mnv4_deploy.exporters.to_tflite import io_types as tflite_io
 from mnv4_deploy.exporters.to_tflite import metadata as tflite_metadata
 from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
-from mnv4_deploy.exporters.to_tflite.quantize import cast_tflite_to_fp16, quantize_tflite
+from mnv4_deploy.exporters.to_tflite.quantize import (
+    cast_tflite_to_fp16,
+    observe_tflite,
+    quantize_tflite,
+)
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 
 TARGETS = ("xnnpack", "integer-only")
@@ -229,6 +233,13 @@ def test_known_input_range_replaces_the_observed_one(small, tmp_path):
     )  # fmt: skip
     file = TfliteFile(tmp_path / "int8")
     assert file.quantization(int(file.graph.inputs[0])) == (pytest.approx(1 / 255), -128)
+
+
+def test_ranges_that_were_observed_before_make_the_same_file(small, tmp_path):
+    kept = observe_tflite(small.path, small.images)
+    quantize_tflite(small.path, tmp_path / "a", small.images, recipe=recipe("xnnpack"))
+    quantize_tflite(small.path, tmp_path / "b", (), recipe=recipe("xnnpack"), ranges=kept)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_short_last_batch_is_no_obstacle(small, tmp_path):

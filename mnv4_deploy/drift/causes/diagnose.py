@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from mnv4_deploy.drift.causes.arithmetic import find_few_bits, find_narrow_activations
 from mnv4_deploy.drift.causes.calibration import find_calibration_fault
-from mnv4_deploy.drift.causes.hypothesis import Hypothesis, LayerContext, name
-from mnv4_deploy.drift.causes.range_rules import clipped_activation
+from mnv4_deploy.drift.causes.hypothesis import Hypothesis, name
 from mnv4_deploy.drift.causes.rules import Findings, explain
+from mnv4_deploy.drift.causes.small import small_cause
 from mnv4_deploy.drift.causes.tried import with_trials, without_advice
 from mnv4_deploy.layers.records import (
     Cause,
@@ -22,11 +22,6 @@ from mnv4_deploy.layers.records import (
 
 # A layer that makes half of the outputs' noise is named even where the whole does not matter.
 _OUTSTANDING_DB = 3.0
-# From this part on it is the weights that are to be mended, not the range of the output.
-_MOSTLY_WEIGHTS = 0.5
-# Our own scales, twice as wide for some channels, cost less.
-_COARSER_DB = 6.5
-_BYTE, _BYTE_LEVELS = 8, 256
 _UNIT_RANGE: CauseKind = "softmax or sigmoid range"
 
 
@@ -100,7 +95,9 @@ def _by_effect(
             told.add(position)
             found = findings.get(to_blame)
             to_mend = layers.layers[position]
-            cause = found.cause if found is not None and found.share else _small(to_mend, effect)
+            cause = (
+                found.cause if found is not None and found.share else small_cause(to_mend, effect)
+            )
             yield Diagnosis(name(to_mend), position, cause, effect)
 
 
@@ -121,47 +118,3 @@ def _by_noise(layers: LayersDrift, findings: Findings) -> Iterator[Diagnosis]:
     for index in sorted(guilty, key=lambda i: -findings[i].share):
         layer = layers.layers[positions[index]]
         yield Diagnosis(name(layer), positions[index], findings[index].cause)
-
-
-def _small(layer: LayerDrift, effect: OutputEffect) -> Cause:
-    """The outputs are sensitive to a layer that has little noise of its own."""
-    clipped = clipped_activation(LayerContext(layer))
-    if clipped is not None and effect.weights_share < _MOSTLY_WEIGHTS:
-        return clipped.cause
-    weights, rounding = 100 * effect.weights_share, 100 * effect.rounding_share
-    evidence = layer.evidence
-    here, there = evidence.weight_sqnr_db, evidence.rounded_weights_db
-    if effect.weights_share >= _MOSTLY_WEIGHTS:
-        if here is not None and there is not None and there > here + _COARSER_DB:
-            return Cause(
-                "coarse weights",
-                f"{weights:.0f} % of its noise are its rounded weights: they are at "
-                f"{here:.1f} dB, where 8 bits with a scale a channel leave {there:.1f} dB.",
-                "Quantize the weights per channel in 8 bits.",
-            )
-        return Cause(
-            "rounded weights",
-            f"Nothing is wrong with it; {weights:.0f} % of its noise are its rounded weights.",
-            "Keep it in float, or let a trial of --max-drop choose how its weights are rounded.",
-        )
-    if evidence.dynamic:
-        return Cause(
-            "dynamic quantization",
-            f"Nothing is wrong with it; {100 - weights:.0f} % of its noise is the rounding of "
-            "what it reads, to 8 bits at run time.",
-            "Keep it in float.",
-        )
-    if effect.rounding_share >= 1 - effect.rounding_share - effect.weights_share:
-        bits = _BYTE if layer.output is None or layer.output.levels <= _BYTE_LEVELS else 16
-        return Cause(
-            "rounded activations" if bits == _BYTE else "16-bit activations",
-            f"Nothing is wrong with its range; {rounding:.0f} % of its noise is the rounding of "
-            f"its output to {bits} bits.",
-            "Keep it and what reads it in float.",
-        )
-    return Cause(
-        "rounded activations",
-        f"Nothing is wrong with it; {rounding:.0f} % of its noise is the rounding of its output, "
-        f"{weights:.0f} % are its weights, and the rest is the rounding of what it reads.",
-        "Keep it and what it reads in float.",
-    )
