@@ -16,7 +16,7 @@ from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.onnx.bodies import Body, bodies_of, nodes_of
 from mnv4_deploy.profiles.graph.onnx.constants import constants_of, dtype_name
 from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
-from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import import_onnx, load_onnx
 from mnv4_deploy.profiles.graph.onnx.renamed import name_notes, renamed_copy
 from mnv4_deploy.profiles.inspection.onnx_operators import integer_kernels, operators_of
 from mnv4_deploy.profiles.ort.rules import CONVERSIONS
@@ -30,12 +30,7 @@ def inspect_here(path: str) -> FileFacts:
     Raises ModelFileError for a damaged file, ToolchainError where onnx is missing. Without
     onnxruntime the facts say so in a note.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ToolchainError(
-            "Inspecting an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
+    onnx = import_onnx()
     file = Path(path)
     load_onnx(onnx, file)  # which says what is no model
     with scratch_folder() as folder:

@@ -327,3 +327,9 @@ def test_measuring_goes_without_telemetry(conv_onnx: Path, tmp_path: Path) -> No
     variables.pop("ORT_DISABLE_TELEMETRY", None)
     subprocess.run([sys.executable, "-c", code, str(conv_onnx)], env=variables, check=True)
     assert not list(home.rglob("*"))
+
+
+def test_without_onnx_the_package_to_install_is_named(conv_onnx, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ToolchainError, match=r"mnv4-deploy\[onnx\]"):
+        OrtRunner(conv_onnx)

@@ -10,11 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ToolchainError
 from mnv4_deploy.profiles.graph.onnx.bodies import bodies_of, nodes_of, without_functions
 from mnv4_deploy.profiles.graph.onnx.constants import constants_of, dtype_name
 from mnv4_deploy.profiles.graph.onnx.external_weights import check_weights
-from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import import_onnx, load_onnx
 from mnv4_deploy.profiles.graph.onnx.run import run_once
 from mnv4_deploy.profiles.graph.onnx.scales import with_scales
 from mnv4_deploy.profiles.graph.onnx.values import Values, operator_names
@@ -44,7 +43,7 @@ def read_onnx(
     UnsupportedError for inputs that cannot be made up and for a shape or value that does not fit,
     ToolchainError where onnx or onnxruntime is missing.
     """
-    onnx = _import_onnx()
+    onnx = import_onnx()
     model = load_onnx(onnx, path)
     check_weights(path, model)  # in the folder that run_once names to onnxruntime
     if whole:
@@ -81,16 +80,6 @@ def read_onnx(
         weight_bytes=dict(weight_bytes),
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
-
-
-def _import_onnx() -> Any:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ToolchainError(
-            "Reading an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
-    return onnx
 
 
 def _declared_shapes(graph: Any) -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ from mnv4_deploy.profiles.graph.onnx.external_weights import (
     external_files,
     open_weights,
 )
-from mnv4_deploy.profiles.graph.onnx.model import load_onnx
+from mnv4_deploy.profiles.graph.onnx.model import import_onnx, load_onnx
 
 
 def renamed_copy(path: str | Path, folder: str | Path) -> Path:
@@ -39,8 +39,7 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     for external data that is no regular file beside it, OutputError where ``folder`` cannot be
     written.
     """
-    import onnx
-
+    onnx = import_onnx()
     source = Path(path)
     model = load_onnx(onnx, source)
     nodes = nodes_of(bodies_of(model.graph))
