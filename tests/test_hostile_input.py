@@ -16,13 +16,14 @@ from PIL import Image
 from rich.table import Table
 
 from mnv4_deploy.console import PlainConsole
-from mnv4_deploy.errors import InputError, ModelFileError
+from mnv4_deploy.errors import InputError, ModelFileError, UnsupportedError
 from mnv4_deploy.images.decode import opened_image
 from mnv4_deploy.parity.arrays_file import open_arrays
 from mnv4_deploy.profiles.graph.onnx.checks import MAX_NODES, MAX_TENSORS
 from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.records.files import TensorFacts
+from mnv4_deploy.profiles.runtimes.timing import example_input
 from tests.profiles.conftest import TfliteBuilder
 from tests.time_limit import in_time
 
@@ -125,6 +126,12 @@ def test_too_many_tensors_of_a_tflite_file(tmp_path):
     path = builder.write(tmp_path / "m.tflite", [first], [first])
     with in_time(), pytest.raises(ModelFileError, match="20,001 tensors"):
         read_tflite(path)
+
+
+@pytest.mark.parametrize("batch", [1 << 20, 1 << 45])
+def test_inputs_too_large_to_be_made_up(batch):
+    with in_time(), pytest.raises(UnsupportedError, match="too many"):
+        example_input((batch, 3, 16, 16), "float32")
 
 
 class TestLabelArchives:

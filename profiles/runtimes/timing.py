@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mnv4_deploy.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NS_PER_US = 1000
-_MAX_ELEMENTS = 1 << 40
+# A gigabyte of float32, which takes seconds to make up; damaged shapes ask for any number.
+_MAX_ELEMENTS = 1 << 28
 
 
 def time_run_us(run: Callable[[], object]) -> float:
@@ -34,12 +37,15 @@ def example_input(shape: Sequence[int], dtype: str, seed: int = 0) -> NDArray[An
     """A reproducible input: standard normal floats, full-range 8- and 16-bit integers.
 
     Wider integers are zero: they are usually indices, and any other value may be out of range.
-    Raises MemoryError for a shape that no memory holds.
+    Raises UnsupportedError for a shape that is too large.
     """
     import numpy as np
 
     if math.prod(shape) > _MAX_ELEMENTS:
-        raise MemoryError(f"{list(shape)} is no shape of an input")
+        raise UnsupportedError(
+            f"An input of shape {list(shape)} has more than {_MAX_ELEMENTS:,} elements, which are"
+            " too many to make up: give a smaller --shape, or a model of smaller inputs."
+        )
 
     generator = np.random.default_rng(seed)
     kind = np.dtype(dtype)
