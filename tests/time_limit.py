@@ -7,8 +7,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 
-# Only what would never end takes so long, on a machine that is busy with ten other things too.
-PATIENCE_S = 60
+# Only what would never end takes so long, on a machine that is busy with twenty other things too.
+PATIENCE_S = 300
 
 
 @contextlib.contextmanager

@@ -89,6 +89,8 @@ class FakeDevice:
 
     def cut(self) -> None:
         """Pull the cable for good: what runs over there goes on running."""
+        with contextlib.suppress(OSError):  # wakes who waits in accept, which close does not
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from tests.time_limit import PATIENCE_S, wait_until
 
 ROOT = "/data/local/tmp"
 # Long, and of this test process alone.
-SLEEP = ["/bin/sleep", f"98.{os.getpid()}"]
+SLEEP = ["/bin/sleep", f"598.{os.getpid()}"]
 # The device's clock, which only its watchdog looks at: it stands still, runs fast once the file
 # "runs" is there, and goes on from heartbeat to heartbeat where "beats" is. Like a real sleep it
 # outlives the watchdog, but not for long.

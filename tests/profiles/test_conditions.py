@@ -12,10 +12,16 @@ from mnv4_deploy.profiles.measure.conditions import ConditionsSampler, spin_us
 
 
 def test_spin_is_a_fixed_amount_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = min(spin_us() for _ in range(3))
-    monkeypatch.setattr(conditions, "_SPIN_STEPS", 4 * conditions._SPIN_STEPS)
-    four_times = min(spin_us() for _ in range(3))
+    def processor_us() -> float:
+        started = time.thread_time_ns()
+        conditions._spin()
+        return (time.thread_time_ns() - started) / 1000
+
+    once = min(processor_us() for _ in range(9))
     assert 500 < once < 50_000
+    assert spin_us() > once / 2
+    monkeypatch.setattr(conditions, "_SPIN_STEPS", 4 * conditions._SPIN_STEPS)
+    four_times = min(processor_us() for _ in range(9))
     assert 2 * once < four_times < 8 * once
 
 

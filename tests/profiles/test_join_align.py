@@ -108,7 +108,7 @@ def test_work_of_the_runtime_and_of_other_graphs_has_no_operator() -> None:
 def test_long_file_is_joined_quickly() -> None:
     kinds = ["ADD", "TANH", "RESHAPE"] * 700
     tags = ["Add (ND)", "TanH (NC)"] * 700
-    started = time.perf_counter()
+    started = time.process_time()  # which other programs do not lengthen
     rows = join(chain(*kinds), events(*tags))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert sum(kind == "RESHAPE" and not times for kind, _, times in rows) == 700
