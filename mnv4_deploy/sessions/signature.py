@@ -9,6 +9,7 @@ from mnv4_deploy.sessions.feed import INPUT_TYPES
 from mnv4_deploy.sessions.quantization import onnx_quantization
 
 _RANK_OF_IMAGES, _CHANNELS = 4, 3
+_MAX_BATCH = 1024  # the largest that an export has
 
 
 def image_size(facts: FileFacts, options: PreprocessingOptions) -> tuple[int, int] | None:
@@ -27,6 +28,12 @@ def image_size(facts: FileFacts, options: PreprocessingOptions) -> tuple[int, in
         raise UnsupportedError(
             f"{facts.path} takes {facts.inputs[0].described}, which is no RGB image: drift "
             "needs an input [batch, height, width, 3] or [batch, 3, height, width]."
+        )
+    batch = shape[0]
+    if isinstance(batch, int) and batch > _MAX_BATCH:
+        raise UnsupportedError(
+            f"{facts.path} takes {batch:,} images at once, and no more than {_MAX_BATCH:,} can be "
+            "filled: export it with a smaller batch."
         )
     fixed = [side if isinstance(side, int) and side > 0 else None for side in sides]
     given = options.size

@@ -313,6 +313,13 @@ def test_a_file_that_fails_only_when_it_runs(tmp_path):
 
 
 @pytest.mark.usefixtures("no_child")
+def test_a_batch_that_cannot_be_filled(tmp_path):
+    path = make_onnx(tmp_path / "x.onnx", batch=1 << 20)
+    with pytest.raises(UnsupportedError, match="1,048,576 images at once"):
+        open_model_ref(str(path))
+
+
+@pytest.mark.usefixtures("no_child")
 def test_free_batch_and_free_sides(tmp_path):
     free = make_onnx(tmp_path / "free.onnx", batch="N", sides=("H", "W"))
     assert open_model_ref(str(free)).preprocessing == SPEC
