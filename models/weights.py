@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from mnv4_deploy.models.records import (
     Preprocessing,
     WeightsSource,
 )
+from mnv4_deploy.profiles.files.json_text import load_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -266,8 +266,8 @@ def _described(spec: Preprocessing) -> str:
 def _metadata_labels(classes: str) -> tuple[str, ...]:
     """Class names from safetensors metadata: a JSON list, or names between commas."""
     try:
-        names = json.loads(classes)
-    except ValueError:
+        names = load_json(classes)
+    except (ValueError, RecursionError):
         names = classes.split(",") if classes else []
     return tuple(str(name).strip() for name in names) if isinstance(names, list) else ()
 

@@ -5,7 +5,6 @@ All of it is untrusted text: what does not have the right form counts as not sai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, get_args
 from mnv4_deploy.images.options import MIN_CROP_PCT
 from mnv4_deploy.models.records import Interpolation, Preprocessing
 from mnv4_deploy.outputs import MANIFEST
+from mnv4_deploy.profiles.files.json_text import load_json
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.records.files import FileFacts
 
@@ -75,7 +75,7 @@ def manifest_of(path: Path, sha256: str) -> tuple[dict[str, Any], dict[str, Any]
     manifest = path.parent / MANIFEST
     ignored = f"{MANIFEST} beside {path.name} was not used: "
     try:
-        document = json.loads(read_regular(manifest, max_bytes=_MAX_MANIFEST_BYTES))
+        document = load_json(read_regular(manifest, max_bytes=_MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         return {}, {}, ()
     except (OSError, ValueError, RecursionError):
@@ -100,7 +100,7 @@ def _own_metadata(facts: FileFacts) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return load_json(text)
     except (ValueError, RecursionError):
         return None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.profiles.files.json_text import load_json
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring
@@ -59,7 +60,7 @@ def cache_path(key: str | None = None) -> Path:
 def load_machine(key: str | None = None) -> Machine | None:
     """The cached ceilings of ``key`` (None: this machine); None where there are none of use."""
     try:
-        content = json.loads(read_regular(cache_path(key), max_bytes=_MAX_BYTES))
+        content = load_json(read_regular(cache_path(key), max_bytes=_MAX_BYTES))
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         return checked(from_plain(Machine, content["machine"]))

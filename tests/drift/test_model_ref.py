@@ -91,6 +91,8 @@ def test_a_manifest_of_another_version_is_ignored_and_told(tmp_path):
     assert "another version" in note and "x.onnx" in note
     (tmp_path / "manifest.json").write_text("{")
     assert "JSON" in open_model_ref(str(path)).notes[0]
+    write_manifest(path, labels=["half of a pair: \ud800", *LABELS[1:]])
+    assert "JSON" in open_model_ref(str(path)).notes[0]
     write_manifest(path, files="nonsense")
     assert open_model_ref(str(path)).notes == ()
 
