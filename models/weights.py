@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.errors import InputError, WeightsError
+from mnv4_deploy.json_text import load_json
 from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
 from mnv4_deploy.models.records import (
@@ -20,7 +21,6 @@ from mnv4_deploy.models.records import (
     Preprocessing,
     WeightsSource,
 )
-from mnv4_deploy.profiles.files.json_text import load_json
 
 if TYPE_CHECKING:
     from torch import nn

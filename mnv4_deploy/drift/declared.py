@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mnv4_deploy.images.options import MIN_CROP_PCT
+from mnv4_deploy.json_text import load_json
 from mnv4_deploy.models.records import Interpolation, Preprocessing
 from mnv4_deploy.outputs import MANIFEST
-from mnv4_deploy.profiles.files.json_text import load_json
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.records.files import FileFacts
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.profiles.files.json_text import load_json
+from mnv4_deploy.json_text import load_json
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring

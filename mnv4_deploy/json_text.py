@@ -7,9 +7,10 @@ from typing import Any
 
 
 def load_json(content: str | bytes) -> Any:
-    """As ``json.loads``; a text that UTF-8 cannot hold (half of a surrogate pair) is an error.
+    """JSON of anybody as ``json.loads`` has it, of which every text can be written again.
 
-    Raises ValueError for what is no such JSON, RecursionError for what is nested too deep.
+    Raises ValueError for what is no JSON or has a text that UTF-8 cannot hold (half of a surrogate
+    pair), RecursionError for what is nested too deep.
     """
     document = json.loads(content)
     json.dumps(document, ensure_ascii=False).encode("utf-8")
