@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, overload
 
 from mnv4_deploy.errors import OutputError
-from mnv4_deploy.json_text import load_json
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.files.whole import replace_whole
 from mnv4_deploy.profiles.machine import ceilings as measuring
@@ -60,7 +59,7 @@ def cache_path(key: str | None = None) -> Path:
 def load_machine(key: str | None = None) -> Machine | None:
     """The cached ceilings of ``key`` (None: this machine); None where there are none of use."""
     try:
-        content = load_json(read_regular(cache_path(key), max_bytes=_MAX_BYTES))
+        content = json.loads(read_regular(cache_path(key), max_bytes=_MAX_BYTES))
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         return checked(from_plain(Machine, content["machine"]))
