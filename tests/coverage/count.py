@@ -32,13 +32,16 @@ def start() -> None:
     counted = slipcover.Slipcover(exclude_lines=[])  # the report leaves lines out
     slipcover.ImportManager(counted, Ours()).__enter__()
 
+    rename = os.rename  # before any test replaces it
+
     def write() -> None:
         files = counted.get_coverage()["files"].items()
         lines = {name.rpartition(ours)[2]: file["executed_lines"] for name, file in files}
         # By functions that no test replaces.
-        target = os.path.join(os.environ["COUNTED_LINES"], f"{uuid.uuid4().hex}.json")  # noqa: PTH118
+        target = os.path.join(os.environ["COUNTED_LINES"], uuid.uuid4().hex)  # noqa: PTH118
         with open(target, "w", encoding="utf-8") as file:  # noqa: PTH123
             json.dump(lines, file)
+        rename(target, f"{target}.json")  # whole, or not there: some are killed
 
     at_once = os._exit
 
