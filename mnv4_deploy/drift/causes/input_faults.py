@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mnv4_deploy.decibels import decibels
+from mnv4_deploy.drift.causes.agreement import median_sqnr_db, repaired
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.families import PRODUCT
 from mnv4_deploy.layers.join import join
@@ -17,9 +18,8 @@ from mnv4_deploy.layers.records import Cause, CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mnv4_deploy.sessions.image_runner import ImageRunner
 from mnv4_deploy.sessions.open import open_runner
-from mnv4_deploy.sessions.outputs import Outputs, paired
+from mnv4_deploy.sessions.outputs import Outputs
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.rows import output_columns, output_figures
 
 _Colours = tuple[float, float, float]
 
@@ -27,10 +27,7 @@ _Colours = tuple[float, float, float]
 _IMAGES = 16
 # Above this the outputs agree as quantized ones do, and no input can be to blame.
 _AGREES_DB = 25.0
-# By this much another input must do better, to at least that: then it repairs nearly all.
-_GAIN_DB = 6.0
 _FIRST_LAYER_DB = 3.0
-_GOOD_DB = 15.0
 
 
 def _grey(value: float) -> _Colours:
@@ -84,13 +81,13 @@ def find_input_fault(reference: ModelRef, candidate: ModelRef, pixels: Pixels) -
     if mine.takes_pixels and not theirs.takes_pixels:
         roles, fixed, probed = roles[::-1], mine, theirs
     wanted, given = fixed.plain(pixels), probed.plain(pixels)
-    before = _sqnr(wanted, given)
+    before = median_sqnr_db(wanted, given)
     if before > _AGREES_DB:
         return None
     trials = [(guess, probed.guessed(pixels, guess)) for guess in _guesses(probed, pixels)]
-    best, outputs = max(trials, key=lambda trial: _sqnr(wanted, trial[1]))
-    after = _sqnr(wanted, outputs)
-    if after < max(before + _GAIN_DB, _GOOD_DB):
+    best, outputs = max(trials, key=lambda trial: median_sqnr_db(wanted, trial[1]))
+    after = median_sqnr_db(wanted, outputs)
+    if not repaired(before, after):
         return None
     # The input is not to blame where the first layer had it right: later ones only happen to.
     if not _mends_first_layer(theirs, mine, pixels[0], best, probed):
@@ -186,8 +183,3 @@ class _Trials:
             return open_runner(replace(self.subject, preprocessing=spec)).outputs(pixels)
         self._file.feed.spec = spec
         return self._file.outputs(pixels)
-
-
-def _sqnr(wanted: Outputs, given: Outputs) -> float:
-    """The median over images in dB: one image with large outputs does not rule it."""
-    return output_figures(output_columns(wanted, paired(wanted, given))).median_sqnr_db

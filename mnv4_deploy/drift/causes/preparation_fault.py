@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mnv4_deploy.drift.causes.agreement import median_sqnr_db, repaired
 from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.records import Cause
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.sessions.open import open_runner
-from mnv4_deploy.sessions.outputs import Outputs, paired
 from mnv4_deploy.sessions.records import ModelRef
-from mnv4_deploy.tasks.rows import output_columns, output_figures
-
-# By this much the same images must do better, to at least that: then they repair nearly all.
-_GAIN_DB = 6.0
-_GOOD_DB = 15.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ def find_preparation_fault(
     """
     running = open_runner(reference)
     given = open_runner(candidate).outputs(mine)
-    before, after = _sqnr(running.outputs(theirs), given), _sqnr(running.outputs(mine), given)
-    if after < max(before + _GAIN_DB, _GOOD_DB):
+    before, after = (median_sqnr_db(running.outputs(seen), given) for seen in (theirs, mine))
+    if not repaired(before, after):
         return None
     (crop, way), (other_crop, other_way) = map(
         _geometry, (reference.preprocessing, candidate.preprocessing)
@@ -58,7 +53,3 @@ def find_preparation_fault(
 
 def _geometry(spec: Preprocessing) -> tuple[float, str]:
     return spec.crop_pct, spec.interpolation
-
-
-def _sqnr(wanted: Outputs, given: Outputs) -> float:
-    return output_figures(output_columns(wanted, paired(wanted, given))).median_sqnr_db
