@@ -268,7 +268,8 @@ def _metadata_labels(classes: str) -> tuple[str, ...]:
     try:
         names = load_json(classes)
     except (ValueError, RecursionError):
-        names = classes.split(",") if classes else []
+        meant_as_json = not classes or classes.lstrip().startswith("[")
+        names = [] if meant_as_json else classes.split(",")
     return tuple(str(name).strip() for name in names) if isinstance(names, list) else ()
 
 

@@ -10,9 +10,13 @@ from torch import nn
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles import isolated
 from tests.converted import once
+from tests.forked_child import run_forked
+from tests.hybrid_export import Export, hybrid_export
 from tests.no_child import run_here
 from tests.shared import Shared, run_folder
 from tests.torch_tables import make_once
+
+_FRESH = isolated.run_isolated_with_log
 
 
 def pytest_configure() -> None:
@@ -24,6 +28,12 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So shells start what runs in the background; what tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who looks at the export that takes a minute comes first: that is one process then, and no
+    other waits for it."""
+    items.sort(key=lambda item: "hybrid_files" not in getattr(item, "fixturenames", ()))
 
 
 @cache
@@ -47,6 +57,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     found = Shared(run_folder(tmp_path_factory.getbasetemp()))
     yield found
     assert found.changed() == []
+
+
+@pytest.fixture(scope="session")
+def hybrid_files(shared: Shared) -> Export:
+    return hybrid_export(shared)
+
+
+@pytest.fixture(autouse=True)
+def forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolated functions run in forks of a process that has their libraries."""
+    monkeypatch.setattr(isolated, "run_isolated_with_log", run_forked)
+
+
+@pytest.fixture
+def fresh_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolated functions run in fresh processes, as they do for users."""
+    monkeypatch.setattr(isolated, "run_isolated_with_log", _FRESH)
 
 
 @pytest.fixture

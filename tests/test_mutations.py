@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.mutations.__main__ import SOUND
 from tests.mutations.inputs import kinds
 
-PER_KIND = 6
+PER_KIND = 20
 ROOT = Path(__file__).parents[1]
 
 

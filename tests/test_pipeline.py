@@ -32,7 +32,7 @@ from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.profiles.ort.rules import RULES
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
-from tests.hybrid_export import CALIBRATION_IMAGES, EVAL_IMAGES, REAL, hybrid_export
+from tests.hybrid_export import CALIBRATION_IMAGES, EVAL_IMAGES, REAL
 from tests.tiny_network import CONV_TINY, SMALL_EXPORT, put_into_zoo
 
 # What the main job's own process does in children is done in this one where it is looked at.
@@ -52,10 +52,9 @@ def _tiny_in_zoo(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def real(shared):
+def real(hybrid_files):
     """The folder of the main job, and what it said."""
-    done = hybrid_export(shared)
-    return done.out, done
+    return hybrid_files.out, hybrid_files
 
 
 @pytest.fixture(scope="session")

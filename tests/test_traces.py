@@ -11,7 +11,6 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("ai_edge_litert")
 
-from tests.hybrid_export import hybrid_export
 from tests.test_cli_drift import A_COLOUR, _pair, files, pictures  # noqa: F401
 from tests.time_limit import wait_until
 from tests.traces import TELEMETRY, command, environment, families, left, run_traced
@@ -42,8 +41,8 @@ def test_command_leaves_nothing_and_asks_no_network(name, files, pictures, tmp_p
     assert families(tmp_path) <= ASKED
 
 
-def test_export_leaves_nothing_and_asks_no_network(shared):
-    folder = hybrid_export(shared).folder
+def test_export_leaves_nothing_and_asks_no_network(hybrid_files):
+    folder = hybrid_files.folder
     assert left(folder) == []
     assert families(folder) <= ASKED
 

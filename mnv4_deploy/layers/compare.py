@@ -15,7 +15,7 @@ from mnv4_deploy.layers.families import PAD
 from mnv4_deploy.layers.join import join, seen_through
 from mnv4_deploy.layers.layer import Array, Isolated, Network, NetworkLayer
 from mnv4_deploy.layers.layout import channel_axis
-from mnv4_deploy.layers.open_network import open_network
+from mnv4_deploy.layers.networks.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift, OutputEffects
 from mnv4_deploy.layers.reweigh import OtherWeights, WeightsTally, other_weights
 from mnv4_deploy.layers.tally import AgreementTally, ChannelTally, RangeTally, differing

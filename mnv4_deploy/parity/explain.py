@@ -210,7 +210,7 @@ def large_pairs(path: Path, node: int) -> int:
     import onnx
 
     from mnv4_deploy.exporters.pair_scales import k_order, layer_grid
-    from mnv4_deploy.layers.onnx_constants import Constants
+    from mnv4_deploy.layers.networks.onnx_constants import Constants
     from mnv4_deploy.profiles.graph.onnx.model import load_onnx
 
     graph = load_onnx(onnx, path, weights=True).graph

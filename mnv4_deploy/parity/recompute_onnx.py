@@ -11,7 +11,7 @@ import onnx
 
 from mnv4_deploy.layers.families import CONVERSIONS, DEQUANTIZE
 from mnv4_deploy.layers.layer import Array, Quantization
-from mnv4_deploy.layers.onnx_constants import Constants
+from mnv4_deploy.layers.networks.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.parity.exact import F64, Given
 from mnv4_deploy.parity.layer_tally import Evidence

@@ -20,8 +20,8 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
 from mnv4_deploy.drift.causes.arithmetic import find_few_bits, find_narrow_activations
 from mnv4_deploy.drift.causes.diagnose import diagnose
 from mnv4_deploy.layers.compare import compare_layers
-from mnv4_deploy.layers.onnx_constants import Constants
-from mnv4_deploy.layers.open_network import open_network
+from mnv4_deploy.layers.networks.onnx_constants import Constants
+from mnv4_deploy.layers.networks.open_network import open_network
 from mnv4_deploy.layers.records import LayerDrift, LayersDrift, WeightsTrial
 from mnv4_deploy.profiles.runtimes.ort.session import open_session
 from mnv4_deploy.reports.drift.words import ranking_title

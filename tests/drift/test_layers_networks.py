@@ -21,7 +21,7 @@ from mnv4_deploy.exporters.to_tflite.convert import export_tflite
 from mnv4_deploy.exporters.to_tflite.quantize import cast_tflite_to_fp16, quantize_tflite
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.layers.compare import compare_layers
-from mnv4_deploy.layers.open_network import open_network
+from mnv4_deploy.layers.networks.open_network import open_network
 from mnv4_deploy.layers.records import LayersDrift
 from mnv4_deploy.models.networks.mobilenetv4 import MobileNetV4
 from mnv4_deploy.models.randomize import randomize

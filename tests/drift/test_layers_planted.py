@@ -11,8 +11,8 @@ import pytest
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.layers.compare import compare_layers
-from mnv4_deploy.layers.network_onnx import OnnxNetwork
-from mnv4_deploy.layers.network_tflite import TfliteNetwork
+from mnv4_deploy.layers.networks.onnx_network import OnnxNetwork
+from mnv4_deploy.layers.networks.tflite_network import TfliteNetwork
 from mnv4_deploy.layers.records import LayerDrift
 from tests.drift.layers_factory import (
     INPUTS,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnv4_deploy.models.records import OutputSpec
 from mnv4_deploy.models.weights import ReferenceModel, load_reference
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
-from tests.hybrid_export import hybrid_export
+from tests.hybrid_export import Export
 from tests.shared import Shared
 
 
@@ -45,12 +45,12 @@ def hybrid_reference() -> ReferenceModel:
 
 
 @pytest.fixture(scope="session")
-def hybrid(shared: Shared, hybrid_reference: ReferenceModel) -> Converted:
+def hybrid(hybrid_files: Export, hybrid_reference: ReferenceModel) -> Converted:
     """Hybrid-M with its bundled weights at 64 px, as it is exported: all operators but GELU."""
     from mnv4_deploy.images.preprocessing import normalize
     from mnv4_deploy.images.sets import select
 
-    path = hybrid_export(shared).out / "hybrid-m-fp32.tflite"
+    path = hybrid_files.out / "hybrid-m-fp32.tflite"
     found = CLASSIFICATION.find_images("bundled", "calibration", hybrid_reference)
     spec = hybrid_reference.preprocessing
     batches = [normalize(image[None], spec) for image in select(found, 16).pixels(spec)]

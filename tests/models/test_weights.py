@@ -199,6 +199,16 @@ def test_safetensors(tmp_path: Path, state: dict[str, Tensor]) -> None:
     assert (reference.preprocessing.height, reference.preprocessing.width) == (64, 96)
 
 
+@pytest.mark.parametrize(
+    "classes", [r'["cat", "\ud800", "bird"]', '["cat", "dog", "bi', "[" * 100_000]
+)
+def test_names_that_no_text_can_hold_are_no_labels(tmp_path: Path, classes: str) -> None:
+    """Half a surrogate pair could not be written into any file; the rest is damaged JSON."""
+    module = zoo.build(MODEL, num_classes=3)
+    save_file(module.state_dict(), tmp_path / "m.safetensors", metadata={"classes": classes})
+    assert load_reference(MODEL, str(tmp_path / "m.safetensors"), num_classes=3).labels == ()
+
+
 @pytest.mark.parametrize("classes", ["cat, dog,bird", json.dumps(["cat", "dog", "bird"])])
 def test_classes_and_labels_come_from_the_file(tmp_path: Path, classes: str) -> None:
     module = zoo.build(MODEL, num_classes=3)

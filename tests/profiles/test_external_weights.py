@@ -63,7 +63,7 @@ def renamed(path: Path) -> None:
 
 
 def drift(path: Path) -> None:
-    from mnv4_deploy.layers.network_onnx import OnnxNetwork
+    from mnv4_deploy.layers.networks.onnx_network import OnnxNetwork
 
     OnnxNetwork(path, None)
 

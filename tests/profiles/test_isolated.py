@@ -24,6 +24,8 @@ from mnv4_deploy.profiles.isolated import (
 )
 from mnv4_deploy.profiles.runtimes.litert.capi import CompiledModel
 
+pytestmark = pytest.mark.usefixtures("fresh_child")
+
 
 def test_returns_the_value() -> None:
     assert run_isolated(math.hypot, 3.0, 4.0) == 5.0

@@ -176,6 +176,7 @@ def test_a_device_without_llvmlite_and_onnx_is_measured(measured):
                 assert limit / 100 < found.peak(source, compute) < 1.1 * limit
 
 
+@pytest.mark.usefixtures("fresh_child")
 def test_without_kernels_numpy_measures_memory(tmp_path):
     path = tmp_path / "kit"
     path.write_bytes(pack_bytes(_facts(architecture="riscv64", isa=())))

@@ -13,7 +13,7 @@ from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.families import PRODUCT
 from mnv4_deploy.layers.join import join
 from mnv4_deploy.layers.layer import Array, Network
-from mnv4_deploy.layers.open_network import open_network
+from mnv4_deploy.layers.networks.open_network import open_network
 from mnv4_deploy.layers.records import Cause, CauseKind
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from mnv4_deploy.sessions.image_runner import ImageRunner

@@ -112,7 +112,9 @@ def together_sentence(layers: LayersDrift) -> str:
     if len(tried.together) < _SEVERAL:
         return ""
     chosen = [layers.layers[effect.layer] for effect in effects.ranked[: len(tried.together)]]
-    names = ", ".join(brief(layer.module or layer.tensor, _NAME_CHARACTERS) for layer in chosen)
+    # A module may have several layers.
+    modules = dict.fromkeys(layer.module or layer.tensor for layer in chosen)
+    names = ", ".join(brief(module, _NAME_CHARACTERS) for module in modules)
     won = _won(tried.images, tried.candidate, tried.together[-1])
     return f"Tried together, {names} in float, unrounded for their readers{won}."
 

@@ -26,7 +26,7 @@ from mnv4_deploy.layers.layer import (
     Values,
     Weights,
 )
-from mnv4_deploy.layers.onnx_constants import Constants
+from mnv4_deploy.layers.networks.onnx_constants import Constants
 from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights

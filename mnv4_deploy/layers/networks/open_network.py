@@ -18,7 +18,7 @@ def open_network(subject: ModelRef, size: tuple[int, int], other: ModelKind) -> 
     ``load_reference`` does.
     """
     if subject.kind == "torch":
-        from mnv4_deploy.layers.network_torch import TorchNetwork
+        from mnv4_deploy.layers.networks.torch_network import TorchNetwork
 
         assert subject.source is not None
         reference = subject.source.load(size)
@@ -26,9 +26,9 @@ def open_network(subject: ModelRef, size: tuple[int, int], other: ModelKind) -> 
         return TorchNetwork(reference.module, reference.outputs, size, format_)
     path, spec = Path(subject.path), replace(subject.preprocessing, height=size[0], width=size[1])
     if subject.kind == "tflite":
-        from mnv4_deploy.layers.network_tflite import TfliteNetwork
+        from mnv4_deploy.layers.networks.tflite_network import TfliteNetwork
 
         return TfliteNetwork(path, spec)
-    from mnv4_deploy.layers.network_onnx import OnnxNetwork
+    from mnv4_deploy.layers.networks.onnx_network import OnnxNetwork
 
     return OnnxNetwork(path, spec)

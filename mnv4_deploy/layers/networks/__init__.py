@@ -1,0 +1,1 @@
+"""A network that shows its layers: of a file, or of PyTorch."""
