@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mnv4_deploy.errors import OutputError
+from mnv4_deploy.profiles.runtimes.quiet import write_to_stderr
 from mnv4_deploy.text import clean
 
 _STANDARD = (0, 1, 2)
@@ -18,8 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def complain(sentence: str) -> None:
     """Write one line to standard error, if anybody listens there."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"mnv4-deploy: {clean(sentence)}\n")
-        sys.stderr.flush()
+        write_to_stderr(f"mnv4-deploy: {clean(sentence)}\n")
 
 
 def open_standard_streams() -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from mnv4_deploy.outputs import staged, write_manifest
 from mnv4_deploy.pipelines import export as pipeline
 from tests.astray import EVERYTHING, NO_FILES, TOO_LARGE
 from tests.device.small_models import onnx_with_weights_beside
-from tests.time_limit import in_time
+from tests.time_limit import PATIENCE_S, in_time
 
 SMALL = ("--model", "conv-s-035", "--weights", "random", "--size", "32", "--eval-images", "16")
 
@@ -585,6 +586,29 @@ def test_library_output_is_not_shown_for_what_the_user_did(capfd):
         os.write(2, b"why it failed\n")
         raise RuntimeError
     assert capfd.readouterr().err == "why it failed\n"
+
+
+def test_a_sentence_is_not_lost_where_another_thread_keeps_libraries_quiet(capfd):
+    """Threads that still read images when a command gives up did that to its last word."""
+    from mnv4_deploy.profiles.runtimes.quiet import quiet
+    from mnv4_deploy.streams import complain
+
+    inside, done = threading.Event(), threading.Event()
+
+    def decode():
+        with quiet():
+            inside.set()
+            assert done.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    complain("It cannot be done.")
+    done.set()
+    thread.join()
+    complain("Nor this.")
+    said = capfd.readouterr().err
+    assert said == "mnv4-deploy: It cannot be done.\nmnv4-deploy: Nor this.\n"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Disk full"), MemoryError()])

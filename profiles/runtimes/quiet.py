@@ -55,6 +55,19 @@ def quiet() -> Iterator[None]:
         _leave(redirection, show_log=show_log)
 
 
+def write_to_stderr(text: str) -> None:
+    """Write to the standard error of the user, also while another thread keeps converters off it.
+
+    Raises OSError or ValueError where it takes no more.
+    """
+    with _lock:
+        if _current is None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        else:
+            os.write(_current.saved[1], text.encode("utf-8", "replace"))
+
+
 def _enter() -> _Redirection:
     global _current  # noqa: PLW0603 - the state is the process's, not an object's
     with _lock:
