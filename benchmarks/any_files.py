@@ -1,14 +1,15 @@
-"""Files of anybody through inspect, profile and compare, beside what their own runtime says.
+"""Files of anybody through four commands, beside what their own runtime says.
 
     python benchmarks/any_files.py FILE ... [--checkout DIR]
 
 For each file: exit code, operators (+ those of bodies and branches) and partitions that
 ``inspect`` tells, and those of LiteRT's Interpreter with its default delegate, without bodies
 (of ONNX: the nodes of the file and of its branches); exit code, wall time, the largest and the
-smallest share of a row and the sum of all that ``profile`` tells, and the median time of plain
-runs by the runtime's own Python binding; exit code of ``compare`` of the file with itself. Shapes
-that a refusal advises are given, as a user would. A ``--checkout`` of another version is run
-instead of this one.
+smallest share of a row and the sum of all, against the time of runs without a profiler, that
+``profile`` tells, and the median time of plain runs by the runtime's own Python binding; exit
+codes of ``compare`` of the file with itself and of ``parity`` with a process of this machine.
+Shapes that a refusal advises are given, as a user would. A ``--checkout`` of another version is
+run instead of this one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _ROOT = Path(__file__).parent.parent
 _OWN_RUNS = 30
 _WIDTH = 150
 _REFUSED = "refused"
+_HERE = ("--device", "local", "--data", "random", "--images", "2")
 
 
 def command(checkout: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -144,11 +146,13 @@ def told(facts: dict[str, Any]) -> str:
 
 def profiled(profile: dict[str, Any]) -> tuple[str, str, str]:
     """Wall time in ms, smallest and largest share in percent, and their sum."""
-    wall = f"{profile['trust']['wall_us'] / 1e3:.3f}"
+    trust = profile["trust"]
+    wall = f"{trust['wall_us'] / 1e3:.3f}"
     shares = [layer["share_percent"] for layer in profile["layers"]]
     if not shares:
         return wall, "whole only", ""
-    return wall, f"{min(shares):.1f} to {max(shares):.0f}", f"{sum(shares):.0f}"
+    whole = 100 * trust["layers_us"] / trust["wall_us"]
+    return wall, f"{min(shares):.1f} to {max(shares):.0f}", f"{whole:.0f}"
 
 
 def main() -> None:
@@ -160,7 +164,8 @@ def main() -> None:
     table.add_column("file", overflow="fold")
     for heading in ("inspect", "operators", "own", "profile", "ms", "own ms", "row %", "sum %"):
         table.add_column(heading, justify="right")
-    table.add_column("compare", justify="right")
+    for heading in ("compare", "parity"):
+        table.add_column(heading, justify="right")
     refusals: list[str] = []
     for path in options.files:
         inspected, facts, _ = command(options.checkout, "inspect", str(path))
@@ -173,11 +178,12 @@ def main() -> None:
         operators, latency = own(path, shapes)
         figures = profiled(profile) if code == 0 else ("", "", "")
         compared, *_ = command(options.checkout, "compare", str(path), str(path), *words)
+        equal, *_ = command(options.checkout, "parity", str(path), *_HERE, *words)
         counts = told(facts) if facts else ""
         table.add_row(
             path.name,
             *(str(inspected), counts, operators),
-            *(str(code), figures[0], latency, *figures[1:], str(compared)),
+            *(str(code), figures[0], latency, *figures[1:], str(compared), str(equal)),
         )
         if code:
             refusals.append(f"{path.name}: {line}")
