@@ -2,6 +2,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import cache
+from multiprocessing.util import get_temp_dir
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     make_once()
+    # Before a test has a temporary folder of its own: the server of forks keeps its socket there.
+    get_temp_dir()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # So shells start what runs in the background; what tests interrupt would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
