@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 120.0
 # A damaged shape can ask for any amount of memory: fail in the child before the machine swaps.
-_CHILD_MEMORY_BYTES = 16 << 30
+CHILD_MEMORY_BYTES = 16 << 30
 _LEAST_MEMORY_BYTES = 512 << 20
 _OUTCOME_FILE = "outcome.pickle"
 _MODULE = "mnv4_deploy.profiles.isolated"
@@ -137,7 +137,7 @@ def run_isolated_with_log(
                 name_of(function),
                 args,
                 str(outcome_path),
-                memory_bytes or _CHILD_MEMORY_BYTES,
+                memory_bytes or CHILD_MEMORY_BYTES,
                 os.getpid(),
             )
         )
@@ -153,14 +153,12 @@ def run_isolated_with_log(
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise _too_slow(subject, timeout_s) from error
+            raise too_slow(subject, timeout_s) from error
         log = child.stdout.decode("utf-8", "replace")
         if not outcome_path.is_file():
-            if _ran_out_of_memory(child.returncode, log):
-                raise _too_large(subject)
-            raise _crash(subject, exit_reason(child.returncode))
+            raise ended(subject, child.returncode, log)
         outcome: Outcome = pickle.loads(outcome_path.read_bytes())
-    return IsolatedResult(outcome.result(name_of(function), _too_large(subject), subject), log)
+    return IsolatedResult(outcome.result(name_of(function), too_large(subject), subject), log)
 
 
 @contextmanager
@@ -222,7 +220,14 @@ def child_command(module: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def _too_slow(subject: str | None, timeout_s: float) -> DeployError:
+def ended(subject: str | None, code: int, log: str) -> DeployError:
+    """What it means that a child at work on ``subject`` ended with ``code`` and no outcome."""
+    if _ran_out_of_memory(code, log):
+        return too_large(subject)
+    return _crash(subject, exit_reason(code))
+
+
+def too_slow(subject: str | None, timeout_s: float) -> DeployError:
     if subject is None:
         return ToolchainError(
             f"A run was not done after {timeout_s:g} s: try again when the machine is idle."
@@ -242,7 +247,7 @@ def _crash(subject: str | None, reason: str) -> DeployError:
     )
 
 
-def _too_large(subject: str | None) -> DeployError:
+def too_large(subject: str | None) -> DeployError:
     if subject is None:
         return ToolchainError("A run needs more memory than there is: close other programs.")
     return ModelFileError(
@@ -275,7 +280,7 @@ def exit_reason(code: int) -> str:
         return f"signal {-code}"
 
 
-def limit_memory(memory_bytes: int = _CHILD_MEMORY_BYTES) -> None:
+def limit_memory(memory_bytes: int = CHILD_MEMORY_BYTES) -> None:
     """Let this process have ``memory_bytes`` of address space, and leave no core files."""
     try:
         import resource
@@ -300,6 +305,11 @@ def main() -> None:
     """The child: does the request on standard input and ends."""
     request: Request = pickle.loads(sys.stdin.buffer.read())
     die_with(request.parent)
+    serve(request)
+
+
+def serve(request: Request) -> None:
+    """Do ``request`` in this process, which is for nothing else, and end it."""
     limit_memory(request.memory_bytes)
     outcome = pickle.dumps(outcome_of(lambda: function_named(request.function)(*request.args)))
     # Written under another name first: a crash halfway must not leave half an outcome.

@@ -42,35 +42,34 @@ def run_forked(
     """In place of ``run_isolated_with_log``."""
     name = isolated.name_of(function)
     with scratch_folder() as folder:
+        outcome_path = folder / "outcome"
+        memory = memory_bytes or isolated.CHILD_MEMORY_BYTES
+        request = isolated.Request(name, args, str(outcome_path), memory, os.getpid())
         environment = {**os.environ, "TMPDIR": str(folder)}
-        memory = memory_bytes or isolated._CHILD_MEMORY_BYTES
-        request = pickle.dumps((name, args))
-        child = _context().Process(target=_child, args=(request, folder, environment, memory))
+        # Pickled here: what does not pickle is told as it is for a fresh process.
+        child = _context().Process(
+            target=_child, args=(pickle.dumps(request), folder / "log", environment)
+        )
         child.start()
         child.join(timeout_s)
         if child.exitcode is None:
             child.kill()
             child.join()
-            raise isolated._too_slow(subject, timeout_s)
+            raise isolated.too_slow(subject, timeout_s)
         log = (folder / "log").read_text(encoding="utf-8", errors="replace")
-        too_large = isolated._too_large(subject)
-        if child.exitcode:
-            if isolated._ran_out_of_memory(child.exitcode, log):
-                raise too_large
-            raise isolated._crash(subject, isolated.exit_reason(child.exitcode))
-        outcome: isolated.Outcome = pickle.loads((folder / "outcome").read_bytes())
-    return isolated.IsolatedResult(outcome.result(name, too_large, subject), log)
+        if not outcome_path.is_file():
+            raise isolated.ended(subject, child.exitcode, log)
+        outcome: isolated.Outcome = pickle.loads(outcome_path.read_bytes())
+    result = outcome.result(name, isolated.too_large(subject), subject)
+    return isolated.IsolatedResult(result, log)
 
 
-def _child(request: bytes, folder: Path, environment: Mapping[str, str], memory: int) -> None:
+def _child(request: bytes, log: Path, environment: Mapping[str, str]) -> None:
+    """What a fresh process would find, and then the same work."""
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT)
     for descriptor in (1, 2):
-        os.dup2(log, descriptor)
-    isolated.limit_memory(memory)
-    name, args = pickle.loads(request)
-    outcome = isolated.outcome_of(lambda: isolated.function_named(name)(*args))
-    (folder / "outcome").write_bytes(pickle.dumps(outcome))
-    os._exit(0)  # as the product's child: libraries may crash while they are torn down
+        os.dup2(written, descriptor)
+    isolated.serve(pickle.loads(request))

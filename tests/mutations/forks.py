@@ -106,12 +106,9 @@ def isolated_by_fork(
         found = outcome.read()
         log.seek(0)
         text = log.read().decode("utf-8", "replace")
-    too_large = isolated._too_large(subject)
     if code:
-        if isolated._ran_out_of_memory(code, text):
-            raise too_large
-        raise isolated._crash(subject, isolated.exit_reason(code))
-    name = isolated.name_of(function)
+        raise isolated.ended(subject, code, text)
+    name, too_large = isolated.name_of(function), isolated.too_large(subject)
     return isolated.IsolatedResult(pickle.loads(found).result(name, too_large, subject), text)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mnv4_deploy.images.records import Pixels
-from mnv4_deploy.layers.find_layers import find_layers
 from mnv4_deploy.layers.layer import (
     Array,
     Disturbed,
@@ -26,49 +24,25 @@ from mnv4_deploy.layers.layer import (
     Values,
     Weights,
 )
+from mnv4_deploy.layers.networks.file_network import FileNetwork
 from mnv4_deploy.layers.networks.onnx_constants import Constants
-from mnv4_deploy.layers.quantizations import quantizations
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
 from mnv4_deploy.profiles.graph.onnx.links import OnnxLinks
 from mnv4_deploy.profiles.graph.onnx.model import load_onnx
-from mnv4_deploy.profiles.graph.onnx.read import read_onnx
-from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.ort.session import open_session, runtime_name
-from mnv4_deploy.sessions.image_runner import open_image_runner
 
 
-class OnnxNetwork:
+class OnnxNetwork(FileNetwork):
     format: Format = "onnx"
 
     def __init__(self, path: Path, spec: Preprocessing) -> None:
-        self._path = path
         self._model: onnx.ModelProto = load_onnx(onnx, path)
         load_weights(path, self._model)
         self._constants = Constants(self._model.graph)
-        self._runner = open_image_runner(path, spec)
-        self.graph: ModelGraph = read_onnx(path, self._runner.feed.shapes())
-        self._quantization = quantizations(self.graph)
-        self.layers = find_layers(self.graph, module_of_ops(self.graph))
-        self.inputs = self.graph.inputs
-        self.outputs = self.graph.outputs
+        super().__init__(path, spec)
         self._session: Any = None
-
-    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
-        self._runner.feed.spec = spec
-        return dict(zip(self.inputs, self._runner.feed.one(pixels), strict=True))
-
-    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
-        self._runner.feed.spec = spec
-        return tuple(self._runner.outputs(pixels[None]).values())
-
-    def _real(self, tensor: int, values: Array) -> Array:
-        quantization = self._quantization.get(tensor)
-        if quantization is not None:
-            return quantization.dequantize(values)
-        return values.astype(np.float32)
 
     def _name(self, tensor: int) -> str:
         return self.graph.tensors[tensor].name

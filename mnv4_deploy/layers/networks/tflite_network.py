@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from mnv4_deploy.errors import ModelFileError
 from mnv4_deploy.exporters.to_tflite.flatbuffer import TfliteFile
-from mnv4_deploy.images.records import Pixels
 from mnv4_deploy.layers.families import WEIGHTED
-from mnv4_deploy.layers.find_layers import find_layers
 from mnv4_deploy.layers.layer import (
     Array,
     Disturbed,
@@ -30,12 +28,9 @@ from mnv4_deploy.layers.layer import (
     Values,
     Weights,
 )
-from mnv4_deploy.layers.quantizations import quantizations
+from mnv4_deploy.layers.networks.file_network import FileNetwork
 from mnv4_deploy.models.records import Preprocessing
 from mnv4_deploy.profiles.files.own import scratch_folder
-from mnv4_deploy.profiles.graph.read import read_graph_of
-from mnv4_deploy.profiles.join.modules import module_of_ops
-from mnv4_deploy.profiles.records.graph import ModelGraph
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.litert.interpreter import (
     allocate,
@@ -43,7 +38,6 @@ from mnv4_deploy.profiles.runtimes.litert.interpreter import (
     open_interpreter,
 )
 from mnv4_deploy.profiles.runtimes.quiet import quiet
-from mnv4_deploy.sessions.image_runner import open_image_runner
 
 _STORED = frozenset({"float16", "float32", "int8", "uint8", "int16", "int32", "int64"})
 _BIAS_POSITION = {"TRANSPOSE_CONV": 3}
@@ -52,27 +46,13 @@ _OIHW = (0, 3, 1, 2)
 _TO_OIHW = {"DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
 
 
-class TfliteNetwork:
+class TfliteNetwork(FileNetwork):
     format: Format = "tflite"
 
     def __init__(self, path: Path, spec: Preprocessing) -> None:
-        self._path = path
         self._file = _read(path)
-        self._runner = open_image_runner(path, spec)
-        self.graph: ModelGraph = read_graph_of(path, self._runner.feed.shapes())
-        self._quantization = quantizations(self.graph)
-        self.layers = find_layers(self.graph, module_of_ops(self.graph))
-        self.inputs = self.graph.inputs
-        self.outputs = self.graph.outputs
+        super().__init__(path, spec)
         self._interpreter: Any = None
-
-    def feed(self, pixels: Pixels, spec: Preprocessing) -> Values:
-        self._runner.feed.spec = spec
-        return dict(zip(self.inputs, self._runner.feed.one(pixels), strict=True))
-
-    def plain(self, pixels: Pixels, spec: Preprocessing) -> tuple[Array, ...]:
-        self._runner.feed.spec = spec
-        return tuple(self._runner.outputs(pixels[None]).values())
 
     def run(self, feed: Values) -> dict[int, Array]:
         if self._interpreter is None:
@@ -91,12 +71,6 @@ class TfliteNetwork:
             interpreter = open_interpreter(content or self._path, keep_tensors=preserve)
             allocate(interpreter, new)
         return interpreter
-
-    def _real(self, tensor: int, values: Array) -> Array:
-        quantization = self._quantization.get(tensor)
-        if quantization is not None:
-            return quantization.dequantize(values)
-        return values.astype(np.float32)
 
     def isolate(
         self,
