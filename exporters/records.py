@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.exporters.recipes import CPUS, Targets
-from mnv4_deploy.models.source import ModelSource, ZooSource
+from mnv4_deploy.images.options import PreprocessingOptions
+from mnv4_deploy.models.records import Interpolation
+from mnv4_deploy.models.source import ModelSource, as_source
 from mnv4_deploy.profiles.records.files import FileFacts
 from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
@@ -20,19 +22,26 @@ LayerPrecision = Literal["float", "int16x8"]
 FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 
 
+def default_out(model: str | ModelSource) -> Path:
+    """Where the files of ``model`` go if nobody says where."""
+    return Path("out") / Path(as_source(model).name).name
+
+
 @dataclass(frozen=True)
 class ExportRequest:
     """What an export is asked for. Combinations that cannot be done raise UnsupportedError.
 
-    ``model`` is a name of the zoo, or where else a network comes from; ``weights``, ``size`` and
-    ``num_classes`` are a named one's. ``size`` is ``(height, width)``, None for the weights' own.
-    ``task`` is what the network is for. ``io`` is the type of the int8
+    ``model`` is a name of the zoo, ours or timm's, or where else a network comes from;
+    ``weights``, ``size`` and ``num_classes`` are a named one's. ``size`` is ``(height, width)``,
+    None for the weights' own. ``task`` is what the network is for. ``io`` is the type of the int8
     files' inputs and outputs, None for the target's default; ``target`` names what runs them
     (``recipes.Targets``). ``calibration`` and
     ``evaluation`` are ``bundled`` or a folder; ``calibration`` may be ``random``. ``max_drop`` is
     what int8 may cost against the float32 file of the same format, in the unit of the task's
     ``budget`` (points of top-1); ``confident``: the upper end of its 95 % interval may.
-    ``crop_pct`` replaces that of the weights' preprocessing.
+    ``mean``, ``std`` (of pixels scaled to 0..1), ``crop_pct`` and ``interpolation`` replace those
+    of the weights' preprocessing. ``labels`` is a file with the names of the classes, or with the
+    labels of the evaluation images.
     """
 
     model: str | ModelSource
@@ -54,7 +63,11 @@ class ExportRequest:
     calibration_method: str = "average"
     evaluation: str = "bundled"
     evaluation_images: int = 1000
+    labels: str | Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     crop_pct: float | None = None
+    interpolation: Interpolation | None = None
     max_drop: float | None = None
     confident: bool = False
     overwrite: bool = False
@@ -73,10 +86,7 @@ class ExportRequest:
             )
         if self.io is not None and not self.int8:
             raise UnsupportedError("--io is about the int8 files: add --int8.")
-        if self.crop_pct is not None and not 0.01 <= self.crop_pct <= 1:
-            raise UnsupportedError(
-                f"A --crop-pct of {self.crop_pct:g} is not possible: give 0.01 to 1."
-            )
+        _ = self.preprocessing  # refuses what is not possible
         if self.max_drop is not None:
             self._check_max_drop(self.max_drop)
         elif self.confident:
@@ -116,9 +126,12 @@ class ExportRequest:
     @property
     def source(self) -> ModelSource:
         """Where the network comes from."""
-        if not isinstance(self.model, str):
-            return self.model
-        return ZooSource(self.model, self.weights, self.num_classes, self.size)
+        return as_source(self.model, self.weights, self.num_classes, self.size)
+
+    @property
+    def preprocessing(self) -> PreprocessingOptions:
+        """What replaces the preprocessing of the weights."""
+        return PreprocessingOptions(self.mean, self.std, self.crop_pct, self.interpolation)
 
     @property
     def targets(self) -> Targets:

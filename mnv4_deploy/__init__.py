@@ -44,15 +44,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def export(model: str | ModelSource, out: str | Path, **options: Any) -> ExportResult:
-    """Export ``model`` to ``out``; ``options`` are the fields of ``ExportRequest``.
+def export(
+    model: str | ModelSource, out: str | Path | None = None, **options: Any
+) -> ExportResult:
+    """Export ``model`` to ``out``, by default out/MODEL; ``options`` are the fields of
+    ``ExportRequest``.
 
     Raises InputError, VerificationError or ToolchainError; then nothing appears in ``out``.
     """
-    from mnv4_deploy.exporters.records import ExportRequest
+    from mnv4_deploy.exporters.records import ExportRequest, default_out
     from mnv4_deploy.pipelines import export as pipeline
 
-    return pipeline.export(ExportRequest(model=model, out=Path(out), **options))
+    folder = default_out(model) if out is None else Path(out)
+    return pipeline.export(ExportRequest(model=model, out=folder, **options))
 
 
 def inspect(path: str | Path) -> FileFacts:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from mnv4_deploy.errors import WeightsError
 from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.models import zoo
-from mnv4_deploy.models.foreign_names import to_timm_names
+from mnv4_deploy.models.foreign_names import STEMS, to_timm_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+CHECKPOINT_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 # In timm's order: averaged weights are the ones a training run reports and ships.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 _CLASSIFIERS = ("classifier.weight", "head.linear.weight", "head.weight")
 # Buffers that published checkpoints hold though they follow from the architecture.
 _DERIVED = (".attention_bias_idxs", ".rope.rotations")
@@ -33,13 +33,15 @@ _MAX_BYTES = 16 << 30
 class Checkpoint:
     """A file's tensors by timm's names, unwrapped, and its safetensors metadata (else empty).
 
-    Tensors that follow from the architecture (tables of indices, rotations) are left out.
+    Tensors that follow from the architecture (tables of indices, rotations) are left out. ``note``
+    tells of others that stand beside the network.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    note: str = ""
 
     @property
     def num_classes(self) -> int | None:
@@ -48,14 +50,17 @@ class Checkpoint:
         return next((int(head.shape[0]) for head in heads if head.ndim == 2), None)
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, model: str = "") -> Checkpoint:
     """Read a .safetensors file, or a .pt/.pth one restricted to tensors.
 
+    Of several networks in it that is taken whose tensors ``model`` has.
+
     Raises:
-        WeightsError: missing, truncated, of another kind, or a pickle that would run code.
+        WeightsError: missing, truncated, of another kind, a pickle that would run code, or
+            several networks that ``model`` does not tell apart.
     """
     suffix = path.suffix.lower()
-    if suffix != ".safetensors" and suffix not in TORCH_SUFFIXES:
+    if suffix not in CHECKPOINT_SUFFIXES:
         raise WeightsError(
             f"'{path}' is not a checkpoint by its name; give a .safetensors, .pt or .pth file."
         )
@@ -76,7 +81,17 @@ def read(path: Path) -> Checkpoint:
         raise WeightsError(
             f"'{path}' cannot be read ({error.strerror or error}); check the file."
         ) from error
-    return Checkpoint(path, sha256, to_timm_names(_strip_prefixes(tensors)), metadata)
+    # torch.optim.swa_utils.AveragedModel keeps its step counter beside the weights.
+    tensors = {
+        key: value
+        for key, value in tensors.items()
+        if key != "n_averaged" and not key.endswith(_DERIVED)
+    }
+    prefix = _prefix(path, tensors, model)
+    network = _under(prefix, tensors)
+    beside = [key for key in tensors if not key.startswith(prefix)]
+    note = _listing(beside, f"beside '{prefix}' and left out") if beside else ""
+    return Checkpoint(path, sha256, to_timm_names(network), metadata, note)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -158,19 +173,44 @@ def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # torch.optim.swa_utils.AveragedModel keeps its step counter beside the weights.
-    tensors = {
-        key: value
-        for key, value in tensors.items()
-        if key != "n_averaged" and not key.endswith(_DERIVED)
+def _prefix(path: Path, tensors: Mapping[str, Tensor], model: str) -> str:
+    """What training put before the names of the network: all that stands before its stem's."""
+    prefixes = {
+        key.removesuffix(stem)
+        for key in tensors
+        for stem in STEMS
+        if key == stem or key.endswith(f".{stem}")
     }
-    while tensors:
-        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in tensors)), None)
-        if prefix is None:
-            break
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return tensors
+    if len(prefixes) > 1 and model:
+        fits = {prefix: _fit(_under(prefix, tensors), model) for prefix in prefixes}
+        prefixes = {prefix for prefix in prefixes if fits[prefix] == max(fits.values())}
+    if len(prefixes) > 1:
+        where = ", ".join(sorted(prefix or "the top level" for prefix in prefixes))
+        raise WeightsError(
+            f"'{path}' holds {len(prefixes)} networks ({where}): save the "
+            "state_dict of the one you mean."
+        )
+    return next(iter(prefixes), "")
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+def _fit(tensors: dict[str, Tensor], model: str) -> int:
+    """How many tensors of ``model`` are among ``tensors``, in shape and name."""
+    own = _on_meta(model, 1000)
+    given = to_timm_names(tensors)
+    return sum(key in own and own[key].shape == value.shape for key, value in given.items())
+
+
+def _on_meta(model: str, num_classes: int) -> Mapping[str, Tensor]:
+    import torch
+
+    with torch.device("meta"):
+        return zoo.build(model, num_classes=num_classes).state_dict()
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint, model: str) -> None:
@@ -232,12 +272,9 @@ def _listing(keys: list[str], complaint: str) -> str:
 
 
 def _fitting_model(checkpoint: Checkpoint, *, except_for: str) -> str | None:
-    import torch
-
     for name in zoo.names():
         if name != except_for:
-            with torch.device("meta"):
-                module = zoo.build(name, num_classes=checkpoint.num_classes or 1000)
-            if not _mismatches(module.state_dict(), checkpoint.tensors):
+            own = _on_meta(name, checkpoint.num_classes or 1000)
+            if not _mismatches(own, checkpoint.tensors):
                 return name
     return None

@@ -61,6 +61,14 @@ _NAMINGS = (
     ),
 )
 
+# The first convolution by each name it has: ours (timm's) and those of the others.
+STEMS = (
+    "conv_stem.weight",
+    "patch_embed.conv1.conv.weight",
+    "patch_embed.0.c.weight",
+    *(f"{next(iter(naming.outer))}.weight" for naming in _NAMINGS),
+)
+
 
 def to_timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors by timm's names if a known implementation's stem is among them.

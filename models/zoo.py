@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MAX_SIDE = 4096
+_TAG = re.compile(r"\w*in[0-9]+k", re.ASCII)
 
 
 class Variant(Protocol):
@@ -182,22 +183,35 @@ def names() -> tuple[str, ...]:
     return tuple(_entries())
 
 
+@cache
+def _spellings() -> dict[str, str]:
+    """Our name of each model by the names it goes by: ours, and that of timm or its authors."""
+    return {spelling: e.name for e in _entries().values() for spelling in (e.timm_name, e.name)}
+
+
 def entry(name: str) -> ZooEntry:
-    """Look a model up.
+    """Look a model up by our name or timm's; a tag behind the latter names weights: ``split_tag``.
 
     Raises:
-        UnknownModelError: no such model; the message has the nearest name and all names.
+        UnknownModelError: no such model; the message has the nearest ones.
     """
-    entries = _entries()
-    if name in entries:
-        return entries[name]
-    # timm's spellings are the likely slips, so match against those as well.
-    spellings = {key: key for key in entries} | {e.timm_name: e.name for e in entries.values()}
-    plain = {spelling.replace("_", "-"): key for spelling, key in spellings.items()}
+    spellings = _spellings()
+    if (own := spellings.get(split_tag(name)[0])) is not None:
+        return _entries()[own]
+    plain = {spelling.replace("_", "-"): own for spelling, own in spellings.items()}
     nearest = difflib.get_close_matches(name.lower().replace("_", "-"), plain, n=1)
-    guess = plain[nearest[0]] if nearest else ""
-    hint = f"did you mean '{guess}'? The models are" if guess else "choose one of"
-    raise UnknownModelError(f"There is no model '{name}'; {hint} {', '.join(entries)}.")
+    hint = f"did you mean '{plain[nearest[0]]}'? " if nearest else ""
+    raise UnknownModelError(
+        f"There is no model '{name}'; {hint}`mnv4-deploy models` lists the {len(_entries())} "
+        "there are."
+    )
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """timm's whole name of a checkpoint, ``[timm/]architecture[.tag]``, in two."""
+    architecture, dot, tag = name.removeprefix("timm/").partition(".")
+    # Tags end in the data set: what else has a dot is a file's name.
+    return (architecture, tag) if not dot or _TAG.fullmatch(tag) else (name, "")
 
 
 def build(name: str, *, num_classes: int = 1000, features_only: bool = False) -> nn.Module:

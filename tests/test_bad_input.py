@@ -128,7 +128,7 @@ class TestOptions:
         ("name", "nearest"),
         [
             ("hybrid-n", "hybrid-m"),
-            ("mobilenetv4_conv_small", "conv-s"),
+            ("mobilenetv4_conv_smal", "conv-s"),
             ("CONV-L", "conv-l"),
             ("../conv-s", "conv-s"),
         ],

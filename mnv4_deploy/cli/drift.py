@@ -17,6 +17,13 @@ from mnv4_deploy.cli.device_options import (
     device_options,
 )
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.preprocessing_options import (
+    CropPct,
+    InterpolationName,
+    Mean,
+    Std,
+    given_options,
+)
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
@@ -37,7 +44,10 @@ def drift(
     ] = "bundled",
     labels: Annotated[
         Path | None,
-        typer.Option(help="Labels of the images: file,label lines.  [default: found in --data]"),
+        typer.Option(
+            help="Labels of the images, file,label lines, or names of the classes, one a line.  "
+            "[default: found in --data]"
+        ),
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="How many, evenly over the classes.  [default: all]")
@@ -48,14 +58,10 @@ def drift(
     size: Annotated[
         str | None, typer.Option(help="Input size, 256 or HEIGHTxWIDTH, where the file has none.")
     ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="R,G,B in 0..1.  [default: as the files say]")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="R,G,B in 0..1.")] = None,
-    crop_pct: Annotated[
-        str | None, typer.Option(help="Part of the shorter side that the model sees.")
-    ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic.")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop_pct: CropPct = None,
+    interpolation: InterpolationName = None,
     allow_preprocessing: Annotated[
         bool,
         typer.Option(
@@ -103,13 +109,9 @@ def drift(
 
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all layers.")
-    given = {
-        "size": size,
-        "mean": mean,
-        "std": std,
-        "crop_pct": crop_pct,
-        "interpolation": interpolation,
-    }
+    given = given_options(mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
+    if size is not None:
+        given["size"] = size
     request = DriftRequest(
         reference=reference,
         candidate=candidate,
@@ -121,7 +123,7 @@ def drift(
         workers=workers,
         cluster=cluster,
         fail_if=tuple(fail_if or ()),
-        preprocessing={key: value for key, value in given.items() if value is not None},
+        preprocessing=given,
         allow_preprocessing=allow_preprocessing,
         out=out,
         overwrite=overwrite,

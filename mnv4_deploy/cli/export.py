@@ -8,6 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.preprocessing_options import (
+    CropPct,
+    InterpolationName,
+    Mean,
+    Std,
+    given_options,
+)
 from mnv4_deploy.errors import UnsupportedError
 
 
@@ -17,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[str, typer.Option(help="A name that `mnv4-deploy models` lists.")],
+    model: Annotated[str, typer.Option(help="A name that `mnv4-deploy models` lists, or timm's.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files.  [default: out/MODEL]")
     ] = None,
@@ -58,13 +65,10 @@ def export(
             "int8 for integer-only]"
         ),
     ] = None,
-    crop_pct: Annotated[
-        float | None,
-        typer.Option(
-            help="Part of the shorter side that the model sees, 1 for images that are crops "
-            "already.  [default: the weights' own]"
-        ),
-    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop_pct: CropPct = None,
+    interpolation: InterpolationName = None,
     bake_preprocess: Annotated[
         bool,
         typer.Option("--bake-preprocess", help="Input is uint8 RGB; the model normalises it."),
@@ -80,6 +84,13 @@ def export(
     evaluate: Annotated[
         str, typer.Option("--eval", help="Evaluation images: a folder or bundled.")
     ] = "bundled",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names of the classes, one a line, or labels of the --eval images, file,label "
+            "lines.  [default: the weights' own, or found in --eval]"
+        ),
+    ] = None,
     eval_images: Annotated[int, typer.Option(help="How many of them.")] = 1000,
     max_drop: Annotated[
         float | None,
@@ -100,12 +111,16 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write verified ONNX and TFLite files of a model, float32 and, if asked, int8 and float16."""
-    from mnv4_deploy.exporters.records import ExportRequest
+    from mnv4_deploy.exporters.records import ExportRequest, default_out
+    from mnv4_deploy.images.options import parse_options
     from mnv4_deploy.progress import Progress
 
+    options = parse_options(
+        given_options(mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
+    )
     request = ExportRequest(
         model=model,
-        out=out or Path("out") / Path(model).name,
+        out=out or default_out(model),
         weights=weights,
         formats=_formats(formats),
         size=_size(size),
@@ -122,7 +137,11 @@ def export(
         calibration_method=calib_method,
         evaluation=evaluate,
         evaluation_images=eval_images,
-        crop_pct=crop_pct,
+        labels=labels,
+        mean=options.mean,
+        std=options.std,
+        crop_pct=options.crop_pct,
+        interpolation=options.interpolation,
         max_drop=max_drop,
         confident=confident,
         overwrite=overwrite,

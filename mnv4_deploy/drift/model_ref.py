@@ -10,8 +10,9 @@ from types import MappingProxyType
 from mnv4_deploy.drift.declared import read_declared
 from mnv4_deploy.errors import InputError, UnknownModelError
 from mnv4_deploy.images.options import PreprocessingOptions, parse_options
+from mnv4_deploy.models.assumptions import assumptions
 from mnv4_deploy.models.records import Preprocessing
-from mnv4_deploy.models.source import ModelSource, ZooSource
+from mnv4_deploy.models.source import ModelSource, as_source
 from mnv4_deploy.sessions.records import ModelRef
 from mnv4_deploy.sessions.signature import check_types, image_size
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
@@ -43,11 +44,9 @@ def open_model_ref(
     InputError where the preprocessing is not known, saying which options to give.
     """
     options = parse_options(overrides)
-    if not isinstance(what, str):
-        return _torch_ref(what, options)
-    if _is_file(what):
+    if isinstance(what, str) and _is_file(what):
         return _file_ref(what, task, options)
-    return _torch_ref(ZooSource(what, weights, size=options.size), options)
+    return _torch_ref(as_source(what, weights, size=options.size), options)
 
 
 def _is_file(text: str) -> bool:
@@ -70,19 +69,19 @@ def _is_file(text: str) -> bool:
 
 
 def _torch_ref(source: ModelSource, options: PreprocessingOptions) -> ModelRef:
-    reference = source.load(options.size)
+    reference = options.applied_to(source.load(options.size))
     return ModelRef(
         kind="torch",
         name=source.name,
         path="",
         source=source,
-        preprocessing=options.over(reference.preprocessing),
+        preprocessing=reference.preprocessing,
         preprocessing_from="options" if options.given else "model",
         labels=reference.labels,
         num_classes=reference.num_classes,
         sha256=reference.source.sha256 or "",
         size_bytes=sum(p.numel() * p.element_size() for p in reference.module.parameters()),
-        notes=(reference.source.note,) if reference.source.kind == "file" else (),
+        notes=assumptions(reference),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,12 @@ def drift(request: DriftRequest, progress: Progress) -> DriftResult:
                 "--device out, or give a .tflite or .onnx file."
             )
     with progress.stage("List the images"):
-        found = task.find_images(request.data, "evaluation", reference, request.labels_file)
+        source = "model" if reference.labels or candidate.labels else ""
+        classes = task.name_classes(reference, source, request.data, request.labels_file)
+        if classes.source != source:
+            reference = replace(reference, labels=classes.labels)
+            candidate = replace(candidate, labels=classes.labels)
+        found = task.find_images(request.data, "evaluation", reference, classes.labels_file)
         dataset = make_dataset(found, limit=request.images)
     limits.check_decidable(
         request.fail_if,

@@ -33,7 +33,9 @@ from mnv4_deploy.outputs import (
     staged,
     write_manifest,
 )
+from mnv4_deploy.pipelines.export_warnings import warnings_of
 from mnv4_deploy.pipelines.manifest import build_manifest
+from mnv4_deploy.pipelines.not_ours import check_source
 from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.versions import tool_versions
@@ -57,6 +59,7 @@ class _Inputs:
     reference: ReferenceModel
     calibration: SelectedImages | None
     evaluation: Evaluation
+    warnings: tuple[str, ...] = ()
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
@@ -69,7 +72,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     from mnv4_deploy.exporters.ranges import check_method
 
     progress = progress or Progress(show=False)
-    request.source.check()
+    check_source(request.source)
     check_method(request.calibration_method)
     names = [request.file_name(f, p) for f in request.formats for p in request.precisions]
     check_free(request.out, overwrite=request.overwrite, names=names)
@@ -94,10 +97,12 @@ def _gather(request: ExportRequest) -> _Inputs:
         for spec in (request.calibration, request.evaluation)
         if spec not in ("bundled", "random")
     }
-    reference = request.source.load()
-    if request.crop_pct is not None:
-        spec = replace(reference.preprocessing, crop_pct=request.crop_pct)
-        reference = replace(reference, preprocessing=spec)
+    reference = request.preprocessing.applied_to(request.source.load())
+    given = None if request.labels is None else str(request.labels)
+    classes = request.task.name_classes(
+        reference, reference.labels_from, request.evaluation, given
+    )
+    reference = replace(reference, labels=classes.labels, labels_from=classes.source)
     calibration = None
     if request.int8:
         if request.calibration == "random":
@@ -107,7 +112,7 @@ def _gather(request: ExportRequest) -> _Inputs:
                 "bundled", "calibration", reference
             )
             calibration = images.select(found, request.calibration_images)
-    evaluation = _evaluation(request, reference)
+    evaluation = _evaluation(request, reference, classes.labels_file)
     if request.max_drop is not None and not evaluation.labelled:
         raise ImagesError(
             f"--max-drop needs evaluation images with known answers, and those of "
@@ -118,15 +123,18 @@ def _gather(request: ExportRequest) -> _Inputs:
             f"{shared} images are in both the calibration and the evaluation set: keep the two "
             "apart, or the accuracy figures mean nothing."
         )
-    return _Inputs(reference, calibration, evaluation)
+    warnings = warnings_of(request, reference, calibration, evaluation)
+    return _Inputs(reference, calibration, evaluation, warnings)
 
 
-def _evaluation(request: ExportRequest, reference: ReferenceModel) -> Evaluation:
+def _evaluation(
+    request: ExportRequest, reference: ReferenceModel, labels_file: str | None
+) -> Evaluation:
     from mnv4_deploy.exporters.evaluation import Evaluation
     from mnv4_deploy.images import sets as images
 
     task = request.task
-    found = task.find_images(request.evaluation, "evaluation", reference)
+    found = task.find_images(request.evaluation, "evaluation", reference, labels_file)
     selected = images.select(found, request.evaluation_images)
     # What an untrained network answers is neither right nor wrong.
     knows = reference.source.kind != "random"
@@ -157,6 +165,7 @@ class _Export:
         self.request = request
         self.reference = inputs.reference
         self.evaluation = inputs.evaluation
+        self.warnings = inputs.warnings
         self.progress = progress
         self.spec = inputs.reference.preprocessing
         self.size = (self.spec.height, self.spec.width)
@@ -315,6 +324,7 @@ class _Export:
             drifts=int8.drifts,
             searches=int8.searches,
             audits=audits,
+            warnings=self.warnings,
             seconds_by_stage=self.progress.seconds_by_stage,
         )
         return ExportResult(

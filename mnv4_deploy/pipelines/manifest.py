@@ -40,6 +40,7 @@ def build_manifest(
     drifts: tuple[Drift, ...],
     searches: tuple[BudgetSearch, ...],
     audits: tuple[FileAudit, ...],
+    warnings: tuple[str, ...],
     seconds_by_stage: dict[str, float],
 ) -> dict[str, Any]:
     """The manifest's content. Paths in it are file names relative to the manifest."""
@@ -54,7 +55,9 @@ def build_manifest(
         },
         "weights": dataclasses.asdict(reference.source),
         "preprocessing": dataclasses.asdict(reference.preprocessing),
+        "preprocessing_from": reference.preprocessing_from,
         "labels": list(reference.labels),
+        "labels_from": reference.labels_from,
         "outputs": [dataclasses.asdict(output) for output in reference.outputs],
         "task": _task(request.task),
         "options": _options(request),
@@ -71,6 +74,7 @@ def build_manifest(
         ],
         "drift": [dataclasses.asdict(drift) for drift in drifts],
         "budget": [dataclasses.asdict(search) for search in searches],
+        "warnings": list(warnings),
         "tools": tool_versions(),
         "seconds_by_stage": {k: round(v, 2) for k, v in seconds_by_stage.items()},
     }
@@ -84,8 +88,11 @@ def _options(request: ExportRequest) -> dict[str, Any]:
         if field.name not in ("out", "overwrite")  # the machine's that it ran on
     }
     options |= {"model": request.source.name, "task": request.task.name}
-    for path in ("calibration", "evaluation", "weights"):
-        options[path] = _name(options[path])
+    options |= {"weights": request.source.weights}
+    if request.labels is not None:
+        options["labels"] = str(request.labels)
+    for path in ("calibration", "evaluation", "labels", "weights"):
+        options[path] = options[path] and _name(options[path])
     options["io"] = request.effective_io
     return options
 

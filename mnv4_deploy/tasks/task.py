@@ -68,6 +68,19 @@ class Model(Protocol):
         """0 where there are none."""
 
 
+@dataclass(frozen=True)
+class ClassNames:
+    """Names of a network's classes, () where they are unknown, and what told them.
+
+    ``source`` is where the network has them from, "labels file" or "evaluation folder".
+    ``labels_file`` is the given one if it labels images, else None.
+    """
+
+    labels: tuple[str, ...]
+    source: str
+    labels_file: str | None = None
+
+
 class RunnableModel(Model, Protocol):
     """A network whose outputs are compared."""
 
@@ -124,6 +137,17 @@ class Task(ABC):
         ``split`` is which of the bundled ones, "calibration" or "evaluation". Raises ImagesError
         for a folder that is none, and for answers that the network cannot give.
         """
+
+    def name_classes(
+        self, model: Model, source: str, data: str, labels_file: str | None
+    ) -> ClassNames:
+        """The classes of ``model``, whose own names are from ``source`` ("" or "assumed": not its
+        own), as ``labels_file`` or the images of ``data`` tell them.
+
+        Raises InputError for a file that cannot be read or is neither names nor labels.
+        """
+        del data
+        return ClassNames(model.labels, source, labels_file)
 
     @abstractmethod
     def recognise(self, facts: FileFacts) -> tuple[int, bool]:

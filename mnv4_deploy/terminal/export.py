@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +21,7 @@ from mnv4_deploy.terminal.tables import Column, print_table
 from mnv4_deploy.text import clean
 
 _MEGA = 1e6
+_SHOWN_CLASSES = 6
 
 
 def print_export(result: ExportResult, console: Console | None = None) -> None:
@@ -123,13 +125,29 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
             yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
     for truth in result.audits:
         yield from _defects(truth)
+    yield from _classes(manifest)
     note = manifest["weights"]["note"]
     if note:
         yield f"Weights: {escape(manifest['weights']['name'])}, {escape(note)}."
+    for warning in manifest["warnings"]:
+        yield f"[yellow]warning[/] {escape(clean(warning))}"
     stages = sorted(result.seconds_by_stage.items(), key=lambda item: -item[1])
     total = sum(result.seconds_by_stage.values())
     slowest = ", ".join(f"{name[:1].lower()}{name[1:]} {s:.0f} s" for name, s in stages[:3])
     yield f"[dim]{total:.0f} s, most of it: {slowest}. Details: manifest.json[/]"
+
+
+def _classes(manifest: dict[str, Any]) -> Iterable[str]:
+    """What the classes are called if the weights did not say it."""
+    names, source = manifest["labels"], manifest["labels_from"]
+    if names and source != "weights":
+        shown = names if len(names) <= _SHOWN_CLASSES else [*names[: _SHOWN_CLASSES - 1], "…"]
+        yield (
+            f"Names of the {len(names)} classes: from the {source} "
+            f"({escape(clean(', '.join(shown)))})."
+            if source != "assumed"
+            else f"Names of the {len(names)} classes: assumed."
+        )
 
 
 def _methods(result: ExportResult) -> str:

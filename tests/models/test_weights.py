@@ -23,6 +23,7 @@ from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.tasks.classification.task import CLASSIFICATION
 
 MODEL = "conv-s-035"
+ONE = torch.ones(1)
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +229,48 @@ def test_classes_and_labels_come_from_the_file(tmp_path: Path, classes: str) -> 
         lambda s: {"ema": {"state_dict": s, "decay": 0.999}},
         lambda s: {f"module.{k}": v for k, v in s.items()} | {"n_averaged": torch.tensor(5)},
         lambda s: {"model": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {f"net.backbone.{k}": v for k, v in s.items()}},
+        lambda s: {f"student.{k}": v for k, v in s.items()} | {"teacher.conv1.weight": ONE},
     ],
-    ids=["plain", "timm", "ema", "timm-ema", "nested", "averaged", "compiled-parallel"],
+    ids=[
+        *("plain", "timm", "ema", "timm-ema", "nested", "averaged", "compiled-parallel"),
+        *("lightning", "distilled"),
+    ],
 )
 def test_wrappers(tmp_path: Path, state: dict[str, Tensor], wrap: Callable[[Any], Any]) -> None:
     torch.save(wrap(dict(state)), tmp_path / "m.pth")
     assert_loaded(load_reference(MODEL, str(tmp_path / "m.pth")), state)
+
+
+def test_what_stands_beside_the_network_is_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    content = {f"model.{k}": v for k, v in state.items()} | {"criterion.weight": ONE}
+    torch.save(content, tmp_path / "m.pth")
+    reference = load_reference(MODEL, str(tmp_path / "m.pth"))
+    assert_loaded(reference, state)
+    assert "1 tensor is beside 'model.' and left out (criterion.weight)" in reference.source.note
+    torch.save(state, tmp_path / "plain.pth")
+    assert load_reference(MODEL, str(tmp_path / "plain.pth")).source.note == ""
+
+
+def test_of_two_networks_the_one_that_fits(
+    tmp_path: Path, state: dict[str, Tensor], random_module: Callable[[str], nn.Module]
+) -> None:
+    teacher = {f"teacher.{k}": v for k, v in random_module("conv-s").state_dict().items()}
+    student = {f"student.{k}": v for k, v in state.items()}
+    torch.save(teacher | student, tmp_path / "m.pth")
+    assert_loaded(load_reference(MODEL, str(tmp_path / "m.pth")), state)
+    twin = {f"teacher.{k}": v for k, v in state.items()}
+    torch.save(twin | student, tmp_path / "twins.pth")
+    assert "2 networks (student., teacher.)" in refusal(MODEL, tmp_path / "twins.pth")
+
+
+@pytest.mark.usefixtures("fitting_once")
+def test_a_head_elsewhere_is_missing(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    content = {
+        f"head.{k}" if k.startswith("classifier") else f"backbone.{k}": v for k, v in state.items()
+    }
+    torch.save(content, tmp_path / "m.pth")
+    assert "missing (classifier.weight, classifier.bias)" in refusal(MODEL, tmp_path / "m.pth")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mnv4_deploy.errors import InputError, UnknownModelError
-from mnv4_deploy.models import zoo
+from mnv4_deploy.models import hub, zoo
+from mnv4_deploy.models.source import as_source
 
 
 def test_names() -> None:
@@ -52,27 +53,63 @@ def test_importing_needs_no_torch(module: str) -> None:
         ("hybrid-mm", "hybrid-m"),
         ("conv_s", "conv-s"),
         ("Conv-L", "conv-l"),
-        ("mobilenetv4_hybrid_large", "hybrid-l"),
+        ("mobilenetv4_hybrid_larg", "hybrid-l"),
         ("mobilenetv4_conv_small_50", "conv-s-050"),
-        ("tf_efficientnet_lite2", "efficientnet-lite2"),
+        ("tf_efficientnet_lite-2", "efficientnet-lite2"),
         ("mobilenet_v2", "mobilenetv2-100"),
-        ("efficientvit_m3", "efficientvit-m3"),
+        ("efficientvit_m33", "efficientvit-m3"),
         ("EfficientViT-M5", "efficientvit-m5"),
+        ("mobilenetv4_conv_small.onnx", "conv-s"),
     ],
 )
-def test_unknown_name_gets_the_nearest_and_the_list(typo: str, meant: str) -> None:
+def test_unknown_name_gets_the_nearest_and_where_the_list_is(typo: str, meant: str) -> None:
     with pytest.raises(UnknownModelError) as caught:
         zoo.entry(typo)
     message = str(caught.value)
     assert f"did you mean '{meant}'?" in message
-    assert all(name in message for name in zoo.names())
+    assert "`mnv4-deploy models`" in message
 
 
-def test_hopeless_name_gets_the_list_alone() -> None:
+def test_hopeless_name_gets_the_command_that_lists_them() -> None:
     with pytest.raises(UnknownModelError) as caught:
         zoo.build("zzzzzz")
     assert "did you mean" not in str(caught.value)
-    assert "hybrid-m" in str(caught.value)
+    assert "`mnv4-deploy models`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("mobilenetv4_conv_small", "conv-s"),
+        ("mobilenetv4_hybrid_large", "hybrid-l"),
+        ("tf_efficientnet_lite2", "efficientnet-lite2"),
+        ("efficientvit_m3", "efficientvit-m3"),
+        ("timm/mobilenetv4_hybrid_medium.ix_e550_r256_in1k", "hybrid-m"),
+    ],
+)
+def test_timms_names_are_names(theirs: str, ours: str) -> None:
+    assert zoo.entry(theirs) == zoo.entry(ours)
+    assert zoo.entry(theirs).name == ours
+
+
+# Of other architectures: padded, anti-aliased or built otherwise than ours.
+@pytest.mark.parametrize(
+    "other",
+    [
+        *("efficientnet_lite0", "mobilenetv4_conv_aa_large", "mobilenetv4_conv_blur_medium"),
+        *("efficientvit_b0", "mobilenetv2_110d", "conv-s.in1k.onnx"),
+    ],
+)
+def test_names_like_timms_are_none(other: str) -> None:
+    with pytest.raises(UnknownModelError):
+        zoo.entry(other)
+
+
+def test_every_published_checkpoint_goes_by_timms_whole_name() -> None:
+    for name in zoo.names():
+        for published in hub.checkpoints(name):
+            source = as_source(published.hub_id)
+            assert (source.name, source.weights) == (name, f"timm:{published.tag}")
 
 
 def test_build_gives_eval_mode_and_the_classes_asked_for() -> None:

@@ -44,8 +44,7 @@ def folder_images(folder: Path, head: Head, labels_file: str | None = None) -> I
     """
     folder = folder.expanduser().absolute()
     found = images.open_folder(folder)
-    root = f"{folder}{os.sep}"
-    names = [str(ref.path).removeprefix(root).replace(os.sep, "/") for ref in found.refs]
+    names = relative_names(found, folder)
     path = Path(labels_file).expanduser() if labels_file else find_labels_file(folder, names)
     if path is not None:
         labels = read_labels_file(path, names, head)
@@ -62,6 +61,12 @@ def folder_images(folder: Path, head: Head, labels_file: str | None = None) -> I
         for ref, label, class_name in zip(found.refs, per_image, classes, strict=True)
     )
     return dataclasses.replace(found, refs=tuple(refs))
+
+
+def relative_names(found: ImageSet, folder: Path) -> list[str]:
+    """The paths of the images below ``folder``, with slashes on every system."""
+    root = f"{folder}{os.sep}"
+    return [str(ref.path).removeprefix(root).replace(os.sep, "/") for ref in found.refs]
 
 
 def _labelled(found: ImageSet, labels: list[int]) -> ImageSet:

@@ -68,10 +68,10 @@ def find_labels_file(folder: Path, names: Sequence[str]) -> Path | None:
     """
     images = _Images(names)
     for usual in _USUAL_NAMES:
-        if (folder / usual).is_file() and _names_an_image(folder / usual, images):
+        if (folder / usual).is_file() and _names_any(folder / usual, images):
             return folder / usual
     others = [path for path in sorted(folder.glob("*.csv")) if path.is_file()]
-    found = [path for path in others if _names_an_image(path, images, need_heads=True)]
+    found = [path for path in others if _names_any(path, images, need_heads=True)]
     if len(found) > 1:
         raise ImagesError(
             f"'{folder}' has several labels files ({', '.join(path.name for path in found[:4])}):"
@@ -80,7 +80,12 @@ def find_labels_file(folder: Path, names: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def _names_an_image(path: Path, images: _Images, *, need_heads: bool = False) -> bool:
+def names_an_image(path: Path, names: Sequence[str]) -> bool:
+    """Whether ``path`` is a labels file of any of the images ``names``."""
+    return _names_any(path, _Images(names))
+
+
+def _names_any(path: Path, images: _Images, *, need_heads: bool = False) -> bool:
     try:
         rows = _read(path, need_heads=need_heads)
     except ImagesError:

@@ -15,7 +15,15 @@ from mnv4_deploy.images.records import DatasetImage
 from mnv4_deploy.models.records import LOGITS
 from mnv4_deploy.tasks.classification.records import TOP, TRUTH_ADVICE, OutputDrift
 from mnv4_deploy.tasks.rows import Columns, ImageRows, output_columns
-from mnv4_deploy.tasks.task import BriefColumn, Metric, Model, Outputs, RunnableModel, Task
+from mnv4_deploy.tasks.task import (
+    BriefColumn,
+    ClassNames,
+    Metric,
+    Model,
+    Outputs,
+    RunnableModel,
+    Task,
+)
 
 if TYPE_CHECKING:
     from mnv4_deploy.images.sets import ImageSet
@@ -71,6 +79,14 @@ class Classification(Task):
         if data == _BUNDLED:
             return bundled_images("calibration" if split == "calibration" else "evaluation", head)
         return folder_images(Path(data), head, labels_file)
+
+    def name_classes(
+        self, model: Model, source: str, data: str, labels_file: str | None
+    ) -> ClassNames:
+        from mnv4_deploy.tasks.classification.class_names import name_classes
+
+        folder = None if data == _BUNDLED else Path(data)
+        return name_classes(model, source, folder, labels_file)
 
     def recognise(self, facts: FileFacts) -> tuple[int, bool]:
         from mnv4_deploy.tasks.classification.signature import declared_classes, ends_in_softmax
