@@ -16,7 +16,9 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
@@ -25,7 +27,14 @@ _MODEL = "A .tflite or .onnx file, or a name that `mnv4-deploy models` lists."
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Tell what quantization cost, where, and why.")(drift)
+    app.command(
+        short_help="Tell what quantization cost, where, and why.",
+        cls=GroupedCommand,
+        epilog=epilog(
+            "mnv4-deploy drift --reference fp32.onnx --candidate int8.tflite --data photos/",
+            {1: "a limit of --fail-if is exceeded"},
+        ),
+    )(drift)
 
 
 def drift(
@@ -55,7 +64,9 @@ def drift(
     crop_pct: Annotated[
         str | None, typer.Option(help="Part of the shorter side that the model sees.")
     ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="bilinear|bicubic", help="Of the resize.")
+    ] = None,
     allow_preprocessing: Annotated[
         bool,
         typer.Option(
@@ -99,7 +110,6 @@ def drift(
 ) -> None:
     """Tell what quantization cost in accuracy, which layers did it, and why."""
     from mnv4_deploy.drift.records import DriftRequest
-    from mnv4_deploy.progress import Progress
 
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all layers.")
@@ -132,7 +142,7 @@ def drift(
     )
     from mnv4_deploy.pipelines import drift as drift_pipeline
 
-    result = drift_pipeline.drift(request, Progress())
+    result = drift_pipeline.drift(request, progress())
     if as_json:
         from mnv4_deploy.reports.drift.drift_json import drift_to_dict
 
