@@ -142,24 +142,36 @@ def profile(
     from mnv4_deploy.pipelines import profile as profile_pipeline
 
     if machine not in ("this", "none"):
-        if out is not None or as_csv:
-            raise UnsupportedError("A prediction has no --out and no --csv: give --json.")
         if device:
             raise UnsupportedError("--machine predicts for what is not here: leave out --device.")
-        _predict(request, machine, top, as_json)
-        return
-    result = profile_pipeline.profile(
-        ProfileRequest(
-            request,
-            ceilings=machine == "this",
-            statistic=cast("Any", statistic),
-            out=out,
-            overwrite=overwrite,
-            device=device,
-            device_options=options,
-        ),
-        progress(),
-    )
+        prediction, predicted = profile_pipeline.predict_file(
+            request, machine, progress(), timed=as_csv, out=out, overwrite=overwrite
+        )
+        if as_json:
+            findings = predicted.findings if predicted else ()
+            content = {**dataclasses.asdict(prediction), "latency_range_us": prediction.range_us}
+            found = [dataclasses.asdict(finding) for finding in findings]
+            print_json({"schema_version": 2, **content, "findings": found})
+            return
+        if predicted is None:
+            from mnv4_deploy.terminal.compare import print_prediction
+
+            print_prediction(prediction, top=top)
+            return
+        result = predicted
+    else:
+        result = profile_pipeline.profile(
+            ProfileRequest(
+                request,
+                ceilings=machine == "this",
+                statistic=cast("Any", statistic),
+                out=out,
+                overwrite=overwrite,
+                device=device,
+                device_options=options,
+            ),
+            progress(),
+        )
     if as_json:
         from mnv4_deploy.reports.profile.profile_json import profile_to_dict
 
@@ -173,18 +185,6 @@ def profile(
 
         print_profile(result, sort=cast("Any", sort), group_by=cast("Any", group_by), top=top)
         print_outputs(out)
-
-
-def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
-    from mnv4_deploy.pipelines import profile as profile_pipeline
-
-    prediction = profile_pipeline.predict_file(request, machine, progress())
-    if as_json:
-        print_json({"schema_version": 2, **dataclasses.asdict(prediction)})
-        return
-    from mnv4_deploy.terminal.compare import print_prediction
-
-    print_prediction(prediction, top=top)
 
 
 def machine(
