@@ -6,6 +6,7 @@
     |  |- WeightsError               checkpoint missing, unreadable, or for another model
     |  |- ImagesError                image folder empty, unreadable, or too few good images
     |  |- ModelFileError             .tflite/.onnx truncated, not a model, or crashes the runtime
+    |  |- MissingLibraryError        one that an extra of ours brings; names the extra
     |  |- OutputError                output exists, is not writable, or the disk is full
     |  `- UnsupportedError           a combination of options that cannot be done
     |- VerificationError    exit 3   the artifacts do not agree with the reference
@@ -44,6 +45,10 @@ class ModelFileError(InputError):
     pass
 
 
+class MissingLibraryError(InputError):
+    pass
+
+
 class OutputError(InputError):
     pass
 
@@ -58,3 +63,13 @@ class VerificationError(DeployError):
 
 class ToolchainError(DeployError):
     exit_code = 4
+
+
+def missing_library(what: str, extra: str, otherwise: str = "") -> MissingLibraryError:
+    """``what`` needs a library that ``extra`` brings; ``otherwise`` is what would do as well.
+
+    No index has mnv4-deploy: it is installed from a checkout.
+    """
+    return MissingLibraryError(
+        f"{what}: run pip install '.[{extra}]' in a checkout of mnv4-deploy{otherwise}."
+    )

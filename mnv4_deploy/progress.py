@@ -7,29 +7,34 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from mnv4_deploy.streams import LOG
+from mnv4_deploy.text import clean
+
 
 class Progress:
     """Shows the running stage and keeps each stage's wall time in ``seconds_by_stage``."""
 
-    def __init__(self, *, show: bool | None = None) -> None:
+    def __init__(self, *, show: bool | None = None, notes: bool = True) -> None:
         from mnv4_deploy.console import PlainConsole
 
         # A descriptor of our own: converters are kept off the usual one while they run.
         stream = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
         self._console = PlainConsole(file=stream)
         self._show = self._console.is_terminal if show is None else show
+        self._notes = notes
         self.seconds_by_stage: dict[str, float] = {}
 
     def note(self, text: str) -> None:
         """Something the user should know, on stderr also where nobody watches."""
+        LOG.info("note: %s", clean(text))
+        if not self._notes:
+            return
         with contextlib.suppress(OSError):  # a full disk behind it: the results matter more
             self._console.print(f"note: {text}", markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
         from rich.markup import escape
-
-        from mnv4_deploy.text import clean
 
         shown = escape(clean(title))
         started = time.perf_counter()
@@ -38,6 +43,7 @@ class Progress:
             yield
         seconds = time.perf_counter() - started
         self.seconds_by_stage[title] = self.seconds_by_stage.get(title, 0.0) + seconds
+        LOG.info("%s: %.1f s", clean(title), seconds)
         if self._show:
             self._console.print(f"[green]✓[/] {shown} [dim]{seconds:.1f} s[/]")
 

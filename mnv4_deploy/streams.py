@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,12 +13,18 @@ from mnv4_deploy.errors import OutputError
 from mnv4_deploy.profiles.runtimes.quiet import write_to_stderr
 from mnv4_deploy.text import clean
 
+# What the main command's --log writes down; silent without it.
+LOG = logging.getLogger("mnv4_deploy")
+LOG.propagate = False
+# What a shell says of a program that SIGPIPE ends.
+NOBODY_READS = 141
 _STANDARD = (0, 1, 2)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def complain(sentence: str) -> None:
     """Write one line to standard error, if anybody listens there."""
+    LOG.info("%s", clean(sentence))
     with contextlib.suppress(OSError, ValueError):
         write_to_stderr(f"mnv4-deploy: {clean(sentence)}\n")
 
@@ -47,7 +54,7 @@ def finish_output() -> None:
     except OSError as error:
         _drop_output()
         if error.errno == errno.EPIPE:
-            raise SystemExit(1) from None
+            raise SystemExit(NOBODY_READS) from None
         raise full(error) from error
 
 

@@ -34,6 +34,7 @@ import typer
 from typer.exceptions import TyperException
 
 from mnv4_deploy.cli.app import app
+from mnv4_deploy.cli.export import named_model
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.drift import limits
 from mnv4_deploy.errors import DeployError
@@ -195,7 +196,10 @@ def parse(arguments: Sequence[str], _root: Path = ROOT) -> str | None:
 
 def _check_values(params: dict[str, Any]) -> None:
     """What commands check of their options first, for those whose type is just text."""
-    if model := params.get("model"):
+    model = params.get("model")
+    if "model_option" in params:
+        model = named_model(model, params["model_option"])
+    if model:
         zoo.entry(model)
     if target := params.get("target"):
         Targets.named(target)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import pickle
 import random
@@ -440,7 +441,13 @@ class TestInspect:
         (tmp_path / f"folder{suffix}").mkdir()
         for name in ("empty", "garbage", "text", "liar", "folder", "missing"):
             assert f"{name}{suffix}" in refused("inspect", tmp_path / f"{name}{suffix}")
-        assert "garbage" in refused("inspect", "--json", tmp_path / f"garbage{suffix}")
+
+    def test_no_model_as_json(self, run, tmp_path):
+        path = tmp_path / "garbage.onnx"
+        path.write_bytes(random.Random(0).randbytes(5000))
+        code, out, err = run("inspect", "--json", path)
+        assert code == 2 and len(err) == 1
+        assert str(path) in json.loads(out)["error"]["message"]
 
     def test_truncated(self, refused, tmp_path, inspected_files):
         for path in inspected_files:

@@ -193,8 +193,8 @@ def test_outputs_are_written_together_and_replaced_only_when_asked(run, small, t
         (("--sort", "beauty"), "--sort"),
         (("--group-by", "colour"), "--group-by"),
         (("--top", "-1"), "--top"),
-        (("--json", "--csv"), "--json and --csv"),
-        (("--machine", "pixel-6"), "pixel"),
+        (("--machine", "pixel-7"), "pixel"),
+        (("--machine", "galaxy", "--csv"), "--csv"),
         (("--out", "/proc/nowhere/x"), "--out"),
     ],
 )
@@ -204,6 +204,12 @@ def test_options_that_make_no_sense(run, small, arguments, word):
     assert (code, out) == (2, ""), err
     assert word in err
     assert len(err.splitlines()) == 1 and "Traceback" not in err
+
+
+def test_json_and_csv_together_are_refused(run, small):
+    code, out, err = run("profile", small, "--machine", "none", *QUICK, "--json", "--csv")
+    assert code == 2 and "--json and --csv" in err
+    assert "--json and --csv" in json.loads(out)["error"]["message"]
 
 
 @pytest.mark.parametrize("command", ["profile", "compare"])
@@ -227,7 +233,35 @@ def test_prediction_says_that_it_is_one(run, large):
     code, out, _ = run("profile", large, "--machine", "pixel-6-cpu", "--json", *QUICK)
     content = json.loads(out)
     assert sum(layer["share_percent"] for layer in content["layers"]) == pytest.approx(100)
-    assert content["latency_us"] is None  # only a ratio was published
+    assert sum(x["latency_us"] for x in content["layers"]) == pytest.approx(content["latency_us"])
+    assert content["latency_range_us"] is None  # what was checked is int8
+    code, out, _ = run("profile", large, "--machine", "galaxy-s23", "--json", *QUICK)
+    assert json.loads(out)["latency_us"] is None  # only a ratio was published
+
+
+def test_a_prediction_is_sorted_grouped_and_written_as_a_profile_is(run, large, tmp_path):
+    out = tmp_path / "predicted"
+    arguments = ("profile", large, "--machine", "pixel-6", *QUICK)
+    code, text, err = run(*arguments, "--out", out, "--group-by", "op", "--sort", "recoverable")
+    assert (code, err) == (0, "") and "prediction" in text and "What would help" in text
+    content = json.loads((out / "profile.json").read_text())
+    assert content["prediction"]["name"] == "pixel-6-cpu"
+    by_hand = 0.0
+    for layer in content["layers"]:
+        cost = layer["cost"]
+        if cost is None:  # an operator that the runtime dropped
+            assert layer["latency_us"] == 0
+            continue
+        moved = sum(cost[side] for side in ("weight_bytes", "read_bytes", "written_bytes"))
+        us = max(cost["macs"], 31.2 * moved) / 1.1e11 * 1e6
+        assert layer["latency_us"] == pytest.approx(us)
+        assert layer["bound"]["recoverable_us"] == pytest.approx(us - cost["macs"] / 1.1e5)
+        by_hand += us
+    assert content["trust"]["wall_us"] == pytest.approx(by_hand)
+    assert {name.name for name in out.iterdir()} >= {"report.html", "roofline.png", "layers.csv"}
+    assert run(*arguments, "--out", out)[0] == 2
+    rows = list(csv.DictReader(io.StringIO(run(*arguments, "--csv")[1])))
+    assert sum(float(row["latency_us"] or 0) for row in rows) == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_roofline_as_json_equals_the_papers_analysis(run):

@@ -32,6 +32,13 @@ DEVICE_PAGE = "docs/device.md"
 FOLDERS = ("mnv4_deploy", "models", "exporters", "profiles", "tests", "benchmarks", "docs", ".ci")
 # Options of others that pages speak of.
 FOREIGN_OPTIONS = {"--help"}
+# Those of the main command, before the name of one.
+MAIN_OPTIONS: set[str] = {
+    name
+    for entry in typer.main.get_command(app).params
+    for name in entry.opts
+    if name.startswith("--")
+}
 
 
 @cache
@@ -131,7 +138,7 @@ def _resolves(dotted: str) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_in_prose_are_options(name: str) -> None:
-    known = set().union(*map(options, COMMANDS)) | FOREIGN_OPTIONS
+    known = set().union(*map(options, COMMANDS)) | FOREIGN_OPTIONS | MAIN_OPTIONS
     for span in spans(name):
         words = span.removeprefix("mnv4-deploy ").split()
         if words[0] in COMMANDS:
@@ -154,6 +161,18 @@ def test_every_option_is_on_its_page(command: str) -> None:
     }
     untold = options(command) - told
     assert untold == set()
+
+
+def test_every_option_of_the_main_command_is_in_the_readme() -> None:
+    told = {word for span in spans("README.md") for word in re.findall(r"--[\w-]+", span)}
+    assert told >= MAIN_OPTIONS - FOREIGN_OPTIONS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_the_help_are_taken_by_the_real_one(command: str) -> None:
+    (example,) = re.findall(r"^ +(mnv4-deploy .*)$", COMMANDS[command].epilog, re.MULTILINE)
+    assert example.split()[1] == command
+    assert _problems(example) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -196,7 +215,8 @@ def test_every_folder_of_the_package_is_in_the_layout() -> None:
 
 WRONG = {
     "mnv4-deploy export --model hybrid-m --int9": "No such option: --int9",
-    "mnv4-deploy export --int8": "Missing option '--model'",
+    "mnv4-deploy export --int8": "No model is named",
+    "mnv4-deploy export hybrid-m --model conv-s": "two models",
     "mnv4-deploy profile m.tflite --top many": "Invalid value for '--top'",
     "mnv4-deploy models a b": "unexpected extra argument",
     "mnv4-deploy quantize m.onnx": "no command quantize",
@@ -218,6 +238,7 @@ WRONG = {
 RIGHT = (
     "mnv4-deploy models  # all --of --them",
     "mnv4-deploy export --help",
+    "mnv4-deploy export hybrid-m --int8",
     "mnv4-deploy drift --reference a --candidate b --fail-if 'top1_drop > 0.5' > drift.txt",
     "mnv4-deploy compare a.tflite b.tflite --device ssh://pi --device adb",
     "make test PYTEST_ARGS='tests/test_cli.py -k help'",

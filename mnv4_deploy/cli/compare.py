@@ -16,6 +16,7 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.profile import (
     Cpus,
@@ -28,13 +29,21 @@ from mnv4_deploy.cli.profile import (
     check_top,
     measure_request,
 )
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Run two files in turns: which is faster?")(compare)
+    app.command(
+        short_help="Run two files in turns: which is faster?",
+        cls=GroupedCommand,
+        epilog=epilog(
+            "mnv4-deploy compare old.tflite new.tflite --fail-if-slower 1.05",
+            {1: "B is slower than --fail-if-slower allows"},
+        ),
+    )(compare)
 
 
 def compare(
@@ -89,7 +98,6 @@ def compare(
     With --device: latency, bounds and ranking of the layers of each file on each device.
     """
     from mnv4_deploy.pipelines import profile as profile_pipeline
-    from mnv4_deploy.progress import Progress
 
     check_top(top)
     requests = [
@@ -115,7 +123,7 @@ def compare(
             f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
         )
     a, b = files
-    result = profile_pipeline.compare(requests[0], requests[1], Progress())
+    result = profile_pipeline.compare(requests[0], requests[1], progress())
     from mnv4_deploy.terminal.compare import comparison_to_dict, print_comparison
 
     if as_json:
@@ -141,7 +149,6 @@ def _compare_devices(
     as_json: bool,
 ) -> None:
     from mnv4_deploy.pipelines import compare_devices
-    from mnv4_deploy.progress import Progress
 
     result = compare_devices.compare_devices(
         compare_devices.DevicesRequest(
@@ -152,7 +159,7 @@ def _compare_devices(
             out=out,
             overwrite=overwrite,
         ),
-        Progress(),
+        progress(),
     )
     if as_json:
         print_json(compare_devices.to_dict(result))

@@ -15,13 +15,19 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Show what a device is and how it is doing.")(device)
+    app.command(
+        short_help="Show what a device is and how it is doing.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy device ssh://pi@raspberrypi"),
+    )(device)
 
 
 def device(
@@ -37,14 +43,13 @@ def device(
 ) -> None:
     """Show what a device is and how it is doing: processor, runtimes, clocks, heat."""
     from mnv4_deploy.device.open import open_device
-    from mnv4_deploy.progress import Progress
 
     if setup and remove_setup:
         raise UnsupportedError("--setup and --remove-setup contradict each other: give one.")
-    progress = Progress()
+    stages = progress()
     options = device_options(setup, device_python, device_folder, benchmark_model, device=where)
-    with progress.stage(f"Connect to {where}"):
-        opened = open_device(where, options, progress.note)
+    with stages.stage(f"Connect to {where}"):
+        opened = open_device(where, options, stages.note)
     if remove_setup:
         with opened:
             _remove_setup(opened)

@@ -16,6 +16,7 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.preprocessing_options import (
     CropPct,
@@ -24,6 +25,7 @@ from mnv4_deploy.cli.preprocessing_options import (
     Std,
     given_options,
 )
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
@@ -32,7 +34,14 @@ _MODEL = "A .tflite or .onnx file, or a name that `mnv4-deploy models` lists."
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Tell what quantization cost, where, and why.")(drift)
+    app.command(
+        short_help="Tell what quantization cost, where, and why.",
+        cls=GroupedCommand,
+        epilog=epilog(
+            "mnv4-deploy drift --reference fp32.onnx --candidate int8.tflite --data photos/",
+            {1: "a limit of --fail-if is exceeded"},
+        ),
+    )(drift)
 
 
 def drift(
@@ -105,7 +114,6 @@ def drift(
 ) -> None:
     """Tell what quantization cost in accuracy, which layers did it, and why."""
     from mnv4_deploy.drift.records import DriftRequest
-    from mnv4_deploy.progress import Progress
 
     if top < 0:
         raise UnsupportedError(f"--top {top} makes no sense: give 0 for all layers.")
@@ -134,7 +142,7 @@ def drift(
     )
     from mnv4_deploy.pipelines import drift as drift_pipeline
 
-    result = drift_pipeline.drift(request, Progress())
+    result = drift_pipeline.drift(request, progress())
     if as_json:
         from mnv4_deploy.reports.drift.drift_json import drift_to_dict
 

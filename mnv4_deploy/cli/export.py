@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.preprocessing_options import (
     CropPct,
@@ -15,16 +16,29 @@ from mnv4_deploy.cli.preprocessing_options import (
     Std,
     given_options,
 )
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Write verified ONNX and TFLite files of a model.")(export)
+    app.command(
+        short_help="Write verified ONNX and TFLite files of a model.",
+        cls=GroupedCommand,
+        epilog=epilog(
+            "mnv4-deploy export hybrid-m --int8 --out out/hybrid-m",
+            {1: "int8 costs more than --max-drop", 3: "a file does not agree with PyTorch"},
+        ),
+    )(export)
 
 
 def export(
-    model: Annotated[str, typer.Option(help="A name that `mnv4-deploy models` lists, or timm's.")],
+    model: Annotated[
+        str | None, typer.Argument(help="A name that `mnv4-deploy models` lists, or timm's.")
+    ] = None,
+    model_option: Annotated[
+        str | None, typer.Option("--model", help="The same, as an option.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files.  [default: out/MODEL]")
     ] = None,
@@ -36,7 +50,7 @@ def export(
         ),
     ] = "bundled",
     formats: Annotated[
-        str, typer.Option("--format", help="onnx, tflite or both.")
+        str, typer.Option("--format", metavar="onnx|tflite|onnx,tflite", help="Which files.")
     ] = "onnx,tflite",
     int8: Annotated[bool, typer.Option("--int8", help="Also write int8 files.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Also write float16 files.")] = False,
@@ -54,15 +68,16 @@ def export(
     target: Annotated[
         str,
         typer.Option(
+            metavar="xnnpack|integer-only|any-cpu|vnni|arm",
             help="What runs the int8 files, one a format: xnnpack or integer-only for TFLite, "
-            "any-cpu, vnni or arm for ONNX (any-cpu if none is given)."
+            "any-cpu, vnni or arm for ONNX (any-cpu if none is given).",
         ),
     ] = "xnnpack",
     io: Annotated[
         str | None,
         typer.Option(
-            help="Inputs and outputs of int8 files: float, int8 or uint8.  [default: float; "
-            "int8 for integer-only]"
+            metavar="float|int8|uint8",
+            help="Inputs and outputs of int8 files.  [default: float; int8 for integer-only]",
         ),
     ] = None,
     mean: Mean = None,
@@ -79,7 +94,10 @@ def export(
     ] = "bundled",
     calib_images: Annotated[int, typer.Option(help="How many of them.")] = 200,
     calib_method: Annotated[
-        str, typer.Option(help="average, minmax, percentile, mse or entropy.")
+        str,
+        typer.Option(
+            metavar="average|minmax|percentile|mse|entropy", help="How ranges are found."
+        ),
     ] = "average",
     evaluate: Annotated[
         str, typer.Option("--eval", help="Evaluation images: a folder or bundled.")
@@ -113,14 +131,14 @@ def export(
     """Write verified ONNX and TFLite files of a model, float32 and, if asked, int8 and float16."""
     from mnv4_deploy.exporters.records import ExportRequest, default_out
     from mnv4_deploy.images.options import parse_options
-    from mnv4_deploy.progress import Progress
 
+    name = named_model(model, model_option)
     options = parse_options(
         given_options(mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
     )
     request = ExportRequest(
-        model=model,
-        out=out or default_out(model),
+        model=name,
+        out=out or default_out(name),
         weights=weights,
         formats=_formats(formats),
         size=_size(size),
@@ -148,7 +166,7 @@ def export(
     )
     from mnv4_deploy.pipelines import export as pipeline
 
-    result = pipeline.export(request, Progress())
+    result = pipeline.export(request, progress())
     if as_json:
         print_json(result.manifest)
     else:
@@ -157,6 +175,16 @@ def export(
         print_export(result)
     if not result.budget_met:
         raise typer.Exit(1)
+
+
+def named_model(model: str | None, option: str | None) -> str:
+    """The model, which is named once. Raises UnsupportedError."""
+    if model is not None and option is not None and model != option:
+        raise UnsupportedError(f"There are two models, {model} and --model {option}: give one.")
+    name = option if model is None else model
+    if name is None:
+        raise UnsupportedError("No model is named: give one that `mnv4-deploy models` lists.")
+    return name
 
 
 def _formats(text: str) -> Any:

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Show what a file is and what runs in int8.")(inspect)
+    app.command(
+        short_help="Show what a file is and what runs in int8.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy inspect model.tflite"),
+    )(inspect)
 
 
 def inspect(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Annotated
 
 import typer
 
+from mnv4_deploy.text import clean
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def print_error(message: str, exit_code: int) -> None:
+    """What went wrong, for whoever parses stdout, if it still takes anything."""
+    with contextlib.suppress(OSError, ValueError):
+        print_json({"error": {"message": clean(message), "exit_code": exit_code}})
+        sys.stdout.flush()

@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="List the models, their size and their weights.")(models)
+    app.command(
+        short_help="List the models, their size and their weights.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy models hybrid-m"),
+    )(models)
 
 
 def models(

@@ -14,15 +14,24 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.profile import InputValue
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(short_help="Are outputs equal here and on a device?")(parity)
+    app.command(
+        short_help="Are outputs equal here and on a device?",
+        cls=GroupedCommand,
+        epilog=epilog(
+            "mnv4-deploy parity model.tflite --device ssh://pi@raspberrypi",
+            {3: "a device does not compute what this machine does"},
+        ),
+    )(parity)
 
 
 def parity(
@@ -45,8 +54,9 @@ def parity(
     tolerance: Annotated[
         str,
         typer.Option(
+            metavar="exact|reordered|approximated|float16",
             help="What floats may differ by: exact, reordered (1e-5 of the largest value), "
-            "approximated (1e-3), float16 (1e-2). Integers must be equal."
+            "approximated (1e-3), float16 (1e-2). Integers must be equal.",
         ),
     ] = "reordered",
     top: Annotated[int, typer.Option(help="Layers to show, 0 for all.")] = 10,
@@ -70,7 +80,6 @@ def parity(
     from mnv4_deploy.parity.records import ParityRequest, Verdict
     from mnv4_deploy.pipelines.parity import parity as check
     from mnv4_deploy.profiles.graph.given_inputs import read_given
-    from mnv4_deploy.progress import Progress
 
     allowed = get_args(Verdict)[:-1]
     if tolerance not in allowed:
@@ -93,7 +102,7 @@ def parity(
             out=out,
             overwrite=overwrite,
         ),
-        Progress(),
+        progress(),
     )
     from mnv4_deploy.terminal.parity import parity_to_dict, print_parity
 

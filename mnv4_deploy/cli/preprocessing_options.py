@@ -19,7 +19,8 @@ CropPct = Annotated[
     ),
 ]
 InterpolationName = Annotated[
-    str | None, typer.Option("--interpolation", help="bilinear or bicubic.")
+    str | None,
+    typer.Option("--interpolation", metavar="bilinear|bicubic", help="Of the resize."),
 ]
 
 

@@ -18,7 +18,9 @@ from mnv4_deploy.cli.device_options import (
     Setup,
     device_options,
 )
+from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
+from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 
 File = Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")]
@@ -28,7 +30,8 @@ Runs = Annotated[int, typer.Option(help="Profiled runs, and as many without the 
 Statistics = Annotated[
     str,
     typer.Option(
-        help="What stands for many runs: min (undisturbed, repeats best), p10, p50 or mean."
+        metavar="min|p10|p50|mean",
+        help="What stands for many runs; min is undisturbed and repeats best.",
     ),
 ]
 MaxSeconds = Annotated[
@@ -58,9 +61,21 @@ _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    app.command(short_help="Show where a file's time goes, layer by layer.")(profile)
-    app.command(short_help="Show the measured ceilings of a machine.")(machine)
-    app.command(short_help="Predict latencies on machines of any balance.")(roofline)
+    app.command(
+        short_help="Show where a file's time goes, layer by layer.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy profile model.tflite --out report/"),
+    )(profile)
+    app.command(
+        short_help="Show the measured ceilings of a machine.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy machine --threads 4"),
+    )(machine)
+    app.command(
+        short_help="Predict latencies on machines of any balance.",
+        cls=GroupedCommand,
+        epilog=epilog("mnv4-deploy roofline --models conv-s,hybrid-m"),
+    )(roofline)
 
 
 def profile(
@@ -82,9 +97,14 @@ def profile(
     ] = "this",
     statistic: Statistics = "min",
     sort: Annotated[
-        str, typer.Option(help="time, order, recoverable, macs, intensity or roof.")
+        str,
+        typer.Option(
+            metavar="time|order|recoverable|macs|intensity|roof", help="Order of the rows."
+        ),
     ] = "time",
-    group_by: Annotated[str, typer.Option(help="layer, module, block or op.")] = "layer",
+    group_by: Annotated[
+        str, typer.Option(metavar="layer|module|block|op", help="What a row is.")
+    ] = "layer",
     top: Annotated[int, typer.Option(help="Rows to show, 0 for all.")] = 15,
     device: DeviceText = "",
     setup: Setup = False,
@@ -107,7 +127,6 @@ def profile(
     """Show where a model file's time goes, what each layer could reach, and what to do."""
     from mnv4_deploy.pipelines.profile import ProfileRequest
     from mnv4_deploy.profiles.records.profile import STATISTICS
-    from mnv4_deploy.progress import Progress
     from mnv4_deploy.terminal.profile import SORTS
 
     _choice("--sort", sort, SORTS)
@@ -123,24 +142,36 @@ def profile(
     from mnv4_deploy.pipelines import profile as profile_pipeline
 
     if machine not in ("this", "none"):
-        if out is not None or as_csv:
-            raise UnsupportedError("A prediction has no --out and no --csv: give --json.")
         if device:
             raise UnsupportedError("--machine predicts for what is not here: leave out --device.")
-        _predict(request, machine, top, as_json)
-        return
-    result = profile_pipeline.profile(
-        ProfileRequest(
-            request,
-            ceilings=machine == "this",
-            statistic=cast("Any", statistic),
-            out=out,
-            overwrite=overwrite,
-            device=device,
-            device_options=options,
-        ),
-        Progress(),
-    )
+        prediction, predicted = profile_pipeline.predict_file(
+            request, machine, progress(), timed=as_csv, out=out, overwrite=overwrite
+        )
+        if as_json:
+            findings = predicted.findings if predicted else ()
+            content = {**dataclasses.asdict(prediction), "latency_range_us": prediction.range_us}
+            found = [dataclasses.asdict(finding) for finding in findings]
+            print_json({"schema_version": 2, **content, "findings": found})
+            return
+        if predicted is None:
+            from mnv4_deploy.terminal.compare import print_prediction
+
+            print_prediction(prediction, top=top)
+            return
+        result = predicted
+    else:
+        result = profile_pipeline.profile(
+            ProfileRequest(
+                request,
+                ceilings=machine == "this",
+                statistic=cast("Any", statistic),
+                out=out,
+                overwrite=overwrite,
+                device=device,
+                device_options=options,
+            ),
+            progress(),
+        )
     if as_json:
         from mnv4_deploy.reports.profile.profile_json import profile_to_dict
 
@@ -154,19 +185,6 @@ def profile(
 
         print_profile(result, sort=cast("Any", sort), group_by=cast("Any", group_by), top=top)
         print_outputs(out)
-
-
-def _predict(request: Any, machine: str, top: int, as_json: bool) -> None:
-    from mnv4_deploy.pipelines import profile as profile_pipeline
-    from mnv4_deploy.progress import Progress
-
-    prediction = profile_pipeline.predict_file(request, machine, Progress())
-    if as_json:
-        print_json({"schema_version": 2, **dataclasses.asdict(prediction)})
-        return
-    from mnv4_deploy.terminal.compare import print_prediction
-
-    print_prediction(prediction, top=top)
 
 
 def machine(
@@ -186,15 +204,14 @@ def machine(
     """Show the measured ceilings of a machine, and the published machines to predict for."""
     from mnv4_deploy.pipelines import profile as profile_pipeline
     from mnv4_deploy.profiles.machine.published import published_machines
-    from mnv4_deploy.progress import Progress
 
     options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     if device:
         found = profile_pipeline.device_machine(
-            device, options, threads, Progress(), measure_again=measure
+            device, options, threads, progress(), measure_again=measure
         )
     else:
-        found = profile_pipeline.machine(threads, Progress(), measure_again=measure)
+        found = profile_pipeline.machine(threads, progress(), measure_again=measure)
     published = published_machines()
     if as_json:
         print_json(
@@ -227,12 +244,11 @@ def roofline(
 ) -> None:
     """Predict the models' latency on machines of every balance, as the MobileNetV4 paper does."""
     from mnv4_deploy.pipelines import ridge_sweep
-    from mnv4_deploy.progress import Progress
 
     names = None
     if models is not None:
         names = tuple(name.strip() for name in models.split(",") if name.strip())
-    result = ridge_sweep.sweep(names, max_ridge_point, Progress(), out=out, overwrite=overwrite)
+    result = ridge_sweep.sweep(names, max_ridge_point, progress(), out=out, overwrite=overwrite)
     if as_json:
         print_json(ridge_sweep.to_dict(result))
         return

@@ -141,22 +141,44 @@ def write_outputs(result: ModelProfile, out: Path, *, overwrite: bool) -> None:
         write_manifest(folder, profile_to_dict(result), name=PROFILE_JSON)
 
 
-def predict_file(request: MeasureRequest, machine: str, progress: Progress) -> FilePrediction:
-    """What ``request``'s file would take on a published machine.
+def predict_file(
+    request: MeasureRequest,
+    machine: str,
+    progress: Progress,
+    *,
+    timed: bool = False,
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> tuple[FilePrediction, ModelProfile | None]:
+    """What ``request``'s file would take on a published machine, and a profile with those times.
 
-    The file runs here once, because only a runtime tells which operators it fuses. Raises
-    UnsupportedError for a machine nobody published, and as :func:`profile` does.
+    The file runs here once, because only a runtime tells which operators it fuses. There is no
+    profile where the machine gives no times. Raises UnsupportedError for a machine nobody
+    published, or without times for ``out`` or where ``timed`` asks for them, and as
+    :func:`profile` does.
     """
     from mnv4_deploy.profiles.machine.published import published
     from mnv4_deploy.profiles.measure.checks import check_request
     from mnv4_deploy.profiles.measure.measure import measure
+    from mnv4_deploy.profiles.roofline.predicted import needs_times, predicted_profile
     from mnv4_deploy.profiles.roofline.prediction import predict_measured
 
     found = published(machine)
+    if timed or out is not None:
+        needs_times(found)
+    if out is not None:
+        check_free(out, overwrite=overwrite, names=_WRITERS, manifest=PROFILE_JSON)
     check_request(request)
     with progress.stage("See what runs"):
         (measurement,) = measure((replace(request, runs=1, warmup=0),))
-    return predict_measured(measurement, found)
+    prediction = predict_measured(measurement, found)
+    if found.macs_per_s is None:
+        return prediction, None
+    result = predicted_profile(measurement, found)
+    if out is not None:
+        with progress.stage("Write the report"):
+            write_outputs(result, out, overwrite=overwrite)
+    return prediction, result
 
 
 def device_machine(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import missing_library
 from mnv4_deploy.text import (
     brief,
     clean,
@@ -29,7 +29,7 @@ def render_page(
     """The page that ``template``, a path below this folder, makes of ``content``.
 
     The browser runs ``scripts`` and no other, whatever a name should smuggle in. Raises
-    ToolchainError where Jinja2 is missing.
+    MissingLibraryError where Jinja2 is missing.
     """
     page = environment().get_template(template)
     from markupsafe import Markup
@@ -55,9 +55,7 @@ def environment() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
-        raise ToolchainError(
-            "A report page needs Jinja2: pip install 'mnv4-deploy[profile]'."
-        ) from error
+        raise missing_library("A report page needs Jinja2", "profile") from error
     environment = Environment(
         loader=PackageLoader("mnv4_deploy", "reports"),
         autoescape=True,

@@ -41,7 +41,7 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
         table.add_row(
             escape(name),
             f"{artifact.size_bytes / _MEGA:.1f}",
-            _int8_share(audits[name].facts),
+            _int8_share(audits[name].facts) if artifact.precision == "int8" else "",
             _partitions(audits[name].facts),
             *_accuracy(task, name, artifact.precision, drifts),
         )

@@ -78,11 +78,18 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
         address = escape(clean(measurement.device.address.text))
         console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
     cost = profile.total_cost
+    how = (
+        f"{STATISTIC_TITLES[profile.statistic]} of {trust.runs} runs (p10 "
+        f"{wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 {wall.p90 / _MILLI:.2f})"
+    )
+    if profile.prediction is not None:
+        how = (
+            f"[bold yellow]prediction[/], ridge point {profile.prediction.ridge_point:g} "
+            f"MACs/byte ({escape(profile.prediction.dtype)}; {escape(profile.prediction.source)})"
+        )
     least = "at least " if profile.cost_is_least else ""
     console.print(
-        f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {STATISTIC_TITLES[profile.statistic]} of "
-        f"{trust.runs} runs (p10 {wall.p10 / _MILLI:.2f}, p50 {wall.p50 / _MILLI:.2f}, p90 "
-        f"{wall.p90 / _MILLI:.2f})\n{least}{_mega(cost.macs)} MMACs  "
+        f"[bold]{trust.wall_us / _MILLI:.2f} ms[/] {how}\n{least}{_mega(cost.macs)} MMACs  "
         f"{least}{_mega(cost.bytes)} MB  {cost.operational_intensity:.1f} MACs/byte\n"
     )
 
@@ -222,13 +229,8 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
     trust, ceilings = profile.trust, profile.ceilings
     if profile.whole is None:
         yield ""
-    yield (
-        f"{NO_OPERATOR_TIMES} Batches vary by {trust.spread_percent:.1f} %."
-        if profile.whole
-        else f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
-        f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
-        f"{trust.spread_percent:.1f} %."
-    )
+    if profile.prediction is None:
+        yield _adds_up(profile)
     if ceilings is not None and profile.machine is not None:
         source = "onnxruntime" if profile.measurement.format == "onnx" else "xnnpack"
         peaks = ", ".join(
@@ -255,6 +257,17 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
             f"{number}. [bold]{finding.recoverable_us / _MILLI:.2f} ms[/]  "
             f"{escape(finding.title)}. {escape(finding.advice)}"
         )
+
+
+def _adds_up(profile: ModelProfile) -> str:
+    trust = profile.trust
+    return (
+        f"{NO_OPERATOR_TIMES} Batches vary by {trust.spread_percent:.1f} %."
+        if profile.whole
+        else f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
+        f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
+        f"{trust.spread_percent:.1f} %."
+    )
 
 
 def print_outputs(out: Path | None, console: Console | None = None) -> None:

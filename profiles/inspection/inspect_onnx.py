@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import MissingLibraryError, ModelFileError, ToolchainError
 from mnv4_deploy.profiles.files.hashes import sha256_of
 from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.profiles.graph.onnx.bodies import Body, bodies_of, nodes_of
@@ -50,7 +50,7 @@ def _facts(onnx: Any, file: Path, named: Path) -> FileFacts:
         traced = optimized_graph(named, traceable=True).graph
         if integer_kernels(executed) != integer_kernels(traced):
             notes += ("Some nodes may run in another arithmetic than listed: see what executes.",)
-    except (ToolchainError, ModelFileError) as error:
+    except (MissingLibraryError, ModelFileError, ToolchainError) as error:
         if problem:
             raise ModelFileError(f"{file} is not a valid ONNX model: {problem}") from error
         notes += (f"What really runs is unknown: {str(error).replace(str(named), str(file))}",)

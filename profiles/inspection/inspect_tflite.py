@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import DeployError, ModelFileError, ToolchainError
+from mnv4_deploy.errors import DeployError, ModelFileError, missing_library
 from mnv4_deploy.profiles.files.hashes import sha256_of
 from mnv4_deploy.profiles.graph.shapes import proposed
 from mnv4_deploy.profiles.graph.tflite.read import chosen_graph, read_tflite_graphs
@@ -35,7 +35,7 @@ def inspect_here(path: str, signature: str = "", ask: bool = True) -> FileFacts:
 
     The runtime is asked what it does with the operators, unless ``ask`` is false; what it refuses
     is listed all the same, and a note gives its reason. Raises ModelFileError for a damaged file,
-    UnsupportedError for a signature that is not there, ToolchainError where no TFLite runtime is.
+    UnsupportedError for a signature that is not there, MissingLibraryError without a runtime.
     """
     file = Path(path)
     if importlib.util.find_spec("ai_edge_litert") is None:
@@ -209,8 +209,8 @@ def _inspect_with_interpreter(path: Path) -> FileFacts:
     try:
         from tflite_runtime.interpreter import Interpreter
     except ImportError as error:
-        raise ToolchainError(
-            "Inspecting a .tflite file needs a runtime: run pip install 'mnv4-deploy[tflite]'."
+        raise missing_library(
+            "Inspecting a .tflite file needs ai-edge-litert", "tflite"
         ) from error
     return facts_from_interpreter(path, Interpreter)
 
@@ -247,7 +247,7 @@ def facts_from_interpreter(path: Path, interpreter_class: Any) -> FileFacts:
         weight_bytes_by_dtype={},
         notes=(
             "tflite_runtime cannot tell weight sizes, metadata, partitions or what XNNPACK takes:"
-            " pip install 'mnv4-deploy[tflite]' can.",
+            " ai-edge-litert can: run pip install '.[tflite]' in a checkout of mnv4-deploy.",
         ),
     )
 

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mnv4_deploy.errors import DeployError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import DeployError, ToolchainError, UnsupportedError, missing_library
 from mnv4_deploy.profiles.isolated import run_isolated
 from mnv4_deploy.profiles.machine.cpu import limits_macs_per_s, read_cpu
 from mnv4_deploy.profiles.measure.conditions import spin_us
@@ -80,7 +80,7 @@ def measure_machine(threads: Sequence[int], kit: str | None = None) -> Machine:
     """This machine with ceilings for each of ``threads``; about ten seconds for each.
 
     What cannot be measured here is absent. Raises UnsupportedError for a number of threads that
-    this machine has not, ToolchainError where nothing at all can be measured. ``kit`` is the file
+    this machine has not, MissingLibraryError where nothing can be measured. ``kit`` is the file
     of a kit to measure with, in place of llvmlite and onnx; raises ToolchainError where it is
     damaged, UnsupportedError where nothing can be measured with it.
     """
@@ -151,9 +151,8 @@ def _nothing(notes: _Notes, kit: str | None) -> DeployError:
         return UnsupportedError(
             "No ceiling of the device could be measured. " + " ".join(notes.lines)
         )
-    return ToolchainError(
-        "No ceiling of this machine could be measured: run pip install"
-        " 'mnv4-deploy[runtimes]' llvmlite."
+    return missing_library(
+        "No ceiling of this machine could be measured without a runtime or llvmlite", "profile"
     )
 
 
@@ -239,9 +238,7 @@ def _needs_onnx() -> None:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
-        raise ToolchainError(
-            "Measuring onnxruntime's peak needs onnx: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
+        raise missing_library("Measuring onnxruntime's peak needs onnx", "onnx") from error
 
 
 def _needs_litert() -> None:

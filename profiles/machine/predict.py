@@ -15,8 +15,8 @@ class Prediction:
     """ModelTime of a model (MobileNetV4 paper, section 3.1), and of each of its layers.
 
     Times are in units of the time that one MAC takes at the machine's peak; ``seconds`` is None
-    where the peak was not published. ``macs`` is ModelTime if memory cost nothing.
-    ``memory_bound`` says for each layer whether its bytes take longer than its MACs.
+    where neither the peak nor latencies were published. ``macs`` is ModelTime if memory cost
+    nothing. ``memory_bound`` says for each layer whether its bytes take longer than its MACs.
     """
 
     machine: PublishedMachine
@@ -42,11 +42,11 @@ def predict(costs: Sequence[OpCost], machine: PublishedMachine) -> Prediction:
     Other operations than MACs are not counted, as in the paper.
     """
     layers = tuple(model_time([(c.macs, c.bytes)], machine.ridge_point) for c in costs)
-    peak = machine.peak_macs_per_s
+    rate = machine.macs_per_s
     return Prediction(
         machine=machine,
         layers=layers,
         memory_bound=tuple(c.bytes * machine.ridge_point > c.macs for c in costs),
         macs=sum(c.macs for c in costs),
-        seconds=sum(layers) / peak if peak else None,
+        seconds=sum(layers) / rate if rate else None,
     )

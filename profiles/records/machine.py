@@ -63,7 +63,10 @@ class PublishedMachine:
     """A machine of machines.toml, for prediction only.
 
     ``ridge_point`` is peak MACs over peak bandwidth (MACs/byte), the paper's Table 16. Peak and
-    bandwidth are None where only their ratio was published: predictions are then relative.
+    bandwidth are None where only their ratio was published: predictions are then relative, unless
+    ``published_ms`` has latencies of networks that were measured there. ``achieved_macs_per_s`` is
+    the rate at which their ModelTime is right in the geometric mean; predicted from the rate of
+    the others, each of them took between ``took_of_predicted`` times what was predicted.
     """
 
     name: str
@@ -73,3 +76,11 @@ class PublishedMachine:
     source: str
     peak_macs_per_s: float | None = None
     bytes_per_s: float | None = None
+    published_ms: Mapping[str, float] = field(default_factory=dict)
+    achieved_macs_per_s: float | None = None
+    took_of_predicted: tuple[float, float] | None = None
+
+    @property
+    def macs_per_s(self) -> float | None:
+        """The rate that turns ModelTime into seconds; None where there is none."""
+        return self.achieved_macs_per_s or self.peak_macs_per_s

@@ -14,7 +14,7 @@ from typing import Literal
 from mnv4_deploy.profiles.records.device import DeviceRun
 from mnv4_deploy.profiles.records.graph import Format, ModelGraph, OpCost
 from mnv4_deploy.profiles.records.inputs import GivenInput
-from mnv4_deploy.profiles.records.machine import Ceilings, Machine
+from mnv4_deploy.profiles.records.machine import Ceilings, Machine, PublishedMachine
 from mnv4_deploy.profiles.records.timing import Backend, OpProfile
 
 Statistic = Literal["min", "p10", "p50", "mean"]
@@ -253,7 +253,8 @@ class ModelProfile:
     ``statistic`` is that of all latencies. ``machine`` is None where no ceilings are known:
     layers then have no bounds. ``whole`` is the model as one layer where the runtime gave no times
     of operators, and there are no layers; its cost is the sum over the operators of the file, each
-    on its own.
+    on its own. ``prediction`` is the machine that all times are predicted for, None where they
+    were measured.
     """
 
     measurement: Measurement
@@ -264,6 +265,7 @@ class ModelProfile:
     machine: Machine | None
     unknown_op_types: tuple[str, ...]
     whole: Layer | None = None
+    prediction: PublishedMachine | None = None
 
     @property
     def rows(self) -> tuple[Layer, ...]:

@@ -16,7 +16,7 @@ _MICROSECONDS = 1e6
 
 @dataclass(frozen=True)
 class PredictedLayer:
-    """One layer; ``latency_us`` is None where only the machine's ridge point was published."""
+    """One layer; ``latency_us`` is None where the machine gives no rate."""
 
     name: str
     module: str
@@ -45,6 +45,14 @@ class FilePrediction:
     latency_us: float | None
     notes: tuple[str, ...]
 
+    @property
+    def range_us(self) -> tuple[float, float] | None:
+        """What such predictions have been right within; None where that is not known."""
+        took = self.machine.took_of_predicted
+        if took is None or self.latency_us is None or other_types(self.layers, self.machine):
+            return None
+        return took[0] * self.latency_us, took[1] * self.latency_us
+
 
 def predict_measured(measurement: Measurement, machine: PublishedMachine) -> FilePrediction:
     """The prediction for the layers that ``measurement`` found; its times are not used.
@@ -66,14 +74,14 @@ def predict_measured(measurement: Measurement, machine: PublishedMachine) -> Fil
         relative_time=total / prediction.macs if prediction.macs else 0.0,
         memory_bound_percent=100 * prediction.memory_bound_time_share,
         latency_us=None if prediction.seconds is None else prediction.seconds * _MICROSECONDS,
-        notes=measurement.notes + _notes(layers, machine),
+        notes=measurement.notes + prediction_notes(layers, machine),
     )
 
 
 def _layer(
     layer: Layer, cost: OpCost, time: float, total: float, memory: bool, machine: PublishedMachine
 ) -> PredictedLayer:
-    peak = machine.peak_macs_per_s
+    rate = machine.macs_per_s
     return PredictedLayer(
         name=layer.name,
         module=layer.module,
@@ -83,16 +91,13 @@ def _layer(
         bytes=cost.bytes,
         share_percent=100 * time / total if total else 0.0,
         bound="memory" if memory else "compute",
-        latency_us=time / peak * _MICROSECONDS if peak else None,
+        latency_us=time / rate * _MICROSECONDS if rate else None,
     )
 
 
-def _notes(layers: Sequence[Layer], machine: PublishedMachine) -> tuple[str, ...]:
-    products = [layer for layer in layers if layer.cost is not None and layer.cost.macs > 0]
-    width = machine.dtype.removeprefix("u")
-    other = sorted(
-        {x.compute for x in products if not x.compute.removeprefix("u").startswith(width)}
-    )
+def prediction_notes(layers: Sequence[Layer], machine: PublishedMachine) -> tuple[str, ...]:
+    """What the prediction for ``layers`` leaves out, or takes for something else."""
+    other = other_types(layers, machine)
     notes = []
     if other:
         notes.append(
@@ -103,3 +108,25 @@ def _notes(layers: Sequence[Layer], machine: PublishedMachine) -> tuple[str, ...
     if unknown:
         notes.append(f"Left out, for their cost is unknown: {', '.join(unknown)}.")
     return tuple(notes)
+
+
+def other_types(
+    layers: Sequence[Layer | PredictedLayer], machine: PublishedMachine
+) -> tuple[str, ...]:
+    """In what ``layers`` multiply that the ridge point is not published for."""
+    width = machine.dtype.removeprefix("u")
+    return tuple(
+        sorted(
+            {
+                layer.compute
+                for layer in layers
+                if _macs(layer) and not layer.compute.removeprefix("u").startswith(width)
+            }
+        )
+    )
+
+
+def _macs(layer: Layer | PredictedLayer) -> int:
+    if isinstance(layer, PredictedLayer):
+        return layer.macs
+    return layer.cost.macs if layer.cost else 0

@@ -15,7 +15,7 @@ from mnv4_deploy.device.benchmark_model.proto_profile import parse_proto
 from mnv4_deploy.device.benchmark_model.records import OpRow
 from mnv4_deploy.device.benchmark_model.run_log import parse_log
 from mnv4_deploy.device.benchmark_model.text_profile import parse_text
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import MissingLibraryError, ToolchainError
 
 RECORDED = Path(__file__).parent / "recorded"
 _RUNS = "Operator-wise Profiling Info for Regular Benchmark Runs:\n"
@@ -264,5 +264,5 @@ def test_a_protocol_buffer_of_another_form(data):
 def test_reading_a_protocol_buffer_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     proto_profile._message_class.cache_clear()
-    with pytest.raises(ToolchainError, match=r"pip install 'mnv4-deploy\[tflite\]'"):
+    with pytest.raises(MissingLibraryError, match=r"pip install '\.\[tflite\]'"):
         parse_proto(_profile())

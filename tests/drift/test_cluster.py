@@ -15,7 +15,13 @@ pytest.importorskip("distributed")
 from mnv4_deploy.drift.cluster import connection as cluster_connection
 from mnv4_deploy.drift.cluster import executor as cluster
 from mnv4_deploy.drift.run import run_images
-from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, WeightsError
+from mnv4_deploy.errors import (
+    InputError,
+    MissingLibraryError,
+    ModelFileError,
+    ToolchainError,
+    WeightsError,
+)
 from mnv4_deploy.progress import Progress
 from tests.drift.fake_shards import FakeRunner, gates, make_dataset, make_job, pids, ran
 from tests.drift.nursery import start
@@ -388,5 +394,5 @@ def test_ray_address_is_told_what_to_start(tmp_path, run):
 
 def test_without_dask(tmp_path, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ToolchainError, match=r"pip install 'mnv4-deploy\[cluster\]'"):
+    with pytest.raises(MissingLibraryError, match=r"pip install '\.\[cluster\]'"):
         run(make_job(tmp_path), make_dataset(tmp_path / "images", 5), cluster="tcp://h:8786")

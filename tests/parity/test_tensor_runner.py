@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import MissingLibraryError, ModelFileError, UnsupportedError
 from mnv4_deploy.profiles.records.files import TensorFacts
 from mnv4_deploy.profiles.runtimes.litert import interpreter as open_tflite
 from mnv4_deploy.profiles.runtimes.tensors import TensorRunner
@@ -203,5 +203,5 @@ def test_without_a_runtime_it_says_what_to_install(
 ) -> None:
     path, _ = residual(tmp_path)
     monkeypatch.setattr(open_tflite, "_RUNTIMES", (("none", "no_such_runtime"),))
-    with pytest.raises(ToolchainError, match="needs ai-edge-litert"):
+    with pytest.raises(MissingLibraryError, match="needs ai-edge-litert"):
         TensorRunner(str(path))

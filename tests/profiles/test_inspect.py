@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import MissingLibraryError, ModelFileError
 from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.inspection.inspect_tflite import facts_from_interpreter, inspect_here
@@ -150,7 +150,7 @@ def test_missing_runtime_names_the_extra(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     monkeypatch.setitem(sys.modules, "tflite_runtime", None)
-    with pytest.raises(ToolchainError, match=r"mnv4-deploy\[tflite\]"):
+    with pytest.raises(MissingLibraryError, match=r"'\.\[tflite\]'"):
         inspect_here(str(conv_tflite))
 
 
@@ -164,7 +164,7 @@ def test_missing_onnx_packages(conv_onnx: Path, missing: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert "mnv4-deploy[onnx]" in done.stdout + done.stderr
+    assert "'.[onnx]'" in done.stdout + done.stderr
     assert (done.returncode == 0) is (missing == "onnxruntime")
 
 

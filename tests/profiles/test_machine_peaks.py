@@ -9,7 +9,7 @@ pytest.importorskip("ai_edge_litert.schema_py_generated")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import MissingLibraryError, ToolchainError, UnsupportedError
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.machine import ceilings, peaks
 from mnv4_deploy.profiles.machine.cpu import read_cpu
@@ -124,7 +124,7 @@ def test_a_missing_part_is_left_out_with_a_note(monkeypatch):
 
 def test_nothing_measurable_says_what_to_install(monkeypatch):
     monkeypatch.setattr(ceilings, "run_isolated", _parts())
-    with pytest.raises(ToolchainError, match="pip install"):
+    with pytest.raises(MissingLibraryError, match="pip install"):
         ceilings.measure_machine([1])
 
 

@@ -1,5 +1,7 @@
 """Published machines, and predictions against the MobileNetV4 paper's own figures."""
 
+from statistics import geometric_mean
+
 import pytest
 
 from mnv4_deploy.errors import UnsupportedError
@@ -35,13 +37,16 @@ def test_every_entry_has_a_source_and_agrees_with_itself():
             assert ratio == pytest.approx(machine.ridge_point, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["pixel-6-cpu", "Pixel 6 CPU", " PIXEL_6_CPU "])
+@pytest.mark.parametrize(
+    "name", ["pixel-6-cpu", "Pixel 6 CPU", " PIXEL_6_CPU ", "pixel-6", "Pixel 6"]
+)
 def test_names_in_any_spelling(name):
     assert published(name).ridge_point == 31.2
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("pixel-8-tpu", "pixel-8-edgetpu"), ("s23", "galaxy-s23-cpu")]
+    ("name", "nearest"),
+    [("pixel", "pixel-6-cpu"), ("pixel-8-tpu", "pixel-8-edgetpu"), ("s23", "galaxy-s23-cpu")],
 )
 def test_unknown_name_names_the_nearest(name, nearest):
     with pytest.raises(UnsupportedError, match=f"nearest is {nearest};"):
@@ -126,3 +131,20 @@ def _layer_costs(torch, model, size: int) -> list[OpCost]:
             module.register_forward_hook(count)
     model(torch.empty(1, 3, size, size, device="meta"))
     return costs
+
+
+@pytest.mark.parametrize("name", ["pixel-6-cpu", "pixel-4-dsp", "pixel-8-edgetpu"])
+def test_the_rate_and_how_far_it_is_right_follow_from_the_papers_latencies(name):
+    """Each network predicted from the rate of the others."""
+    torch = pytest.importorskip("torch")
+    from mnv4_deploy.models import zoo
+
+    machine = published(name)
+    rates = []
+    for model, milliseconds in machine.published_ms.items():
+        with torch.device("meta"):
+            costs = _layer_costs(torch, zoo.build(model).eval(), _PAPER[model][0])
+        rates.append(predict(costs, machine).mac_time / milliseconds * 1e3)
+    assert machine.achieved_macs_per_s == pytest.approx(geometric_mean(rates), rel=0.01)
+    took = [geometric_mean(rates[:i] + rates[i + 1 :]) / rate for i, rate in enumerate(rates)]
+    assert machine.took_of_predicted == pytest.approx((min(took), max(took)), abs=0.01)

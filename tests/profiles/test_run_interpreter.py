@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import (
+    MissingLibraryError,
+    ModelFileError,
+    ToolchainError,
+    UnsupportedError,
+)
 from mnv4_deploy.profiles.measure.measure import time_here
 from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
@@ -136,7 +141,7 @@ def test_nothing_there_says_what_to_do(
     monkeypatch.setattr(importlib.util, "find_spec", _only())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for path, runtime in ((conv_tflite, "tflite-runtime"), (conv_onnx, "onnxruntime")):
-        with pytest.raises(ToolchainError, match=rf"{runtime}.* installed.*give --setup"):
+        with pytest.raises(MissingLibraryError, match=rf"{runtime}.* installed.*give --setup"):
             open_device_runner(path)
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnv4_deploy.errors import InputError, ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import (
+    InputError,
+    MissingLibraryError,
+    ModelFileError,
+    ToolchainError,
+    UnsupportedError,
+)
 from mnv4_deploy.profiles.measure.measure import profile_file, time_here
 from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
@@ -331,5 +337,5 @@ def test_measuring_goes_without_telemetry(conv_onnx: Path, tmp_path: Path) -> No
 
 def test_without_onnx_the_package_to_install_is_named(conv_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ToolchainError, match=r"mnv4-deploy\[onnx\]"):
+    with pytest.raises(MissingLibraryError, match=r"'\.\[onnx\]'"):
         OrtRunner(conv_onnx)

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from mnv4_deploy.device.benchmark_model.records import OpRow, OpTable
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import ToolchainError, missing_library
 
 # What is read of the messages of profiling_info.proto: name, number and type. Values are
 # required, because the tool sets them all. Messages are repeated, so that a second one is seen
@@ -96,13 +96,12 @@ def _row(op: Any) -> OpRow:
 
 @cache
 def _message_class() -> Any:
-    """The class of "Data", made from ``_FIELDS``; ToolchainError without protobuf."""
+    """The class of "Data", made from ``_FIELDS``; MissingLibraryError without protobuf."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as error:
-        raise ToolchainError(
-            "Reading benchmark_model's profile needs protobuf: run pip install"
-            " 'mnv4-deploy[tflite]'."
+        raise missing_library(
+            "Reading benchmark_model's profile needs protobuf", "tflite"
         ) from error
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="profiling_info.proto", syntax="proto2")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import ModelFileError, missing_library
 from mnv4_deploy.profiles.files import regular as regular_file
 from mnv4_deploy.profiles.files.regular import open_regular
 from mnv4_deploy.profiles.graph.format import format_of
@@ -66,7 +66,7 @@ def model_files(path: Path) -> SentModel:
     The model gets a name of ours, which has no meaning to anything over there; weights keep the
     relative names by which the model knows them. Raises ModelFileError for files that are
     missing, cannot be read or are too large, and for weights that are no regular files in the
-    model's folder, ToolchainError where the onnx package is missing.
+    model's folder, MissingLibraryError where the onnx package is missing.
     """
     kind = format_of(path)
     locations: dict[str, str] = {}
@@ -122,9 +122,7 @@ def _parsed(path: Path) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ToolchainError(
-            "Sending an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
+        raise missing_library("Sending an .onnx file needs onnx", "onnx") from error
     return load_onnx(onnx, path)
 
 

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import InputError, ToolchainError
+from mnv4_deploy.errors import InputError, missing_library
 
 CONNECT_SECONDS = 5
 _START = "start 'dask scheduler' there and 'dask worker HOST:8786' on each machine"
@@ -42,9 +42,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         distributed = library()
     except ImportError as error:
-        raise ToolchainError(
-            "--cluster needs Dask: run pip install 'mnv4-deploy[cluster]'."
-        ) from error
+        raise missing_library("--cluster needs Dask", "cluster") from error
     except ValueError as error:  # from a YAML file of the user's
         raise InputError(
             f"Dask cannot read its configuration: {brief(error).partition(', original')[0]}."

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import UnsupportedError, missing_library
 from mnv4_deploy.profiles.files.whole import write_whole
 
 if TYPE_CHECKING:
@@ -33,14 +33,12 @@ def check_format(path: Path) -> str:
 def drawing() -> Iterator[None]:
     """Matplotlib's own defaults, whatever the user's matplotlibrc says.
 
-    Raises ToolchainError where matplotlib is not installed.
+    Raises MissingLibraryError where matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError as error:
-        raise ToolchainError(
-            "Plots need matplotlib: pip install 'mnv4-deploy[profile]'."
-        ) from error
+        raise missing_library("Plots need matplotlib", "profile") from error
     style: dict[Any, Any] = {
         # Text stays text in an SVG: it can be searched, and it is smaller.
         "svg.fonttype": "none",

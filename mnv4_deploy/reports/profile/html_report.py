@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import Any
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import missing_library
 from mnv4_deploy.profiles.files.whole import write_whole
 from mnv4_deploy.profiles.join.modules import block_of
 from mnv4_deploy.profiles.records.profile import ModelProfile
@@ -32,15 +32,13 @@ _SCRIPTS = ("report_base.js", "report_charts.js", "report_page.js")
 def write_report(profile: ModelProfile, path: Path) -> None:
     """Write the report page of ``profile``, with plotly.js inside (about 5 MB).
 
-    Raises ToolchainError where plotly or Jinja2 is missing, OutputError where ``path`` cannot be
+    Raises MissingLibraryError without plotly or Jinja2, OutputError where ``path`` cannot be
     written.
     """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ToolchainError(
-            "The HTML report needs plotly: pip install 'mnv4-deploy[profile]'."
-        ) from error
+        raise missing_library("The HTML report needs plotly", "profile") from error
     script = "\n".join(resource(f"profile/{name}") for name in _SCRIPTS)
     measured = profile.measurement
     device = device_facts(measured.device) if measured.device else []

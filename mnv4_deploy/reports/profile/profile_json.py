@@ -29,7 +29,8 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
     times of operators there are none, and what ``trust`` says of them is None. ``holder`` is the
     operator in whose branch or body an operator is; ``at_least``: the totals leave something out
     that is unknown. ``device`` is
-    None for this machine. Names are the file's and the device's own, unescaped.
+    None for this machine, ``prediction`` for times that were measured. Names are the file's and
+    the device's own, unescaped.
     """
     measured = profile.measurement
     document = {
@@ -68,6 +69,7 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         "trust": profile.trust,
         "conditions": measured.conditions,
         "machine": profile.machine,
+        "prediction": profile.prediction,
         "ceilings": profile.ceilings,
         "refusals": {str(index): reason for index, reason in measured.refusals.items()},
         "file_operators": [

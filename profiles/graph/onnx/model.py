@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError
+from mnv4_deploy.errors import ModelFileError, missing_library
 from mnv4_deploy.profiles.files.regular import read_regular
 from mnv4_deploy.profiles.graph.onnx.checks import DamagedError, check_model
 from mnv4_deploy.profiles.graph.onnx.external_weights import load_weights
@@ -14,13 +14,11 @@ _MAX_BYTES = (1 << 31) - 1  # protobuf's limit
 
 
 def import_onnx() -> Any:
-    """The onnx module. Raises ToolchainError where it is not installed."""
+    """The onnx module. Raises MissingLibraryError where it is not installed."""
     try:
         import onnx
     except ImportError as error:
-        raise ToolchainError(
-            "Reading an .onnx file needs onnx: run pip install 'mnv4-deploy[onnx]'."
-        ) from error
+        raise missing_library("Reading an .onnx file needs onnx", "onnx") from error
     return onnx
 
 

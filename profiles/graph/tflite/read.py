@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ModelFileError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import ModelFileError, UnsupportedError, missing_library
 from mnv4_deploy.profiles.graph.format import looks_like_tflite
 from mnv4_deploy.profiles.graph.tflite.options import called_graphs, read_options
 from mnv4_deploy.profiles.records.graph import ModelGraph, Operator, Signature, Tensor
@@ -47,7 +47,7 @@ def read_tflite(path: Path, signature: str = "") -> ModelGraph:
     "" is the file's first graph, which is the first signature's in all but odd files. A dimension
     that the file allocates with a negative size is 1.
     Raises ModelFileError for a damaged file, UnsupportedError for a signature that it does not
-    have, ToolchainError without ai-edge-litert.
+    have, MissingLibraryError without ai-edge-litert.
     """
     return chosen_graph(path, read_tflite_graphs(path), signature)
 
@@ -72,9 +72,7 @@ def read_tflite_graphs(path: Path) -> tuple[ModelGraph, ...]:
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError as error:
-        raise ToolchainError(
-            "Reading a .tflite file needs ai-edge-litert: run pip install 'mnv4-deploy[tflite]'."
-        ) from error
+        raise missing_library("Reading a .tflite file needs ai-edge-litert", "tflite") from error
     data = path.read_bytes()
     if not looks_like_tflite(data):
         raise ModelFileError(f"{path} is not a TFLite model: give a .tflite file.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import UnsupportedError, missing_library
 from mnv4_deploy.profiles.machine.cpu import LLVM_FEATURES
 from mnv4_deploy.profiles.machine.kernels.loaded import PROTOTYPE
 from mnv4_deploy.profiles.machine.kernels.loop_ir import Kernel
@@ -55,7 +55,7 @@ def machine_code(kernel: Kernel, architecture: str, isa: Sequence[str]) -> bytes
 
     The first byte is the function's entry, and the bytes run at any address. Raises
     UnsupportedError for another architecture and for a kernel whose code does not stand alone,
-    ToolchainError without llvmlite.
+    MissingLibraryError without llvmlite.
     """
     machine = target_machine(architecture, isa)
     module = _llvm().parse_assembly(kernel.ir)
@@ -115,7 +115,7 @@ def _llvm() -> Any:
     try:
         from llvmlite import binding
     except ImportError as error:
-        raise ToolchainError(
-            "Ceilings that depend on no runtime need llvmlite: run pip install llvmlite."
+        raise missing_library(
+            "Ceilings that depend on no runtime need llvmlite", "profile"
         ) from error
     return binding

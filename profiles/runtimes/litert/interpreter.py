@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ToolchainError, UnsupportedError
+from mnv4_deploy.errors import ToolchainError, UnsupportedError, missing_library
 from mnv4_deploy.profiles.records.inputs import GivenInputs
 from mnv4_deploy.profiles.runtimes.litert.library import TRIED_VERSIONS
 
@@ -47,7 +47,7 @@ class InterpreterRuntime:
 
 
 def installed_runtime() -> InterpreterRuntime:
-    """ai-edge-litert of any version, else tflite-runtime; ToolchainError where neither is."""
+    """ai-edge-litert of any version, else tflite-runtime; MissingLibraryError where neither is."""
     for distribution, package in _RUNTIMES:
         if importlib.util.find_spec(package) is None:
             continue
@@ -56,9 +56,10 @@ def installed_runtime() -> InterpreterRuntime:
         except importlib.metadata.PackageNotFoundError:  # put there by other means than pip
             version = "of unknown version"
         return InterpreterRuntime(distribution, package, version)
-    raise ToolchainError(
-        "Running a .tflite file needs ai-edge-litert or tflite-runtime, and neither is installed:"
-        f" run pip install ai-edge-litert=={TRIED_VERSIONS[-1]}, or give --setup for a device."
+    raise missing_library(
+        "Running a .tflite file needs ai-edge-litert or tflite-runtime, and neither is installed",
+        "tflite",
+        ", or give --setup for a device",
     )
 
 

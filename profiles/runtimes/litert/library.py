@@ -13,7 +13,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_voi
 from functools import cache
 from pathlib import Path
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import ToolchainError, missing_library
 
 TRIED_VERSIONS = ("2.3.0",)
 _LIBRARY_NAMES = ("libLiteRt.so", "libLiteRt.dylib", "LiteRt.dll", "libLiteRt.dll")
@@ -155,13 +155,14 @@ _DESTROY_CALLS = (
 
 
 def litert_version() -> str:
-    """The installed ai-edge-litert version; ToolchainError where it is missing or untried."""
+    """The installed ai-edge-litert version; ToolchainError where it was never tried.
+
+    Raises MissingLibraryError where there is none.
+    """
     try:
         version = importlib.metadata.version("ai-edge-litert")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ToolchainError(
-            "ai-edge-litert is not installed: run pip install 'mnv4-deploy[tflite]'."
-        ) from error
+        raise missing_library("ai-edge-litert is not installed", "tflite") from error
     if version not in TRIED_VERSIONS:
         raise ToolchainError(
             f"ai-edge-litert {version} was never tried here, and its C structs differ from version"

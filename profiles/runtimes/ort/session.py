@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.errors import ToolchainError, missing_library
 from mnv4_deploy.profiles.runtimes.said import words_of
 
 LOG_ERRORS, LOG_FATAL = 3, 4
@@ -17,7 +17,7 @@ _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module; ToolchainError where it is not installed, or cannot be loaded."""
+    """The onnxruntime module; MissingLibraryError without it, ToolchainError if it is broken."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -26,9 +26,10 @@ def import_onnxruntime() -> Any:
                 f"onnxruntime cannot be loaded ({words_of(str(error))}): reinstall it, or give"
                 " --setup for a device."
             ) from error
-        raise ToolchainError(
-            "Running an .onnx file needs onnxruntime, which is not installed: run pip install"
-            " 'mnv4-deploy[onnx]', or give --setup for a device."
+        raise missing_library(
+            "Running an .onnx file needs onnxruntime, which is not installed",
+            "onnx",
+            ", or give --setup for a device",
         ) from error
     return onnxruntime
 
