@@ -28,10 +28,10 @@ def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) ->
     """The layers of ``graph`` as they ran, in order of execution.
 
     One layer for each executed node, with the file's nodes that it absorbed; nodes that
-    onnxruntime inserted have none. A node that holds a branch or a body also has those of its
-    nodes that have no time of their own, and computes as they do. ``trace`` is of the file that
-    was measured. Every timing is in exactly one layer; nodes computed beforehand, and those of a
-    branch that did not run, are in none.
+    onnxruntime inserted have none, nor has what the call takes around them. A node that holds a
+    branch or a body also has those of its nodes that have no time of their own, and computes as
+    they do. ``trace`` is of the file that was measured. Every timing is in exactly one layer;
+    nodes computed beforehand, and those of a branch that did not run, are in none.
     """
     modules = module_of_ops(graph)
     mains = [_main_op(graph, node) for node in trace.nodes]
@@ -54,7 +54,7 @@ def join_ort(graph: ModelGraph, timings: Sequence[OpTiming], trace: OrtTrace) ->
     layers = []
     for at, (timing, found) in enumerate(zip(timings, places, strict=True)):
         if found is None:
-            layers.append(_unknown(timing, at))
+            layers.append(_without_node(timing, at))
             continue
         layer = _layer(graph, modules, trace, mains, found, (at,))
         ops = tuple(sorted({*layer.op_indices, *held[found]}))
@@ -116,7 +116,9 @@ def _find(by_name: Mapping[tuple[str, ...], int], timing: OpTiming) -> int | Non
     return by_name.get((timing.name, timing.tag), loose)
 
 
-def _unknown(timing: OpTiming, at: int) -> Layer:
+def _without_node(timing: OpTiming, at: int) -> Layer:
+    if timing.backend == "runtime":
+        return Layer("runtime", timing.tag, "", "none", "runtime", None, (), (at,))
     return Layer(timing.tag, timing.name, "", "unknown", "onnxruntime", None, (), (at,))
 
 

@@ -146,9 +146,10 @@ class Layer:
     The join (``profiles/join``): ``op_type`` and ``name`` are the main operator's (of
     "DequantizeLinear, Conv, Relu, QuantizeLinear" it is Conv), ``backend`` is what runs it,
     ``compute`` as in OperatorFacts. ``op_indices`` are operators of the file, none for work that
-    it did not ask for (layout changes, buffer registration); ``timing_indices`` are those of
-    ``OpProfile.ops``, none for operators that the runtime dropped. Every timing belongs to exactly
-    one layer. ``runs`` is how often it runs in one inference, as the body of a loop does.
+    it did not ask for (layout changes, buffer registration, the call); ``timing_indices`` are
+    those of ``OpProfile.ops``, none for operators that the runtime dropped. Every timing belongs
+    to exactly one layer. ``runs`` is how often it runs in one inference, as the body of a loop
+    does.
 
     Costs and times (``profiles/roofline/layers.py``): ``kernels`` are the runtime's own names of
     what ran. ``samples_us`` has one entry a run, ``latency_us`` is their ``statistic``. ``cost``

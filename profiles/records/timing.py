@@ -16,7 +16,7 @@ class OpTiming:
 
     ``backend``: "xnnpack" an XNNPACK operator inside a delegated partition, "builtin" a TFLite
     operator that XNNPACK did not take, "onnxruntime" a node of onnxruntime's optimised graph,
-    "runtime" work around the operators (buffer registration, synchronisation).
+    "runtime" work around the operators (buffer registration, synchronisation, the call itself).
     ``tag`` is the runtime's own name for the kernel or operator. ``op_index`` is the operator's
     index in the file for "builtin", None elsewhere: XNNPACK fuses, splits and drops operators.
     ``runs``: how often it runs in one inference, in the body of a loop; a sample is the sum.

@@ -20,7 +20,12 @@ from mnv4_deploy.errors import (
 from mnv4_deploy.profiles.measure.measure import profile_file, time_here
 from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.profile import MeasureRequest
-from mnv4_deploy.profiles.runtimes.ort.overhead import profiler_cost_us, without_profiler
+from mnv4_deploy.profiles.records.timing import OpTiming
+from mnv4_deploy.profiles.runtimes.ort.overhead import (
+    call_around,
+    profiler_cost_us,
+    without_profiler,
+)
 from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent, merge, read_profile, runs_of
 from mnv4_deploy.profiles.runtimes.ort.run import OrtRunner, optimized_graph
 
@@ -43,7 +48,8 @@ def test_node_times(conv_onnx: Path) -> None:
     (timed,) = time_here([MeasureRequest(str(conv_onnx), runs=20, warmup=3)])
     profile = timed.profile
     executed = [node.op_type for node in optimized_graph(conv_onnx).graph.node]
-    assert sorted(op.tag for op in profile.ops) == sorted(executed)
+    nodes = [op.tag for op in profile.ops if op.backend == "onnxruntime"]
+    assert sorted(nodes) == sorted(executed)
     assert all(len(op.samples_us) == 20 for op in profile.ops)
     assert sum(map(len, timed.rounds_us)) == sum(map(len, timed.profiled_rounds_us)) == 20
     assert 0 < profile.operators_us <= 1.1 * np.median(np.concatenate(timed.profiled_rounds_us))
@@ -198,15 +204,17 @@ def test_nodes_of_a_branch_are_taken_from_the_node_that_holds_it() -> None:
         _RUN,
     ]
     runs = runs_of(events)
-    assert [[e.name for e in run] for run in runs] == [
+    assert [[e.name for e in run.nodes] for run in runs] == [
         ["first", "if", "inner", "loop", "body", "last"],
         ["first"],
     ]
     # 14 us of the If without 2 and 6 inside, 6 us of the loop without 1.
-    assert [e.elapsed_us for e in runs[0]] == [4, 6, 2, 5, 1, 1]
-    assert [e.holder for e in runs[0]] == ["", "", "if", "if", "loop", ""]
-    assert sum(e.elapsed_us for e in runs[0]) == 4 + 14 + 1
-    assert {t.name: t.samples_us for t in merge(runs, "m.onnx")}["last"] == (1, 0)
+    first = runs[0].nodes
+    assert [e.elapsed_us for e in first] == [4, 6, 2, 5, 1, 1]
+    assert [e.holder for e in first] == ["", "", "if", "if", "loop", ""]
+    assert sum(e.elapsed_us for e in first) == 4 + 14 + 1
+    merged = merge([run.nodes for run in runs], "m.onnx")
+    assert {t.name: t.samples_us for t in merged}["last"] == (1, 0)
 
 
 def test_rounds_of_a_loop_are_added_up() -> None:
@@ -221,8 +229,9 @@ def test_rounds_of_a_loop_are_added_up() -> None:
         _RUN,
     ]
     (run,) = runs_of(events)
-    assert [(e.name, e.elapsed_us, e.runs) for e in run] == [("loop", 13, 1), ("step", 7, 2)]
-    assert run[0].held_runs == 2
+    assert [(e.name, e.elapsed_us, e.runs) for e in run.nodes] == [("loop", 13, 1), ("step", 7, 2)]
+    assert run.nodes[0].held_runs == 2
+    assert run.span_us == 20
 
 
 def test_no_times_at_all() -> None:
@@ -339,3 +348,39 @@ def test_without_onnx_the_package_to_install_is_named(conv_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingLibraryError, match=r"'\.\[onnx\]'"):
         OrtRunner(conv_onnx)
+
+
+def _node_timings(*least_us: float) -> list[OpTiming]:
+    return [OpTiming("Conv", "onnxruntime", (us + 3, us), name=f"n{us}") for us in least_us]
+
+
+def test_the_call_takes_what_the_nodes_leave_over() -> None:
+    """Of 30 us two nodes take 12; around them it is 9 us in the faster of two profiled runs."""
+    (call,) = call_around(_node_timings(5, 7), [11, 9], [31, 30])
+    assert (call.tag, call.backend) == ("InferenceSession.run", "runtime")
+    assert call.samples_us == (11, 9)
+
+
+def test_the_profiler_works_around_the_nodes_too() -> None:
+    """Of 15 us two nodes leave 3, a third of what it is with the profiler."""
+    (call,) = call_around(_node_timings(5, 7), [12, 9], [15, 16])
+    assert call.samples_us == pytest.approx((4, 3))
+
+
+def test_a_call_of_which_nothing_is_left_over() -> None:
+    for around_us, plain_us in (([12, 9], [11, 13]), ([12, 0], [15, 16])):
+        (call,) = call_around(_node_timings(5, 7), around_us, plain_us)
+        assert call.samples_us == (0, 0)
+    assert call_around(_node_timings(5, 7), [12, 9], []) == ()
+    assert call_around([], [], [15]) == ()
+
+
+def test_rows_of_a_tiny_file_add_up(tmp_path: Path) -> None:
+    """The call itself takes most of what one addition of four numbers takes."""
+    nodes = [onnx.helper.make_node("Add", ["x", "x"], ["y"], name="add")]
+    path = _save(tmp_path / "m.onnx", nodes, [("x", _FLOAT, [1, 4])], "y")
+    (timed,) = time_here([MeasureRequest(str(path), runs=50)])
+    least_us = min(np.concatenate(timed.rounds_us))
+    rows = [min(op.samples_us) for op in timed.profile.ops]
+    assert [op.backend for op in timed.profile.ops] == ["onnxruntime", "runtime"]
+    assert 0.95 * least_us <= sum(rows) <= 1.001 * least_us

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
+from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.ort.profile_file import NodeEvent
 
 # A node costs the profiler as much as this many tensors, and each tensor as much as one: nodes
@@ -78,6 +79,24 @@ def without_profiler(
         tuple(replace(e, elapsed_us=max(0.0, e.elapsed_us - cost_us * units_of(e))) for e in run)
         for run in runs
     ]
+
+
+def call_around(
+    nodes: Sequence[OpTiming], around_us: Sequence[float], plain_us: Sequence[float]
+) -> tuple[OpTiming, ...]:
+    """What a call of the session takes beside ``nodes``: values bound, memory planned, results
+    handed over.
+
+    ``around_us`` are the times before the first node and after the last, run by run. The profiler
+    works there too, so that they are cut to what the least of ``plain_us`` leaves over.
+    """
+    if not nodes or not plain_us:
+        return ()
+    left_us = max(0.0, min(plain_us) - sum(min(node.samples_us) for node in nodes))
+    least_us = min(around_us)
+    part = min(1.0, left_us / least_us) if least_us else 0.0
+    samples_us = tuple(part * us for us in around_us)
+    return (OpTiming("InferenceSession.run", "runtime", samples_us),)
 
 
 def _gap_us(run: Sequence[NodeEvent]) -> float | None:

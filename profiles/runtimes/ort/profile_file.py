@@ -44,6 +44,15 @@ class NodeEvent:
     held_tensors: int = 0
 
 
+@dataclass(frozen=True)
+class RunEvents:
+    """The nodes of one run of the session in order of their starts, and the time in us from the
+    start of the first to the end of the last."""
+
+    nodes: tuple[NodeEvent, ...]
+    span_us: float
+
+
 def read_profile(path: Path) -> list[Mapping[str, Any]]:
     """The events of a profile that onnxruntime has written, in order of their ends.
 
@@ -58,13 +67,13 @@ def read_profile(path: Path) -> list[Mapping[str, Any]]:
         ) from error
 
 
-def runs_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[NodeEvent, ...]]:
-    """The nodes that ran, for each run of the session, in order of their starts.
+def runs_of(events: Sequence[Mapping[str, Any]]) -> list[RunEvents]:
+    """The nodes that ran, for each run of the session.
 
     An event is written when it ends. A branch or a loop body so shows up, its nodes first, before
     the node that holds it, whose time covers theirs.
     """
-    runs: list[tuple[NodeEvent, ...]] = []
+    runs: list[RunEvents] = []
     nodes: list[_Seen] = []
     graphs: list[tuple[float, list[_Seen]]] = []  # ended, and not yet known to be whose
     for event in events:
@@ -78,7 +87,7 @@ def runs_of(events: Sequence[Mapping[str, Any]]) -> list[tuple[NodeEvent, ...]]:
             del nodes[first:]
         elif name == _RUN_EVENT:
             main = [node for _, own in graphs for node in own] or nodes
-            runs.append(_merged(main))
+            runs.append(RunEvents(_merged(main), _span_us(main)))
             nodes, graphs = [], []
         elif event.get("cat") == "Node" and name.endswith(_KERNEL_SUFFIX):
             node = _seen(name.removesuffix(_KERNEL_SUFFIX), event)
@@ -118,6 +127,13 @@ def _seen(name: str, event: Mapping[str, Any]) -> _Seen:
         float(event["dur"]),
         sum(map(len, tensors)),
     )
+
+
+def _span_us(nodes: Sequence[_Seen]) -> float:
+    if not nodes:
+        return 0.0
+    ends_us = (node.start_us + node.elapsed_us for node in nodes)
+    return max(ends_us) - min(node.start_us for node in nodes)
 
 
 def _merged(nodes: Sequence[_Seen]) -> tuple[NodeEvent, ...]:

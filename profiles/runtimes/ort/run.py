@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +17,7 @@ from mnv4_deploy.profiles.records.timing import OpTiming
 from mnv4_deploy.profiles.runtimes.errors import translated
 from mnv4_deploy.profiles.runtimes.ort.inputs import example_inputs, example_notes
 from mnv4_deploy.profiles.runtimes.ort.overhead import (
+    call_around,
     profiler_cost_us,
     units_of,
     with_held_as_one,
@@ -32,7 +34,8 @@ _MAX_EVENTS = 300_000
 class OrtRunner:
     """A :class:`~mnv4_deploy.profiles.runtimes.runners.Runner` of an .onnx file.
 
-    Tag is the operator type, ``name`` the node's name. Nodes inside a branch or a loop have times
+    Tag is the operator type, ``name`` the node's name; what the call of the session takes around
+    its nodes is a row of its own. Nodes inside a branch or a loop have times
     of their own, and the node that holds them what is left; where those cannot be told apart from
     the profiler's work, they count as the node that holds them. ``named``: every node has a name
     of its own already, so that the file runs as it is and onnx is not needed.
@@ -62,9 +65,10 @@ class OrtRunner:
             self._plain = open_session(self.measured, threads=settings.threads)
         self._feeds = example_inputs(self._plain, settings.shapes, settings.given)
         self._profiled: Any = None
-        self._asked: list[bool] = []  # of each run of the session that profiles now
+        self._asked: list[_Asked] = []  # of each run of the session that profiles now
         self._events = 0  # of a run, once it is known
         self._recorded: list[tuple[NodeEvent, ...]] = []
+        self._around_us: list[float] = []  # of each of them, before the first node and after all
         self.times_operators = True
         self.notes: tuple[str, ...] = (
             *(() if named else name_notes(self._path)),
@@ -87,8 +91,9 @@ class OrtRunner:
         return self._profile(record=record)
 
     def _profile(self, *, record: bool) -> float:
-        self._asked.append(record)
-        return time_run_us(lambda: self._call(self._profiled))
+        wall_us = time_run_us(lambda: self._call(self._profiled))
+        self._asked.append(_Asked(record, wall_us))
+        return wall_us
 
     def _start(self) -> None:
         with translated(self.runtime, "load", self._path):
@@ -111,7 +116,10 @@ class OrtRunner:
                 f" {len(self._asked)}: it is full, so ask for fewer runs."
             )
         self._events = len(events) // len(runs)
-        self._recorded += [run for run, keep in zip(runs, self._asked, strict=True) if keep]
+        for run, asked in zip(runs, self._asked, strict=True):
+            if asked.record:
+                self._recorded.append(run.nodes)
+                self._around_us.append(max(0.0, asked.wall_us - run.span_us))
         self._profiled, self._asked = None, []
 
     def timings(self, plain_us: Sequence[float] = ()) -> tuple[OpTiming, ...]:
@@ -126,7 +134,8 @@ class OrtRunner:
                 " profiler.",
             )
             recorded = with_held_as_one(without_profiler(recorded, cost_us), recorded)
-        return merge(recorded, self._path)
+        nodes = merge(recorded, self._path)
+        return nodes + call_around(nodes, self._around_us, plain_us)
 
     def close(self) -> None:
         self._plain = self._profiled = None
@@ -138,6 +147,14 @@ class OrtRunner:
         except Exception:
             with translated(self.runtime, "run", self._path):
                 raise
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run of the session that profiles: whether it counts, and the time of the call."""
+
+    record: bool
+    wall_us: float
 
 
 def optimized_graph(path: str | Path, *, traceable: bool = False, arm: bool = False) -> Any:
