@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.terminal.export import print_export
 from tests.tiny_network import CONV_TINY, SMALL_EXPORT, put_into_zoo
+from tests.widths import assert_whole_at_every_width
 
 pytestmark = pytest.mark.usefixtures("no_child")
 
@@ -109,6 +111,7 @@ def test_the_target_of_each_format(tmp_path, capsys):
         ]
         assert all(drift.figures["cosine"] > 0.98 for drift in result.drifts)
         print_export(result)
+        assert_whole_at_every_width(partial(print_export, result))
         warned = "conv-tiny-int8.onnx is for" in " ".join(capsys.readouterr().out.split())
         assert warned == (cpu != "any-cpu")
     assert files["arm"] == files["xnnpack,vnni"]

@@ -31,18 +31,17 @@ def print_comparison(result: Comparison, *, top: int = 15, console: Console | No
         console.print(
             f"{letter}  [bold]{profile.trust.wall_us / _MILLI:8.2f} ms[/]  "
             f"{escape(profile.measurement.path)}  [dim]{escape(profile.measurement.runtime)}[/]",
-            soft_wrap=True,
         )
-    console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n", soft_wrap=True)
+    console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n")
     if not result.modules:
-        console.print(NO_OPERATOR_TIMES, soft_wrap=True)
+        console.print(NO_OPERATOR_TIMES)
     else:
         _print_modules(result, top, console)
     for letter, profile in (("A", a), ("B", b)):
         for warning in profile.trust.warnings:
-            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}", soft_wrap=True)
+            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}")
         for note in profile.measurement.notes:
-            console.print(f"[yellow]note:[/] {letter}: {escape(clean(note))}", soft_wrap=True)
+            console.print(f"[yellow]note:[/] {letter}: {escape(clean(note))}")
 
 
 def _print_modules(result: Comparison, top: int, console: Console) -> None:
@@ -73,7 +72,6 @@ def _print_modules(result: Comparison, top: int, console: Console) -> None:
         f"{result.joined_percent:.0f} % of the layers' time is in modules of both files. "
         f"[dim]Intervals: {CONFIDENCE_PERCENT} %, bootstrap over "
         f"{len(a.measurement.rounds_us)} rounds in turns.[/]",
-        soft_wrap=True,
     )
 
 
@@ -125,14 +123,12 @@ def print_prediction(
         f"\n[bold]{escape(prediction.path)}[/]  [bold yellow]prediction[/] for "
         f"{escape(machine.title)}, ridge point {machine.ridge_point:g} MACs/byte "
         f"({escape(machine.dtype)}; {escape(machine.source)})",
-        soft_wrap=True,
     )
     if prediction.latency_us is not None:
         console.print(f"Predicted latency [bold]{prediction.latency_us / _MILLI:.2f} ms[/]")
     console.print(
         f"ModelTime is {prediction.relative_time:.2f} times the time of its MACs alone; "
         f"{prediction.memory_bound_percent:.0f} % of it in layers bound by memory.\n",
-        soft_wrap=True,
     )
     layers = sorted(prediction.layers, key=lambda layer: -layer.share_percent)
     print_table(
@@ -155,4 +151,4 @@ def print_prediction(
         ],
     )
     for note in prediction.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note:[/] {escape(note)}")

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
@@ -28,26 +27,23 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     """What was written, how well it agrees, what int8 cost, and what runs where."""
     console = console or PlainConsole()
     console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # A file's name is what the reader copies: the others wrap before it does.
-    table.add_column("file", no_wrap=True)
     task = result.request.task
-    for title in ("MB", "int8 ops", "XNNPACK", *(column.title for column in task.brief)):
-        table.add_column(title, justify="right")
+    titles = ("MB", "int8 ops", "XNNPACK", *(column.title for column in task.brief))
     audits = {truth.subject: truth for truth in result.audits}
     drifts = {drift.subject: drift for drift in result.drifts}
-    for artifact in result.artifacts:
-        name = artifact.path.name
-        table.add_row(
-            escape(name),
+    rows = [
+        (
+            clean(artifact.path.name),
             f"{artifact.size_bytes / _MEGA:.1f}",
-            _int8_share(audits[name].facts) if artifact.precision == "int8" else "",
-            _partitions(audits[name].facts),
-            *_accuracy(task, name, artifact.precision, drifts),
+            _int8_share(audits[artifact.path.name].facts) if artifact.precision == "int8" else "",
+            _partitions(audits[artifact.path.name].facts),
+            *_accuracy(task, artifact.path.name, artifact.precision, drifts),
         )
-    console.print(table)
+        for artifact in result.artifacts
+    ]
+    print_table(console, (Column.whole("file"), *map(Column, titles)), rows)
     for sentence in _export_sentences(result):
-        console.print(sentence, soft_wrap=True)
+        console.print(sentence)
     for search in result.searches:
         print_budget(search, console)
 
@@ -180,7 +176,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     console.print(
         f"[bold]{_name(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
         f"sha256 {facts.sha256[:12]}…",
-        soft_wrap=True,
     )
     for side, tensors in (("input", facts.inputs), ("output", facts.outputs)):
         for tensor in tensors:
@@ -192,7 +187,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             shape = "x".join(map(str, tensor.shape))
             console.print(
                 f"{side:<7} {_name(tensor.name)}  {tensor.dtype} {_name(shape)}{scale}",
-                soft_wrap=True,
             )
     if len(facts.signatures) > 1:
         for known in facts.signatures:
@@ -203,7 +197,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             )
             console.print(
                 f"signature {_name(known.name)}: {_name(takes)} -> {_name(gives)}{shown}",
-                soft_wrap=True,
             )
     weights = ", ".join(
         f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
@@ -215,7 +208,7 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     if facts.executed_histogram is not None:
         console.print(f"onnxruntime really runs: {_name(_counts(facts.executed_histogram))}")
         for what, reason in _in_float(facts):
-            console.print(f"  float {_name(what)}: {_name(reason)}", soft_wrap=True)
+            console.print(f"  float {_name(what)}: {_name(reason)}")
     if facts.partitions is not None:
         _print_delegation(facts.operators, facts.partitions, console)
     for body in facts.bodies:
@@ -223,12 +216,11 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
         console.print(
             f"graph {body.index}, run by {_name(', '.join(body.run_by))}: "
             f"{_name(_counts(dict(kinds.most_common())))}",
-            soft_wrap=True,
         )
         if body.partitions is not None:
             _print_delegation(body.operators, body.partitions, console)
     for note in facts.notes:
-        console.print(f"note: {_name(note)}", soft_wrap=True)
+        console.print(f"note: {_name(note)}")
 
 
 def _print_delegation(
@@ -241,7 +233,7 @@ def _print_delegation(
         f"{partitions} partition(s)."
     )
     for count, kind, reason in grouped((op.kind, op.refusal or UNKNOWN) for op in left):
-        console.print(f"  not {count} x {_name(kind)}: {_name(reason)}", soft_wrap=True)
+        console.print(f"  not {count} x {_name(kind)}: {_name(reason)}")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -47,7 +47,7 @@ def print_profile(
     if profile.whole is None:
         _print_tables(profile, sort, group_by, top, console)
     for line in _sentences(profile):
-        console.print(line, soft_wrap=True)
+        console.print(line)
 
 
 def _print_tables(
@@ -71,12 +71,11 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
     threads = plural(measurement.threads, "thread")
     console.print(
         f"\n[bold]{escape(measurement.path)}[/]  {escape(clean(measurement.runtime))}, {threads}",
-        soft_wrap=True,
     )
     if measurement.device is not None:
         title = escape(device_title(measurement.device))
         address = escape(clean(measurement.device.address.text))
-        console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
+        console.print(f"on {title}  [dim]{address}[/]")
     cost = profile.total_cost
     how = (
         f"{STATISTIC_TITLES[profile.statistic]} of {trust.runs} runs (p10 "

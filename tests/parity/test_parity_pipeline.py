@@ -28,6 +28,7 @@ from tests.parity.checks import convs
 from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import integers, tensor
+from tests.widths import assert_whole_at_every_width
 
 pytestmark = pytest.mark.usefixtures("no_child")
 Array = np.ndarray[Any, Any]
@@ -230,3 +231,11 @@ def test_given_values_go_into_every_inference(tmp_path: Path) -> None:
         opened(inputs=read_given(["z=3"]))
     with pytest.raises(UnsupportedError, match="gives 3 numbers"):
         opened(inputs=read_given(["a=1,2,3"]))
+
+
+def test_figures_and_words_are_whole_at_every_width(
+    tmp_path: Path, devices: dict[str, FakeDevice]
+) -> None:
+    path, _ = convs(tmp_path, NAMES)
+    result = run(path, *devices)
+    assert_whole_at_every_width(lambda console: print_parity(result, 10, console))
