@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.errors import WeightsError, missing_library
 from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -127,8 +127,8 @@ def download(hub_id: str) -> Download:
         import huggingface_hub as hf
         from huggingface_hub import errors as hf_errors
     except ImportError as error:
-        raise WeightsError(
-            "--weights timm needs the package huggingface-hub; install mnv4-deploy[export]."
+        raise missing_library(
+            "--weights timm needs huggingface-hub, which is not installed", "export"
         ) from error
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     host = endpoint or "https://huggingface.co"

@@ -79,6 +79,7 @@ def test_command_line_and_api_have_the_same_options_and_defaults():
         renamed.get(name, name): parameter.default for name, parameter in parameters.items()
     }
     assert on_the_command_line.pop("as_json") is False
+    assert on_the_command_line.pop("model_option") is None  # the same model, named once
     # The command line knows one task.
     assert set(on_the_command_line) == set(request) - {"task"}
     for name, default in on_the_command_line.items():

@@ -36,7 +36,9 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
             clean(artifact.path.name),
             f"{artifact.size_bytes / _MEGA:.1f}",
             _int8_share(audits[artifact.path.name].facts) if artifact.precision == "int8" else "",
-            _partitions(audits[artifact.path.name].facts),
+            ""
+            if artifact.path.name == _integer_only(result)
+            else _partitions(audits[artifact.path.name].facts),
             *_accuracy(task, artifact.path.name, artifact.precision, drifts),
         )
         for artifact in result.artifacts
@@ -120,7 +122,7 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         for image in (source or {}).get("skipped", ()):
             yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
     for truth in result.audits:
-        yield from _defects(truth)
+        yield from _defects(truth, integer_only=truth.subject == _integer_only(result))
     yield from _classes(manifest)
     note = manifest["weights"]["note"]
     if note:
@@ -152,12 +154,19 @@ def _methods(result: ExportResult) -> str:
     return " and ".join(dict.fromkeys(chosen or [result.request.calibration_method]))
 
 
-def _defects(truth: FileAudit) -> Iterable[str]:
+def _integer_only(result: ExportResult) -> str:
+    """The name of the file for accelerators without floats, whose delegate is not XNNPACK."""
+    request = result.request
+    only = request.targets.tflite == "integer-only"
+    return request.file_name("tflite", "int8") if only else ""
+
+
+def _defects(truth: FileAudit, *, integer_only: bool = False) -> Iterable[str]:
     for name in truth.overflowing_biases:
         yield f"[red]{escape(truth.subject)}: the bias of {escape(name)} can overflow int32[/]"
     for text in truth.padding_outliers:
         yield f"[red]{escape(truth.subject)}: {escape(text)}, which ruins the int8 range[/]"
-    for op in truth.facts.not_delegated[:5]:
+    for op in () if integer_only else truth.facts.not_delegated[:5]:
         said = f"{truth.subject}: {op.kind} is outside XNNPACK: {op.refusal or ''}"
         yield escape(said)
     for what, reason in _in_float(truth.facts)[:5]:
