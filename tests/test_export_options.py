@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 from rich.console import Console
 
 from mnv4_deploy.exporters.records import ExportRequest
+from mnv4_deploy.exporters.rewrites import chains
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.pipelines import export as pipeline
@@ -254,3 +256,23 @@ def test_users_images_and_the_ones_that_were_skipped(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(result.manifest)
     print_export(result)
     assert "skipped broken.png" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_rewriting_does_not_wait_for_its_own_threads(tmp_path, monkeypatch):
+    """Threads that wait for each other after every small step stand still on a busy machine."""
+    seen = []
+
+    def rewrite(*arguments):
+        seen.append(torch.get_num_threads())
+        return chains_rewrite(*arguments)
+
+    chains_rewrite = chains.rewrite
+    monkeypatch.setattr(chains, "rewrite", rewrite)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _export(tmp_path / "out", ("onnx",))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)

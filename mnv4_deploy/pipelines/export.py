@@ -190,6 +190,7 @@ class _Export:
         from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
+        from mnv4_deploy.exporters.one_thread import one_thread
         from mnv4_deploy.models.macs import count_macs
 
         parity = self.evaluation.pixels[:_PARITY_IMAGES]
@@ -199,7 +200,7 @@ class _Export:
             )
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
-            with self.progress.stage(f"Convert to {format_}"):
+            with self.progress.stage(f"Convert to {format_}"), one_thread():
                 make, source = format_module(format_), self.job.source(format_)
                 make.convert(module, self.job, source)
                 make.write_float(source, self.job.path(format_, "fp32"), self.job)
@@ -290,9 +291,10 @@ class _Export:
         import copy
 
         from mnv4_deploy.exporters import verify
+        from mnv4_deploy.exporters.one_thread import one_thread
         from mnv4_deploy.exporters.rewrites.chains import first_wrong, rewrite
 
-        with self.progress.stage("Rewrite"):
+        with self.progress.stage("Rewrite"), one_thread():
             double = copy.deepcopy(self.reference.module).double()
             rewritten = rewrite(double, format_, self.size)
             sample, outputs = parity[:1], self.reference.outputs
