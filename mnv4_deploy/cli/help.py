@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +35,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     OUTPUT: ("out", "overwrite", "json", "csv", "sort", "group-by", "top", "help"),
 }
 GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+_LIST = re.compile(r"<list\[(\w+)\]>")
 _CODES = {
     0: "done",
     2: "something given cannot be used, or a library is missing",
@@ -50,7 +52,9 @@ class GroupedCommand(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                groups[group_of(parameter)].append(record)
+                name, told = record
+                # What is given many times is given one by one.
+                groups[group_of(parameter)].append((_LIST.sub(r"<\1>", name), told))
         for group in sorted(groups, key=_ORDER.index):
             with formatter.section(group):
                 formatter.write_dl(groups[group])
