@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -31,6 +32,13 @@ from mnv4_deploy.profiles.roofline.comparison import Comparison, Ratio
 from mnv4_deploy.profiles.roofline.verdict import Outcome, outcome_of, verdict_of
 
 _TRUTH_SECONDS = 5.0  # times --max-seconds
+# Ends with this process however that ends.
+_BUSY = """
+import sys
+from mnv4_deploy.profiles.isolated import die_with
+die_with(int(sys.argv[1]))
+while True: pass
+"""
 _LIMITS = (0.9, 1.05, 1.2)  # of the truth: only the first gate should close
 _WILSON_Z = 1.959964
 
@@ -39,7 +47,7 @@ _WILSON_Z = 1.959964
 def busy(processes: int) -> Iterator[None]:
     """Keep as many processors busy, as far as there are any."""
     children = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)
+        subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())]) for _ in range(processes)
     ]
     try:
         yield

@@ -34,6 +34,9 @@ _MIN_CHANGE_US = 2.0
 _FLOOR_US = 0.5
 # Of all CPUs: what a system does by itself.
 _BACKGROUND = 0.1
+# What runs beside takes caches, memory and half of a core's units, which slows two networks by
+# unequal parts: by up to a fifth at full load (benchmarks/null_compare.py).
+_UNEQUAL_SLOWDOWN = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,9 @@ class Comparison:
     difference first; no modules where a file has no times of operators.
 
     ``confidence_percent`` is that of each interval alone. They have been looked at up to
-    ``looks`` times, which together leaves 95 %. ``disturbed`` says why there can be no interval,
-    "" where there is one.
+    ``looks`` times, which together leaves 95 %. All are wider by ``floor``, a part of the ratio,
+    because others used ``load_percent`` of the CPUs (the median session). ``disturbed`` says why
+    there can be no interval, "" where there is one.
     """
 
     a: ModelProfile
@@ -98,12 +102,17 @@ class Comparison:
     sessions: tuple[Session, ...]
     session_ratios: tuple[float, ...]
     of_cpu_time: bool
+    load_percent: float
     looks: int = 1
     disturbed: str = ""
 
     @property
     def confidence_percent(self) -> float:
         return confidence_of(self.looks)
+
+    @property
+    def floor(self) -> float:
+        return math.expm1(_floor(self.load_percent))
 
     @property
     def joined_percent(self) -> float:
@@ -138,8 +147,10 @@ def compare_profiles(
     if rounds != [sum(session.rounds for session in sessions)] * 2:
         raise ValueError("only files that were measured in turns can be compared")
     of_cpu_time = all(_has_cpu_times(profile.measurement) for profile in (a, b))
-    disturbed = "" if of_cpu_time else _disturbance(a.measurement, b.measurement, sessions)
-    judge = _Judge(sessions, confidence_of(looks), bounded=not disturbed)
+    load = _load_percent(sessions)
+    disturbed = "" if of_cpu_time else _disturbance(a.measurement, b.measurement, load)
+    floor = math.inf if disturbed else _floor(load)
+    judge = _Judge(sessions, confidence_of(looks), floor)
     times = [_run_times(p.measurement, of_cpu_time) for p in (a, b)]
     counts = [session.rounds for session in sessions]
     logs = judge.logs(*(list(_by_count(each, counts)) for each in times))
@@ -157,6 +168,7 @@ def compare_profiles(
         sessions=tuple(sessions),
         session_ratios=tuple(map(math.exp, logs)),
         of_cpu_time=of_cpu_time,
+        load_percent=load,
         looks=looks,
         disturbed=disturbed,
     )
@@ -164,9 +176,11 @@ def compare_profiles(
 
 @dataclass(frozen=True)
 class _Judge:
+    """``floor`` is added to both sides of the logarithm of a ratio."""
+
     sessions: Sequence[Session]
     confidence_percent: float
-    bounded: bool
+    floor: float
 
     def logs(
         self, a_us: Sequence[Sequence[float]], b_us: Sequence[Sequence[float]]
@@ -181,9 +195,7 @@ class _Judge:
     def ratio(self, logs: Sequence[float]) -> Ratio:
         swapped = [session.b_first for session in self.sessions]
         middle, low, high = crossover_interval(logs, swapped, self.confidence_percent)
-        if not self.bounded:
-            low, high = -math.inf, math.inf
-        return Ratio(math.exp(middle), math.exp(low), math.exp(high))
+        return Ratio(math.exp(middle), math.exp(low - self.floor), math.exp(high + self.floor))
 
 
 def _has_cpu_times(measured: Measurement) -> bool:
@@ -203,18 +215,26 @@ def _run_times(measured: Measurement, of_cpu_time: bool) -> list[list[float]]:
     return [[min(pair) for pair in zip(*bursts, strict=True)] for bursts in both]
 
 
-def _disturbance(a: Measurement, b: Measurement, sessions: Sequence[Session]) -> str:
-    """Why wall times say nothing: others want more CPUs than are left. "" where they do not."""
-    taken = [
+def _load_percent(sessions: Sequence[Session]) -> float:
+    """What other processes and a hypervisor took of all CPUs, as far as the system tells."""
+    return median(
         (session.conditions.other_load_percent or 0) + (session.conditions.steal_percent or 0)
         for session in sessions
-    ]
+    )
+
+
+def _floor(load_percent: float) -> float:
+    return _UNEQUAL_SLOWDOWN * min(load_percent, 100) / 100
+
+
+def _disturbance(a: Measurement, b: Measurement, load_percent: float) -> str:
+    """Why wall times say nothing: others want more CPUs than are left. "" where they do not."""
     cpus, threads = os.cpu_count() or 1, max(a.threads, b.threads)
     left = len(a.cpus) - threads + _BACKGROUND * cpus
-    if cpus * median(taken) / 100 <= left:
+    if cpus * load_percent / 100 <= left:
         return ""
     return (
-        f"Other processes used {median(taken):.0f} % of the CPUs, so that too few were left for "
+        f"Other processes used {load_percent:.0f} % of the CPUs, so that too few were left for "
         f"--threads {threads}: such times do not compare. Close other programs."
     )
 

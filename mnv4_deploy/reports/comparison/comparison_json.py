@@ -45,6 +45,8 @@ def comparison_to_dict(result: Comparison, limit: float | None = None) -> dict[s
         "confidence_percent": CONFIDENCE_PERCENT,
         "interval_percent": result.confidence_percent,
         "looks": result.looks,
+        "load_percent": result.load_percent,
+        "floor": result.floor,
         "figures": {
             figure.statistic: {"a_us": figure.a_us, "b_us": figure.b_us, "ratio": figure.ratio}
             for figure in result.figures

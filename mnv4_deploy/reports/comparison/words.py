@@ -15,7 +15,7 @@ from mnv4_deploy.profiles.roofline.comparison import (
 from mnv4_deploy.profiles.roofline.verdict import outcome_sentence, verdict_sentence
 from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
 
-MODULES_SHOWN = 15
+_SHOWN_FLOOR = 0.002
 
 
 def ratio_text(ratio: Ratio, digits: int = 3) -> str:
@@ -52,9 +52,16 @@ def interval_text(result: Comparison) -> str:
     looks = ""
     if result.looks > 1:
         looks = f", {result.confidence_percent:.1f} % each for up to {result.looks} looks"
+    floor = ""
+    if result.floor >= _SHOWN_FLOOR:
+        floor = (
+            f" They are {100 * result.floor:.1f} % wider on both sides, for other programs used "
+            f"{result.load_percent:.0f} % of the CPUs, which slows two files by unequal parts."
+        )
     return (
         f"Intervals: {CONFIDENCE_PERCENT:.0f} %{looks}, Student's t over "
         f"{plural(len(result.sessions), 'session')} (processes) in which both files take turns."
+        f"{floor}"
     )
 
 
