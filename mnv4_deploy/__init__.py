@@ -101,14 +101,36 @@ def profile(
     return profile_pipeline.profile(request, Progress(show=False))
 
 
-def compare(a: str | Path, b: str | Path, **options: Any) -> Comparison:
-    """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``."""
-    from mnv4_deploy.pipelines import profile as profile_pipeline
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    fail_if_slower: float | None = None,
+    max_total_seconds: float | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Comparison:
+    """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``.
+
+    With ``fail_if_slower`` it measures on until that is decided, and ``outcome_of`` of
+    ``mnv4_deploy.profiles.roofline.verdict`` says how. With ``out`` the reports are written
+    there. Raises InputError or ToolchainError; then nothing appears in ``out``.
+    """
+    from mnv4_deploy.pipelines import compare as compare_pipeline
     from mnv4_deploy.profiles.records.profile import MeasureRequest
     from mnv4_deploy.progress import Progress
 
     first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
-    return profile_pipeline.compare(first, second, Progress(show=False))
+    request = compare_pipeline.CompareRequest(
+        first,
+        second,
+        fail_if_slower=fail_if_slower,
+        max_total_seconds=max_total_seconds,
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
+    )
+    return compare_pipeline.compare(request, Progress(show=False))
 
 
 def check_parity(path: str | Path, *devices: str, **options: Any) -> ParityResult:

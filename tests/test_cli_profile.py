@@ -6,16 +6,16 @@ import json
 import re
 import sys
 
-import numpy as np
 import pytest
 
 from mnv4_deploy.cli import app as cli
 from mnv4_deploy.cli.profile import _cpus, parse_shape
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.profiles.machine import ceilings
+from tests.conv_net import conv_net
 from tests.profiles.profile_factory import MACHINE
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 
 # These files crash no runtime.
 pytestmark = pytest.mark.usefixtures("no_child")
@@ -34,42 +34,14 @@ def run(capsys, monkeypatch, tmp_path):
     return run_
 
 
-def _conv_net(path, channels, *, dynamic=False):
-    """conv 3x3, relu, conv 1x1, named as PyTorch modules are."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    weights = {
-        "stem.weight": rng.standard_normal((channels, 3, 3, 3)).astype(np.float32),
-        "blocks.0.pw.weight": rng.standard_normal((channels, channels, 1, 1)).astype(np.float32),
-    }
-    size = ["height", "width"] if dynamic else [32, 32]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "stem.weight"], ["a"], name="stem/Conv", pads=[1] * 4),
-            helper.make_node("Relu", ["a"], ["b"], name="act/Relu"),
-            helper.make_node("Conv", ["b", "blocks.0.pw.weight"], ["y"], name="blocks.0.pw/Conv"),
-        ],
-        "net",
-        [value("x", TensorProto.FLOAT, [1, 3, *size])],
-        [value("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(data, name) for name, data in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    onnx.save(model, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return _conv_net(tmp_path_factory.mktemp("onnx") / "small.onnx", 8)
+    return conv_net(tmp_path_factory.mktemp("onnx") / "small.onnx", 8)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    return _conv_net(tmp_path_factory.mktemp("onnx") / "large.onnx", 64)
+    return conv_net(tmp_path_factory.mktemp("onnx") / "large.onnx", 64)
 
 
 MACS_SMALL = 32 * 32 * (8 * 27 + 8 * 8)
@@ -117,7 +89,7 @@ def test_groups_conserve_time(run, large, by):
 
 
 def test_dynamic_shapes_need_a_shape(run, tmp_path):
-    path = _conv_net(tmp_path / "dynamic.onnx", 8, dynamic=True)
+    path = conv_net(tmp_path / "dynamic.onnx", 8, dynamic=True)
     code, _, err = run("profile", path, "--machine", "none", *QUICK)
     assert code == 2
     assert "--shape x=" in err and "Traceback" not in err
@@ -127,29 +99,6 @@ def test_dynamic_shapes_need_a_shape(run, tmp_path):
     assert code == 0
     macs = sum((layer["cost"] or {}).get("macs", 0) for layer in json.loads(out)["layers"])
     assert macs == MACS_SMALL // 4
-
-
-def test_compare_finds_the_larger_network_slower(run, small, large):
-    code, out, _ = run("compare", small, large, "--json", *QUICK)
-    assert code == 0
-    content = json.loads(out)
-    assert content["ratio"]["value"] > 1.5
-    assert content["ratio"]["low"] <= content["ratio"]["value"] <= content["ratio"]["high"]
-    assert {"stem", "blocks.0.pw"} <= {m["module"] for m in content["modules"]}
-
-
-def test_compare_is_a_gate(run, small, large):
-    code, out, err = run("compare", small, large, "--fail-if-slower", "1.05", *QUICK)
-    assert code == 1
-    assert "B/A" in out  # the result is shown all the same
-    assert re.search(r"takes \d+\.\d+ times the time", err)
-    code, _, err = run("compare", large, small, "--fail-if-slower", "1.05", *QUICK)
-    assert (code, err) == (0, "")
-
-
-def test_compare_refuses_a_number_of_rows_below_zero(run, small):
-    code, out, err = run("compare", small, small, "--top", "-1", *QUICK)
-    assert (code, out) == (2, "") and "--top" in err
 
 
 def test_outputs_are_written_together_and_replaced_only_when_asked(run, small, tmp_path):

@@ -14,13 +14,16 @@ import pytest
 from PIL import Image
 
 from mnv4_deploy.profiles.roofline.analyse import analyse
+from mnv4_deploy.reports.comparison.html_report import report_page as comparison_page
 from mnv4_deploy.reports.drift.html_report import report_page
 from tests.browser import clicked_through, needs_chromium
 from tests.drift.drift_factory import make_result
+from tests.profiles.comparison_factory import compared
 from tests.profiles.profile_factory import MACHINE, make_profile
 from tests.profiles.test_without_operators import RUN, measurement
 
-REPORTS = ("profile", "profile without layers", "drift")
+WITHOUT_PLOTLY = ("drift", "comparison")
+REPORTS = ("profile", "profile without layers", "drift", "comparison")
 # What plotly's buttons are called that save a picture or change the view, and do nothing else.
 HARMLESS = {
     *("toImage", "zoom2d", "pan2d", "select2d", "lasso2d"),
@@ -34,6 +37,9 @@ def write_page(report: str, folder: Path) -> Path:
     path = folder / "report.html"
     if report == "drift":
         path.write_text(report_page(make_result(folder=folder / "images")), encoding="utf-8")
+        return path
+    if report == "comparison":
+        path.write_text(comparison_page(compared()), encoding="utf-8")
         return path
     pytest.importorskip("plotly")
     from mnv4_deploy.reports.profile.html_report import write_report
@@ -85,7 +91,7 @@ def test_the_policy_comes_first_and_knows_the_scripts(report, tmp_path) -> None:
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
     # Plotly names hosts, of maps and its own, that no chart here needs; the rest names none.
-    rest = text.replace(max(scripts, key=len), "") if report != "drift" else text
+    rest = text.replace(max(scripts, key=len), "") if report not in WITHOUT_PLOTLY else text
     assert not re.search(r"\b(https?|wss?):|//\w+\.\w", rest)
 
 
@@ -93,7 +99,7 @@ def test_the_policy_comes_first_and_knows_the_scripts(report, tmp_path) -> None:
 @pytest.mark.parametrize("report", REPORTS)
 def test_no_control_and_no_load_asks_anybody(report, tmp_path) -> None:
     page = write_page(report, tmp_path)
-    visits = clicked_through(page, tmp_path, downloads=0 if report == "drift" else 1)
+    visits = clicked_through(page, tmp_path, downloads=0 if report in WITHOUT_PLOTLY else 1)
     assert visits.requests == ()
     assert visits.attempts == ()
     assert visits.windows == ()
@@ -102,6 +108,9 @@ def test_no_control_and_no_load_asks_anybody(report, tmp_path) -> None:
     if report == "drift":
         assert kinds.count("button") == page.read_text("utf-8").count("<button") > 10
         assert kinds.count("a") > 100
+        return
+    if report == "comparison":
+        assert kinds == []  # there is nothing to click
         return
     assert kinds.count("button.modebar-btn") == len(mode_bar())
     (picture,) = visits.downloads

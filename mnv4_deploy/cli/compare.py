@@ -33,6 +33,8 @@ from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.streams import complain
 
+_EXIT_CODES = {"failed": 1, "inconclusive": 3}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
@@ -41,7 +43,10 @@ def register(app: typer.Typer) -> None:
         cls=GroupedCommand,
         epilog=epilog(
             "mnv4-deploy compare old.tflite new.tflite --fail-if-slower 1.05",
-            {1: "B is slower than --fail-if-slower allows"},
+            {
+                1: "B is slower than --fail-if-slower allows",
+                3: "inconclusive: the machine is too noisy to tell",
+            },
         ),
     )(compare)
 
@@ -64,7 +69,17 @@ def compare(
     top: Annotated[int, typer.Option(help="Modules to show, 0 for all.")] = 15,
     fail_if_slower: Annotated[
         float | None,
-        typer.Option(help="Exit with 1 if B takes more than this many times A's time."),
+        typer.Option(
+            help="Exit with 1 if B surely takes more than this many times A's time, with 3 if "
+            "that cannot be told."
+        ),
+    ] = None,
+    max_total_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="With --fail-if-slower: measure on, for up to this time, until the verdict is "
+            "sure.  [default: 4 times --max-seconds]"
+        ),
     ] = None,
     device: Annotated[
         list[str] | None,
@@ -86,7 +101,10 @@ def compare(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="With --device: folder for comparison.json and .csv, pareto.png, .svg."),
+        typer.Option(
+            help="Folder for comparison.json, .csv, .html, .md and comparison-junit.xml; with "
+            "--device for comparison.json and .csv, pareto.png, .svg."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier comparison in --out.")
@@ -97,8 +115,6 @@ def compare(
 
     With --device: latency, bounds and ranking of the layers of each file on each device.
     """
-    from mnv4_deploy.pipelines import profile as profile_pipeline
-
     check_top(top)
     requests = [
         measure_request(f, threads, warmup, runs, max_seconds, cpus, shape, input_value)
@@ -106,36 +122,62 @@ def compare(
     ]
     options = device_options(setup, device_python, device_folder, benchmark_model, device=device)
     if device:
-        if fail_if_slower is not None:
+        if fail_if_slower is not None or max_total_seconds is not None:
             raise UnsupportedError("--fail-if-slower compares two files here: leave out --device.")
         _compare_devices(requests, device, options, accuracy or (), top, out, overwrite, as_json)
         return
-    if out is not None or accuracy:
-        raise UnsupportedError(
-            "--out and --accuracy are for a comparison of devices: give --device."
-        )
+    if accuracy:
+        raise UnsupportedError("--accuracy is for a comparison of devices: give --device.")
+    if max_total_seconds is not None and fail_if_slower is None:
+        raise UnsupportedError("--max-total-seconds is for --fail-if-slower: give that, too.")
     if len(files) != 2:
         raise UnsupportedError(
             "A comparison here is of two files: give A and B, or --device to compare devices."
         )
-    if fail_if_slower is not None and not fail_if_slower > 0:
-        raise UnsupportedError(
-            f"--fail-if-slower {fail_if_slower:g} makes no sense: give a ratio such as 1.05."
-        )
-    a, b = files
-    result = profile_pipeline.compare(requests[0], requests[1], progress())
-    from mnv4_deploy.terminal.compare import comparison_to_dict, print_comparison
+    a, b = requests
+    _compare_files(a, b, fail_if_slower, max_total_seconds, top, out, overwrite, as_json)
 
+
+def _compare_files(
+    a: Any,
+    b: Any,
+    limit: float | None,
+    max_total_seconds: float | None,
+    top: int,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from mnv4_deploy.pipelines import compare as pipeline
+    from mnv4_deploy.profiles.roofline.verdict import outcome_of, outcome_sentence
+
+    result = pipeline.compare(
+        pipeline.CompareRequest(
+            a,
+            b,
+            fail_if_slower=limit,
+            max_total_seconds=max_total_seconds,
+            out=out,
+            overwrite=overwrite,
+        ),
+        progress(),
+    )
     if as_json:
-        print_json(comparison_to_dict(result))
+        from mnv4_deploy.reports.comparison.comparison_json import comparison_to_dict
+
+        print_json(comparison_to_dict(result, limit))
     else:
-        print_comparison(result, top=top)
-    if fail_if_slower is not None and result.ratio.value > fail_if_slower:
-        complain(
-            f"{b} takes {result.ratio.value:.3f} times the time of {a}, more than the "
-            f"{fail_if_slower:g} allowed."
-        )
-        raise typer.Exit(1)
+        from mnv4_deploy.terminal.compare import print_comparison
+
+        print_comparison(result, limit=limit, top=top)
+        if out is not None:
+            sys.stdout.write(f"Report: {out / pipeline.REPORT}\n")
+    if limit is None:
+        return
+    outcome = outcome_of(result.ratio, limit)
+    if outcome != "passed":
+        complain(outcome_sentence(result, limit))
+        raise typer.Exit(_EXIT_CODES[outcome])
 
 
 def _compare_devices(

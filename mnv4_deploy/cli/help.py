@@ -26,7 +26,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     QUANTIZATION: ("int8", "fp16", "target", "io", "calib-method", "max-drop", "confident"),
     MEASUREMENT: (
         *("threads", "warmup", "runs", "max-seconds", "cpus", "statistic", "workers", "cluster"),
-        *("tolerance", "accuracy", "fail-if", "fail-if-slower"),
+        *("tolerance", "accuracy", "fail-if", "fail-if-slower", "max-total-seconds"),
     ),
     DEVICE: (
         *("device", "setup", "remove-setup", "device-python", "device-folder"),

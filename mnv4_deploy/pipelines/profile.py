@@ -1,4 +1,4 @@
-"""The stages of ``profile`` and ``compare``: ceilings, measurement, analysis, files."""
+"""The stages of ``profile``: ceilings, measurement, analysis, files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profiles.records.device import DeviceOptions
 from mnv4_deploy.profiles.records.machine import Machine
 from mnv4_deploy.profiles.records.profile import MeasureRequest, ModelProfile, Statistic
-from mnv4_deploy.profiles.roofline.comparison import Comparison
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 from mnv4_deploy.progress import Progress
 
@@ -113,22 +112,6 @@ def profile_on(
     with progress.stage(f"Measure on {device.facts.title}"):
         (measurement,) = measure_on(device, (request,))
     return analyse(measurement, machine, statistic)
-
-
-def compare(a: MeasureRequest, b: MeasureRequest, progress: Progress) -> Comparison:
-    """Measure two files in turns in one process and join them by module.
-
-    Raises as :func:`profile` does.
-    """
-    from mnv4_deploy.profiles.measure.checks import check_requests
-    from mnv4_deploy.profiles.measure.measure import measure
-    from mnv4_deploy.profiles.roofline.analyse import analyse
-    from mnv4_deploy.profiles.roofline.comparison import compare_profiles
-
-    check_requests((a, b))
-    with progress.stage("Measure both in turns"):
-        first, second = measure((a, b))
-    return compare_profiles(analyse(first, None, "p10"), analyse(second, None, "p10"))
 
 
 def write_outputs(result: ModelProfile, out: Path, *, overwrite: bool) -> None:

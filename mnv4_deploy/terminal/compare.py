@@ -1,47 +1,68 @@
-"""A comparison of two files and a predicted profile, on the terminal and as JSON."""
+"""A comparison of two files and a predicted profile, on the terminal."""
 
 from __future__ import annotations
-
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from mnv4_deploy.profiles.roofline.comparison import (
-    CONFIDENCE_PERCENT,
-    Comparison,
-    ModuleChange,
-    Ratio,
-)
+from mnv4_deploy.profiles.roofline.comparison import STATISTIC, Comparison
 from mnv4_deploy.profiles.roofline.prediction import FilePrediction
+from mnv4_deploy.profiles.roofline.verdict import outcome_of, outcome_sentence, verdict_sentence
+from mnv4_deploy.reports.comparison.words import (
+    interval_text,
+    module_ratio_text,
+    operators_text,
+    ratio_text,
+    ratio_title,
+    remarks,
+)
 from mnv4_deploy.terminal.profile import console_for
 from mnv4_deploy.terminal.tables import Column, print_table
-from mnv4_deploy.text import NO_OPERATOR_TIMES, clean
+from mnv4_deploy.text import STATISTIC_TITLES
 
-SCHEMA_VERSION = 2
 _MILLI = 1e3
 _MEGA = 1e6
 
 
-def print_comparison(result: Comparison, *, top: int = 15, console: Console | None = None) -> None:
+def print_comparison(
+    result: Comparison,
+    *,
+    limit: float | None = None,
+    top: int = 15,
+    console: Console | None = None,
+) -> None:
+    """``limit`` is the most that B may take, in times of A's time."""
     console = console or console_for()
-    a, b = result.a, result.b
-    for letter, profile in (("A", a), ("B", b)):
+    for letter, profile in (("A", result.a), ("B", result.b)):
         console.print(
-            f"{letter}  [bold]{profile.trust.wall_us / _MILLI:8.2f} ms[/]  "
-            f"{escape(profile.measurement.path)}  [dim]{escape(profile.measurement.runtime)}[/]",
+            f"{letter}  {escape(profile.measurement.path)}  "
+            f"[dim]{escape(profile.measurement.runtime)}[/]",
         )
-    console.print(f"B/A [bold]{_ratio(result.ratio)}[/]\n")
-    if not result.modules:
-        console.print(NO_OPERATOR_TIMES)
-    else:
+    print_table(
+        console,
+        (Column.text("wall time"), *map(Column, ("A ms", "B ms", "B/A"))),
+        [
+            (
+                STATISTIC_TITLES[figure.statistic],
+                f"{figure.a_us / _MILLI:.3f}",
+                f"{figure.b_us / _MILLI:.3f}",
+                f"{figure.ratio:.3f}",
+            )
+            for figure in result.figures
+        ],
+    )
+    console.print(
+        f"\nB/A [bold]{escape(ratio_text(result.ratio))}[/]  [dim]{ratio_title(result)}[/]",
+    )
+    console.print(f"[bold]{escape(verdict_sentence(result))}[/]")
+    if limit is not None and outcome_of(result.ratio, limit) == "passed":
+        console.print(escape(outcome_sentence(result, limit)))
+    console.print()
+    if result.modules:
         _print_modules(result, top, console)
-    for letter, profile in (("A", a), ("B", b)):
-        for warning in profile.trust.warnings:
-            console.print(f"[yellow]warning:[/] {letter}: {escape(warning)}")
-        for note in profile.measurement.notes:
-            console.print(f"[yellow]note:[/] {letter}: {escape(clean(note))}")
+    console.print(f"[dim]{interval_text(result)}[/]")
+    for kind, sentence in remarks(result):
+        console.print(f"[yellow]{kind}:[/] {escape(sentence)}")
 
 
 def _print_modules(result: Comparison, top: int, console: Console) -> None:
@@ -53,8 +74,8 @@ def _print_modules(result: Comparison, top: int, console: Console) -> None:
             f"{change.a_us / _MILLI:.3f}",
             f"{change.b_us / _MILLI:.3f}",
             f"{change.difference_us / _MILLI:+.3f}",
-            _module_ratio(change),
-            _op_types(change),
+            module_ratio_text(change),
+            operators_text(change),
         )
         for change in shown
     ]
@@ -70,47 +91,13 @@ def _print_modules(result: Comparison, top: int, console: Console) -> None:
     console.print(
         f"\n{changed} of {len(result.modules)} modules changed (dim: not, or not surely). "
         f"{result.joined_percent:.0f} % of the layers' time is in modules of both files. "
-        f"[dim]Intervals: {CONFIDENCE_PERCENT} %, bootstrap over "
-        f"{len(a.measurement.rounds_us)} rounds in turns.[/]",
+        f"[dim]Times: {STATISTIC_TITLES[STATISTIC]} of the profiled runs.[/]",
     )
 
 
 def _sum_row(what: str, a_us: float, b_us: float) -> tuple[str, ...]:
     figures = (f"{a_us / _MILLI:.3f}", f"{b_us / _MILLI:.3f}", f"{(b_us - a_us) / _MILLI:+.3f}")
     return (what, *figures, "", "")
-
-
-def _ratio(ratio: Ratio) -> str:
-    return f"{ratio.value:.3f} [{ratio.low:.3f}-{ratio.high:.3f}]".replace("[", r"\[")
-
-
-def _module_ratio(change: ModuleChange) -> str:
-    if change.ratio is None:
-        return "only B" if change.b_us else "only A"
-    return f"{change.ratio.value:.2f} [{change.ratio.low:.2f}-{change.ratio.high:.2f}]"
-
-
-def _op_types(change: ModuleChange) -> str:
-    both = (change.a_op_types, change.b_op_types)
-    a, b = (", ".join(dict.fromkeys(op_types)) for op_types in both)
-    return a if a == b else f"{a or '–'} → {b or '–'}"
-
-
-def comparison_to_dict(result: Comparison) -> dict[str, Any]:
-    """Everything for ``--json``; the whole profiles under ``a`` and ``b``."""
-    from mnv4_deploy.reports.profile.profile_json import profile_to_dict
-
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "ratio": asdict(result.ratio),
-        "confidence_percent": CONFIDENCE_PERCENT,
-        "joined_percent": result.joined_percent,
-        "modules": [
-            {**asdict(change), "difference_us": change.difference_us} for change in result.modules
-        ],
-        "a": profile_to_dict(result.a),
-        "b": profile_to_dict(result.b),
-    }
 
 
 def print_prediction(

@@ -77,6 +77,7 @@ def join_timed(
         layers=_join(measured, graph, timings, architecture) if timed.profiled_rounds_us else (),
         rounds_us=timed.rounds_us,
         profiled_rounds_us=timed.profiled_rounds_us,
+        cpu_rounds_us=timed.cpu_rounds_us,
         conditions=timed.conditions,
         refusals=refusals,
         notes=notes + _signature_notes(graph),

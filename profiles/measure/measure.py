@@ -40,15 +40,14 @@ def measure(
     the child's address space. Raises as :func:`measure_here`, and ModelFileError where the
     runtime crashes, runs out of memory or does not come back.
     """
-    if timeout_s is None:
-        timeout_s = sum(_STARTUP_S + _TIMEOUT_PER_SECOND * r.max_seconds for r in requests)
+    limit_s = timeout_of(requests) if timeout_s is None else timeout_s
 
     def isolated(profile: bool) -> tuple[Measurement, ...]:
         return run_isolated(
             measure_here,
             tuple(requests),
             profile,
-            timeout_s=timeout_s,
+            timeout_s=limit_s,
             subject=" or ".join(request.path for request in requests),
             memory_bytes=memory_bytes,
         )
@@ -63,6 +62,11 @@ def measure(
             return isolated(False)
         except DeployError:
             raise crash from None
+
+
+def timeout_of(requests: Sequence[MeasureRequest]) -> float:
+    """Seconds after which a child that measures ``requests`` does not come back any more."""
+    return sum(_STARTUP_S + _TIMEOUT_PER_SECOND * r.max_seconds for r in requests)
 
 
 def measure_here(
@@ -85,6 +89,12 @@ def measure_here(
             join_timed(request, times, runner.measured)
             for request, times, runner in zip(requests, timed, runners, strict=True)
         )
+
+
+def time_again(requests: Sequence[MeasureRequest], profile: bool = True) -> tuple[TimedFile, ...]:
+    """:func:`measure_here` without the graphs, of files whose graphs are known; raises so too."""
+    with _timed(requests, open_runner if profile else open_plain_runner) as (_, timed):
+        return timed
 
 
 def time_here(requests: Sequence[MeasureRequest]) -> tuple[TimedFile, ...]:
@@ -132,6 +142,7 @@ def _timed(
                     cpus=cpus,
                     rounds_us=tuple(times.plain),
                     profiled_rounds_us=tuple(times.profiled),
+                    cpu_rounds_us=tuple(times.cpu),
                     conditions=seen,
                     notes=runner.notes,
                 )

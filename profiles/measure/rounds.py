@@ -12,7 +12,7 @@ from statistics import median
 from mnv4_deploy.profiles.records.inputs import RunSettings
 from mnv4_deploy.profiles.records.timing import WallTimes
 from mnv4_deploy.profiles.runtimes.runners import Runner, open_runner
-from mnv4_deploy.profiles.runtimes.timing import time_run_us
+from mnv4_deploy.profiles.runtimes.timing import CPU_TIME_IS_FINE, time_run_and_cpu_us, time_run_us
 
 MIN_ROUNDS = 3
 _BURST = 5
@@ -23,9 +23,11 @@ _US = 1e-6
 
 @dataclass
 class Samples:
-    """Wall times of one model in us, by round."""
+    """Times of one model in us, by round: wall times, and of the plain runs CPU times where the
+    system counts them finely enough."""
 
     plain: list[tuple[float, ...]] = field(default_factory=list)
+    cpu: list[tuple[float, ...]] = field(default_factory=list)
     profiled: list[tuple[float, ...]] = field(default_factory=list)
 
 
@@ -96,7 +98,10 @@ def time_files(
 
 def _turn(runner: Runner, samples: Samples, size: int, profile: bool) -> None:
     runner.run()
-    samples.plain.append(tuple(time_run_us(runner.run) for _ in range(size)))
+    plain_us, cpu_us = zip(*(time_run_and_cpu_us(runner.run) for _ in range(size)), strict=True)
+    samples.plain.append(plain_us)
+    if CPU_TIME_IS_FINE:
+        samples.cpu.append(cpu_us)
     if profile and runner.times_operators:
         runner.run_profiled(record=False)
         samples.profiled.append(tuple(runner.run_profiled(record=True) for _ in range(size)))

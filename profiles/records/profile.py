@@ -103,7 +103,8 @@ class TimedFile:
 
     ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
     those with it; both of the latter and ``profile.ops`` are empty where the runtime there gives
-    no times of operators, which ``notes`` then say.
+    no times of operators, which ``notes`` then say. ``cpu_rounds_us`` are the CPU times of the
+    process in the runs of ``rounds_us``, empty where they are not known.
     """
 
     profile: OpProfile
@@ -112,6 +113,7 @@ class TimedFile:
     profiled_rounds_us: tuple[tuple[float, ...], ...]
     conditions: Conditions
     notes: tuple[str, ...] = ()
+    cpu_rounds_us: tuple[tuple[float, ...], ...] = ()
 
 
 LimitedBy = Literal["compute", "memory", "overhead", "unknown"]
@@ -186,8 +188,8 @@ class Layer:
 class Measurement:
     """What the measuring process sends back about one file.
 
-    ``rounds_us`` are the wall times without profiler grouped by round, ``profiled_rounds_us``
-    those with it; ``ops`` of ``profile`` have a sample for each profiled run, in that order.
+    ``rounds_us``, ``profiled_rounds_us`` and ``cpu_rounds_us`` are as in :class:`TimedFile`;
+    ``ops`` of ``profile`` have a sample for each profiled run, in that order.
     ``layers`` are as the join found them. ``refusals`` say for operator indices why the delegate
     did not take them. ``device`` is where it ran, None for this machine.
     """
@@ -208,6 +210,7 @@ class Measurement:
     refusals: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     device: DeviceRun | None = None
+    cpu_rounds_us: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)

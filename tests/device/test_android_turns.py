@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from mnv4_deploy.device.android.turns import joined, turns
+from mnv4_deploy.device.android.turns import turns
 from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profiles.measure.parts import joined
 from mnv4_deploy.profiles.records.profile import Conditions, MeasureRequest, TimedFile
 from mnv4_deploy.profiles.records.timing import OpProfile, OpTiming
 

@@ -14,11 +14,12 @@ from mnv4_deploy.device.android.adb_shell import AdbShell
 from mnv4_deploy.device.android.facts import parse_free_bytes, read_android_state, read_facts
 from mnv4_deploy.device.android.replay import ReplaySession
 from mnv4_deploy.device.android.tool import Tool, find_tool, no_tool
-from mnv4_deploy.device.android.turns import joined, turns
+from mnv4_deploy.device.android.turns import turns
 from mnv4_deploy.device.benchmark_model.ceilings import machine
 from mnv4_deploy.device.benchmark_model.run import timed
 from mnv4_deploy.errors import ModelFileError, OutputError, UnsupportedError
 from mnv4_deploy.profiles.files.regular import open_regular
+from mnv4_deploy.profiles.measure.parts import joined
 from mnv4_deploy.profiles.records.device import DeviceAddress, DeviceState
 from mnv4_deploy.profiles.records.machine import Machine
 from mnv4_deploy.profiles.records.profile import MeasureRequest, TimedFile
