@@ -1,4 +1,4 @@
-"""What --help shows of every command: its options in groups, an example, its exit codes."""
+"""What every command has: help in groups with an example, and defaults that a project gives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand
+
+from mnv4_deploy.cli.config import use_project_defaults
 
 WHAT, DEVICE, OUTPUT = "What", "Device", "Output"
 IMAGES, QUANTIZATION, MEASUREMENT = "Images", "Quantization", "Measurement"
@@ -43,7 +45,11 @@ _CODES = {
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options are listed by what they are about."""
+    """A command whose options are listed by what they are about, with defaults of a project."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        use_project_defaults(ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
