@@ -34,7 +34,9 @@ from mnv4_deploy.api.files import (
 )
 from mnv4_deploy.api.machines import (
     check_parity,
+    clear_cache,
     inspect_device,
+    list_caches,
     list_machines,
     measure_machine,
     remove_device_setup,
@@ -43,12 +45,14 @@ from mnv4_deploy.api.models import export, find_model, list_models, sweep_roofli
 
 __all__ = [
     "check_parity",
+    "clear_cache",
     "compare",
     "compare_devices",
     "export",
     "find_model",
     "inspect",
     "inspect_device",
+    "list_caches",
     "list_machines",
     "list_models",
     "measure_drift",

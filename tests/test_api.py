@@ -89,6 +89,7 @@ OF_COMMAND = {
     "drift": (mnv4_deploy.measure_drift,),
     "device": (mnv4_deploy.inspect_device, mnv4_deploy.remove_device_setup),
     "parity": (mnv4_deploy.check_parity,),
+    "cache": (mnv4_deploy.list_caches, mnv4_deploy.clear_cache),
 }
 # Words of the command line that are shorter than in Python, and several by their number.
 LONGER = {
@@ -210,6 +211,7 @@ WRONG = {
     "threads": lambda _: mnv4_deploy.measure_machine("two"),
     "a model": lambda _: mnv4_deploy.sweep_roofline("conv-z"),
     "a ridge point": lambda _: mnv4_deploy.sweep_roofline(max_ridge_point=-1),
+    "a cache": lambda _: mnv4_deploy.clear_cache("everything"),
     "a name": lambda _: mnv4_deploy.find_model(7),
 }
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 MAX_README_LINES = 200
 # The page of each command; options that come with --device are on that of devices.
 PAGE_OF = {
+    "cache": "docs/files-and-network.md",
     "machine": "docs/profile.md",
     "roofline": "docs/profile.md",
     "parity": "docs/device.md",

@@ -16,6 +16,7 @@ from mnv4_deploy.api.arguments import (
 
 if TYPE_CHECKING:
     from mnv4_deploy.parity.records import ParityResult
+    from mnv4_deploy.pipelines.caches import Cache
     from mnv4_deploy.pipelines.device import DeviceReport
     from mnv4_deploy.profiles.records.machine import Machine, PublishedMachine
 
@@ -130,3 +131,21 @@ def check_parity(
         overwrite=overwrite,
     )
     return parity(request, Progress(show=False))
+
+
+def list_caches() -> tuple[Cache, ...]:
+    """What is kept on this machine between commands, with sizes: the command ``cache``."""
+    from mnv4_deploy.pipelines import caches
+
+    return caches.list_caches()
+
+
+def clear_cache(clear: str) -> Cache:
+    """Remove what we wrote of the cache of that name: the command ``cache --clear``.
+
+    What was there. Raises InputError for a name that does not exist or is shared with other
+    programs, and where something cannot be removed.
+    """
+    from mnv4_deploy.pipelines import caches
+
+    return caches.clear_cache(fitted("clear", clear, str))

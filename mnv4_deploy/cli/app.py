@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from mnv4_deploy.cli import compare, device, drift, export, inspect, models, parity, profile
+from mnv4_deploy.cli import cache, compare, device, drift, export, inspect, models, parity, profile
 from mnv4_deploy.cli.config import CONFIG
 from mnv4_deploy.cli.extras import missing
 from mnv4_deploy.cli.json_output import print_error
@@ -89,7 +89,7 @@ def _options(
         talk.log_to(log)
 
 
-for _command in (export, models, inspect, profile, compare, drift, device, parity):
+for _command in (export, models, inspect, profile, compare, drift, device, parity, cache):
     _command.register(app)
 
 

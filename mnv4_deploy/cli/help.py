@@ -18,7 +18,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     WHAT: (
         *("model", "file", "files", "models", "where", "reference", "candidate"),
         *("weights", "format", "size", "num-classes", "batch", "dynamic-batch", "shape", "input"),
-        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure"),
+        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure", "clear"),
     ),
     IMAGES: (
         *("calib", "calib-images", "eval", "eval-images", "data", "labels", "images", "seed"),
