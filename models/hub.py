@@ -79,6 +79,22 @@ def checkpoints(model: str) -> tuple[TimmCheckpoint, ...]:
     return tuple(sorted(found, key=lambda checkpoint: checkpoint.tag != default))
 
 
+def cache_folder() -> Path:
+    """Where the hub's library keeps what it has downloaded, for all programs."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or f"{base}/huggingface").expanduser() / "hub"
+
+
+def cached_repositories() -> dict[str, Path]:
+    """The folders there of checkpoints in our table, by their ids on the hub."""
+    folder = cache_folder()
+    ids = sorted({row["hub_id"] for row in _table()["checkpoint"]})
+    paths = {hub_id: folder / f"models--{hub_id.replace('/', '--')}" for hub_id in ids}
+    return {hub_id: path for hub_id, path in paths.items() if path.is_dir()}
+
+
 def _from_row(row: dict[str, Any]) -> TimmCheckpoint:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     return TimmCheckpoint(**fields)

@@ -228,7 +228,7 @@ def test_preprocessing_that_is_assumed(export, given, capsys):
 )
 def test_preprocessing_that_is_not_possible(export, wrong, tmp_path):
     (option,) = wrong
-    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}"):
+    with pytest.raises(InputError, match=option.replace("_", ".")):
         export(**wrong)
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""What --help shows of every command: its options in groups, an example, its exit codes."""
+"""What every command has: help in groups with an example, and defaults that a project gives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from mnv4_deploy.cli.config import use_project_defaults
+
 WHAT, DEVICE, OUTPUT = "What", "Device", "Output"
 IMAGES, QUANTIZATION, MEASUREMENT = "Images", "Quantization", "Measurement"
 _ORDER = (WHAT, IMAGES, QUANTIZATION, MEASUREMENT, DEVICE, OUTPUT)
@@ -17,7 +19,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     WHAT: (
         *("model", "file", "files", "models", "where", "reference", "candidate"),
         *("weights", "format", "size", "num-classes", "batch", "dynamic-batch", "shape", "input"),
-        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure"),
+        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure", "clear"),
     ),
     IMAGES: (
         *("calib", "calib-images", "eval", "eval-images", "data", "labels", "images", "seed"),
@@ -45,7 +47,11 @@ _CODES = {
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options are listed by what they are about."""
+    """A command whose options are listed by what they are about, with defaults of a project."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        use_project_defaults(ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)

@@ -11,7 +11,6 @@ import pytest
 
 from mnv4_deploy.profiles.machine.published import published_machines
 from mnv4_deploy.profiles.records.graph import OpCost
-from mnv4_deploy.profiles.roofline.comparison import compare_profiles
 from mnv4_deploy.reports.profile.chrome_trace import trace_events
 from mnv4_deploy.reports.profile.csv_table import COLUMNS, write_csv
 from mnv4_deploy.reports.profile.kinds import FAMILIES, family_of
@@ -21,6 +20,7 @@ from mnv4_deploy.terminal.compare import print_comparison
 from mnv4_deploy.terminal.machine import print_machine
 from mnv4_deploy.terminal.profile import print_profile
 from mnv4_deploy.text import clean, plot_text, shorten, significant
+from tests.profiles.comparison_factory import compared
 from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
 from tests.widths import assert_whole_at_every_width
 
@@ -223,9 +223,7 @@ def test_figures_and_words_are_whole_at_every_width(group) -> None:
 
 
 def test_a_comparison_is_whole_at_every_width() -> None:
-    profile = make_profile(path="model.tflite")
-    result = compare_profiles(profile, profile)
-    assert_whole_at_every_width(lambda console: print_comparison(result, console=console))
+    assert_whole_at_every_width(lambda console: print_comparison(compared(), console=console))
 
 
 def test_a_machine_is_whole_at_every_width() -> None:
