@@ -110,7 +110,9 @@ def test_svg_says_what_it_shows(tmp_path) -> None:
     texts = svg_texts(path)
     everything = "\n".join(texts)
     assert "Roofline of hybrid-m-int8.tflite" in texts
-    assert re.search(r"1 thread +· +0\.585 ms \(median run\)", everything)
+    assert re.search(
+        r"1 thread +· +[\d.]+ ms \(fastest run\), 0\.585 ms \(median run\)", everything
+    )
     for label in ("int8 peak of XNNPACK: 180 GMAC/s", "L1 200 GB/s", "L2 90.0 GB/s",
                   "L3 40.0 GB/s", "DRAM 15.0 GB/s"):  # fmt: skip
         assert label in texts, label
@@ -247,8 +249,8 @@ def test_page_has_every_layer_and_its_figures(tmp_path) -> None:
 def test_page_asks_no_network_for_anything(tmp_path) -> None:
     page = page_of(make_profile(), tmp_path)
     for tag, attributes in page.tags:
-        assert tag not in {"link", "iframe", "img", "base"} or attributes["href"] == "data:,"
-        assert "src" not in attributes
+        assert tag not in {"link", "iframe", "base"} or attributes["href"] == "data:,"
+        assert attributes.get("src", "data:").startswith("data:")
     ours = [text for _, text in page.scripts if "Plotly.react" in text and len(text) < 100_000]
     assert len(ours) == 1
     assert "http" not in ours[0]
@@ -263,8 +265,7 @@ def test_page_escapes_hostile_names(tmp_path) -> None:
     assert not re.search("[<>&\u2028\u2029]", raw)
     layer = page.data["layers"][1]
     assert layer["name"] == SHOWN
-    # Plotly takes labels for markup; between two dollars it would ask for MathJax.
-    assert not re.search(r"[<>$]|&(?!amp;|lt;|gt;|#36;)", layer["label"])
+    assert layer["title"].startswith(SHOWN[:20])  # text, which the script escapes for plotly
     data = environment().from_string("{{ data|tojson }}").render(data={"b": HOSTILE, "a": 1})
     assert list(json.loads(data).items()) == [("b", HOSTILE), ("a", 1)]
 
