@@ -119,8 +119,8 @@ addEventListener("load", () => {
   const search = document.getElementById("search");
   search.value = "no such layer";
   search.dispatchEvent(new Event("input"));
-  const hidden = () => [...document.querySelectorAll("tr[id]")].filter((row) => !row.hidden).length;
-  const said = { before: hidden() };
+  const shown = () => document.querySelectorAll("tr[id]:not([hidden])").length;
+  const said = { before: shown() };
   const links = [...document.querySelectorAll("a[href^='#layer-']")];
   const link = links.at(-1);
   link.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
@@ -130,7 +130,7 @@ addEventListener("load", () => {
     said.closed = document.querySelectorAll("details:not([open])").length;
     dispatchEvent(new Event("afterprint"));
     said.wanted = link.getAttribute("href").slice(1);
-    said.after = hidden();
+    said.after = shown();
     const rows = [...document.querySelectorAll(".pointed")];
     said.pointed = rows.map((row) => row.id);
     const at = rows[0].getBoundingClientRect();
