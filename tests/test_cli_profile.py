@@ -68,7 +68,7 @@ def test_profile_as_csv(run, small):
 def test_profile_for_people_fits_100_columns(run, small):
     code, out, _ = run("profile", small, "--machine", "none", *QUICK)
     assert code == 0
-    table = out.split("Layers add up")[0]
+    table = out.split("Differences below")[0]
     assert "stem" in table and "blocks.0" in table
     assert max(len(line) for line in table.splitlines()[2:]) <= 100
 
@@ -182,10 +182,18 @@ def test_prediction_says_that_it_is_one(run, large):
     code, out, _ = run("profile", large, "--machine", "pixel-6-cpu", "--json", *QUICK)
     content = json.loads(out)
     assert sum(layer["share_percent"] for layer in content["layers"]) == pytest.approx(100)
-    assert sum(x["latency_us"] for x in content["layers"]) == pytest.approx(content["latency_us"])
-    assert content["latency_range_us"] is None  # what was checked is int8
+    assert content["predicted"] is True
+    total_us = sum(x["latency_us"] for x in content["layers"])
+    assert total_us == pytest.approx(content["trust"]["wall_us"])
+    assert content["predicted_range_us"] is None  # what was checked is int8
+    code, out, _ = run("profile", large, "--machine", "none", "--json", *QUICK)
+    measured = json.loads(out)
+    assert measured["predicted"] is False
+    assert measured.keys() == content.keys()
+    assert measured["layers"][0].keys() == content["layers"][0].keys()
     code, out, _ = run("profile", large, "--machine", "galaxy-s23", "--json", *QUICK)
-    assert json.loads(out)["latency_us"] is None  # only a ratio was published
+    relative = json.loads(out)
+    assert relative["predicted"] and relative["latency_us"] is None  # only a ratio was published
 
 
 def test_a_prediction_is_sorted_grouped_and_written_as_a_profile_is(run, large, tmp_path):
@@ -207,6 +215,10 @@ def test_a_prediction_is_sorted_grouped_and_written_as_a_profile_is(run, large, 
         assert layer["bound"]["recoverable_us"] == pytest.approx(us - cost["macs"] / 1.1e5)
         by_hand += us
     assert content["trust"]["wall_us"] == pytest.approx(by_hand)
+    assert "roof" not in text.split("What would help")[0].split()
+    page = (out / "report.html").read_text("utf-8")
+    assert "<title>Predicted profile of" in page
+    assert "None are known for this machine" not in page
     assert {name.name for name in out.iterdir()} >= {"report.html", "roofline.png", "layers.csv"}
     assert run(*arguments, "--out", out)[0] == 2
     rows = list(csv.DictReader(io.StringIO(run(*arguments, "--csv")[1])))

@@ -189,6 +189,13 @@ def test_accuracy_is_what_the_export_of_this_very_file_measured(tmp_path):
     assert (int8.value, int8.unit, int8.title) == (71.5, "%", "close pixels")
     assert int8.source == "measured by the export on 500 images"
     assert float32.value == 72.0
+    # 71.5 % of 500 are no number of images: a mean of something else, without such an interval.
+    assert int8.interval is None
+    # Wilson's of 360 of 500, by hand.
+    share, z2 = 0.72, 1.959963984540054**2
+    half = (z2 * (share * (1 - share) / 500 + z2 / 4 / 500**2)) ** 0.5
+    low, high = ((share + z2 / 1000 + sign * half) / (1 + z2 / 500) for sign in (-1, 1))
+    assert float32.interval == pytest.approx((100 * low, 100 * high))
     manifest(tmp_path, *((name, "0" * 64) for name in names))
     assert compare_devices(request, QUIET).accuracy == {}
 

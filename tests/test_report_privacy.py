@@ -51,7 +51,7 @@ def write_page(report: str, folder: Path) -> Path:
 
 def own_scripts() -> str:
     folder = files("mnv4_deploy.reports.profile")
-    names = ("report_base.js", "report_charts.js", "report_page.js")
+    names = ("report_base.js", "report_charts.js", "report_bars.js", "report_page.js")
     return "\n".join(folder.joinpath(name).read_text("utf-8") for name in names)
 
 
@@ -70,11 +70,10 @@ def test_charts_have_these_buttons_and_no_others() -> None:
     (config,) = CONFIG.findall(script)
     for setting in ("displaylogo: false", "showSendToCloud: false", 'plotlyServerURL: ""'):
         assert setting in config
-    assert "const still = { ...config," in script
-    # Every chart is drawn with one of the two.
+    # Every chart is drawn with it.
     drawn = re.findall(r"Plotly\.(\w+)", script)
     assert set(drawn) == {"react"}
-    assert len(drawn) == len(re.findall(r"\), (?:config|still)\);", script))
+    assert len(drawn) == len(re.findall(r"\), config\);", script))
 
 
 @pytest.mark.parametrize("report", REPORTS)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -22,6 +22,9 @@ from mnv4_deploy.cli.help import GroupedCommand, epilog
 from mnv4_deploy.cli.json_output import Json, print_json
 from mnv4_deploy.cli.talk import progress
 from mnv4_deploy.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from mnv4_deploy.profiles.roofline.prediction import FilePrediction
 
 File = Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")]
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
@@ -147,16 +150,8 @@ def profile(
         prediction, predicted = profile_pipeline.predict_file(
             request, machine, progress(), timed=as_csv, out=out, overwrite=overwrite
         )
-        if as_json:
-            findings = predicted.findings if predicted else ()
-            content = {**dataclasses.asdict(prediction), "latency_range_us": prediction.range_us}
-            found = [dataclasses.asdict(finding) for finding in findings]
-            print_json({"schema_version": 2, **content, "findings": found})
-            return
         if predicted is None:
-            from mnv4_deploy.terminal.compare import print_prediction
-
-            print_prediction(prediction, top=top)
+            _print_ratio(prediction, top=top, as_json=as_json)
             return
         result = predicted
     else:
@@ -185,6 +180,16 @@ def profile(
 
         print_profile(result, sort=cast("Any", sort), group_by=cast("Any", group_by), top=top)
         print_outputs(out)
+
+
+def _print_ratio(prediction: FilePrediction, *, top: int, as_json: bool) -> None:
+    """Of a machine that gives no times: what is known without them."""
+    if as_json:
+        print_json({"schema_version": 2, "predicted": True, **dataclasses.asdict(prediction)})
+        return
+    from mnv4_deploy.terminal.compare import print_prediction
+
+    print_prediction(prediction, top=top)
 
 
 def machine(

@@ -12,12 +12,13 @@ from typing import Any
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profiles.records.device import DeviceOptions
-from mnv4_deploy.profiles.records.profile import MeasureRequest, ModelProfile, Statistic
+from mnv4_deploy.profiles.records.profile import MeasureRequest, ModelProfile, Spread, Statistic
 from mnv4_deploy.profiles.roofline.ranking import RankedModule, rank_modules
 from mnv4_deploy.progress import Progress
 
 COMPARISON_JSON = "comparison.json"
 SCHEMA_VERSION = 2
+_ROUNDING = 1e-3
 _CSV, _PLOTS = "comparison.csv", ("pareto.png", "pareto.svg")
 
 
@@ -39,13 +40,15 @@ class DevicesRequest:
 class FileAccuracy:
     """How well a file does and where that is from: "given", or the manifest beside the file.
 
-    ``title`` is what its task calls it in the manifest, "" where it was given.
+    ``title`` is what its task calls it in the manifest, "" where it was given. ``interval`` is
+    Wilson's of 95 %, None where it is no share of a known number of images.
     """
 
     value: float
     unit: str
     title: str
     source: str
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,20 @@ def _accuracy(request: DevicesRequest, path: str) -> FileAccuracy | None:
         str(task.get("unit", "")),
         str(task.get("title", "")),
         f"measured by the export on {mine[0].get('images')} images",
+        _interval(float(found), str(task.get("unit", "")), mine[0].get("images")),
     )
+
+
+def _interval(value: float, unit: str, images: object) -> tuple[float, float] | None:
+    if unit != "%" or not isinstance(images, int) or not 0 <= value <= 100 or images < 1:
+        return None
+    right = value * images / 100
+    if abs(right - round(right)) > _ROUNDING:
+        return None  # not so many images of these: a mean of something else
+    from mnv4_deploy.tasks.classification.statistics import proportion
+
+    share = proportion(round(right), images)
+    return share.low_percent, share.high_percent
 
 
 def _on_device(device: str, request: DevicesRequest, progress: Progress) -> DeviceProfiles:
@@ -213,6 +229,7 @@ def _write(result: DevicesComparison, out: Path, progress: Progress, *, overwrit
 
 def _write_plot(result: DevicesComparison, folder: Path, label: str, unit: str) -> None:
     from mnv4_deploy.reports.plots.pareto_plot import ParetoPanel, save_pareto
+    from mnv4_deploy.text import STATISTIC_TITLES
 
     names = pareto_names(result)
     titles = [device.title for device in result.devices]
@@ -222,11 +239,33 @@ def _write_plot(result: DevicesComparison, folder: Path, label: str, unit: str) 
             if titles.count(device.title) == 1
             else f"{device.title}, {device.device}",
             {names[path]: p.trust.wall_us / 1e3 for path, p in device.profiles.items()},
+            {names[path]: _spread_ms(p) for path, p in device.profiles.items()},
         )
         for device in result.devices
     ]
     accuracy = {names[path]: found.value for path, found in result.accuracy.items()}
-    save_pareto(panels, accuracy, [folder / name for name in _PLOTS], label=label, unit=unit)
+    save_pareto(
+        panels,
+        accuracy,
+        [folder / name for name in _PLOTS],
+        label=label,
+        unit=unit,
+        statistic=STATISTIC_TITLES[_statistic(result)],
+        intervals={
+            names[path]: found.interval
+            for path, found in result.accuracy.items()
+            if found.interval
+        },
+    )
+
+
+def _statistic(result: DevicesComparison) -> Statistic:
+    return next(p.statistic for device in result.devices for p in device.profiles.values())
+
+
+def _spread_ms(profile: ModelProfile) -> tuple[float, float]:
+    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    return wall.p10 / 1e3, wall.p90 / 1e3
 
 
 def _write_csv(result: DevicesComparison, path: Path) -> None:

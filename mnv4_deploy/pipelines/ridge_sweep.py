@@ -74,7 +74,10 @@ def _sweep(models: Sequence[str] | None, max_ridge_point: float) -> RidgeSweep:
         for machine in published_machines()
         if machine.ridge_point <= max_ridge_point
     }
-    steps = {max_ridge_point * i / _STEPS for i in range(_STEPS + 1)}
+    # Evenly on a logarithmic axis: machines are told apart by ratios.
+    first = min(1.0, max_ridge_point / 100)
+    span = max_ridge_point / first
+    steps = {0.0, *(first * span ** (i / _STEPS) for i in range(_STEPS)), max_ridge_point}
     points = tuple(sorted(steps.union(marks.values())))
     times = {}
     for name in names:

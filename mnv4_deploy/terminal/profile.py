@@ -56,13 +56,28 @@ def _print_tables(
     if group_by != "layer":
         rows = _group_rows(profile, group_layers(profile, group_by), sort, top)
         rows.append(_sum_row(profile, "(unattributed)", profile.trust.unattributed_us, skip=1))
-        print_table(console, _group_columns(group_by), rows)
+        _print(console, profile, _group_columns(group_by), rows)
         return
-    print_table(console, _LAYER_COLUMNS, _layer_rows(profile, sort, top))
+    _print(console, profile, _LAYER_COLUMNS, _layer_rows(profile, sort, top))
     blocks = group_layers(profile, "block")
     if len(blocks) > 1:
         console.print()
-        print_table(console, _group_columns("block"), _group_rows(profile, blocks, "time", BLOCKS))
+        rows = _group_rows(profile, blocks, "time", BLOCKS)
+        _print(console, profile, _group_columns("block"), rows)
+
+
+def _print(
+    console: Console,
+    profile: ModelProfile,
+    columns: Sequence[Column],
+    rows: Sequence[tuple[str, ...]],
+) -> None:
+    """A prediction lies on its roof: a column of it would say nothing."""
+    if profile.prediction:
+        at = [column.title for column in columns].index(_ROOF)
+        columns = [*columns[:at], *columns[at + 1 :]]
+        rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+    print_table(console, columns, rows)
 
 
 def _print_head(profile: ModelProfile, console: Console) -> None:
@@ -99,9 +114,10 @@ def _mega(count: int) -> str:
     return f"{count / _MEGA:,.{digits}f}"
 
 
+_ROOF = "roof"
 _LAYER_COLUMNS = (
     *(Column.name("layer"), Column.text("kind", 18), Column.text("type", 12)),
-    *map(Column, ("ms", "%", "MMAC", "OI", "GMAC/s", "roof")),
+    *map(Column, ("ms", "%", "MMAC", "OI", "GMAC/s", _ROOF)),
     Column("bound", justify="left"),
 )
 
@@ -150,7 +166,7 @@ def _bound_cells(bound: Bound | None) -> tuple[str, str]:
 
 
 def _group_columns(title: str) -> tuple[Column, ...]:
-    figures = ("layers", "ms", "%", "MMAC", "OI", "GMAC/s", "roof", "recoverable")
+    figures = ("layers", "ms", "%", "MMAC", "OI", "GMAC/s", _ROOF, "recoverable")
     return (Column.name(title), *map(Column, figures))
 
 

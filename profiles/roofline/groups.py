@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mnv4_deploy.profiles.join.modules import block_of
@@ -17,7 +17,9 @@ NO_MODULE = "(no module)"
 
 @dataclass(frozen=True)
 class Group:
-    """Sums over some layers. ``roof_us`` is None where no layer has a known roof."""
+    """Sums over some layers. ``roof_us`` is None where no layer has a known roof, and of a
+    prediction, which is its roof.
+    """
 
     name: str
     layers: tuple[int, ...]
@@ -49,7 +51,10 @@ def group_layers(profile: ModelProfile, by: GroupBy) -> tuple[Group, ...]:
     members: defaultdict[str, list[Layer]] = defaultdict(list)
     for layer in profile.layers:
         members[_NAMES[by](layer)].append(layer)
-    return tuple(_group(name, layers) for name, layers in members.items())
+    groups = tuple(_group(name, layers) for name, layers in members.items())
+    if profile.prediction:
+        return tuple(replace(group, roof_us=None) for group in groups)
+    return groups
 
 
 def _group(name: str, layers: Sequence[Layer]) -> Group:

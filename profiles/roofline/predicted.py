@@ -76,6 +76,19 @@ def predicted_profile(measurement: Measurement, machine: PublishedMachine) -> Mo
     )
 
 
+def predicted_range_us(profile: ModelProfile) -> tuple[float, float] | None:
+    """What such predictions have been right within; None where that is not known, or for times
+    that were measured.
+    """
+    machine = profile.prediction
+    if machine is None or machine.took_of_predicted is None:
+        return None
+    if other_types(profile.layers, machine):
+        return None
+    low, high = machine.took_of_predicted
+    return low * profile.trust.wall_us, high * profile.trust.wall_us
+
+
 def needs_times(machine: PublishedMachine) -> float:
     """MAC/s of ``machine``. Raises UnsupportedError where nothing published gives them."""
     if machine.macs_per_s is None:

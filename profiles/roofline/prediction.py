@@ -45,14 +45,6 @@ class FilePrediction:
     latency_us: float | None
     notes: tuple[str, ...]
 
-    @property
-    def range_us(self) -> tuple[float, float] | None:
-        """What such predictions have been right within; None where that is not known."""
-        took = self.machine.took_of_predicted
-        if took is None or self.latency_us is None or other_types(self.layers, self.machine):
-            return None
-        return took[0] * self.latency_us, took[1] * self.latency_us
-
 
 def predict_measured(measurement: Measurement, machine: PublishedMachine) -> FilePrediction:
     """The prediction for the layers that ``measurement`` found; its times are not used.

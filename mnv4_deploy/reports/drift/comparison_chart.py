@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from mnv4_deploy.reports.drift.words import measured_text
 from mnv4_deploy.tasks.report import Comparison, Measured
 
-WIDTH, HEIGHT = 760.0, 72.0
-TEXT = 580.0  # where the figures are written
-_LEFT, _RIGHT, _TOP, _ROW = 96.0, 570.0, 24.0, 30.0
+# In percent of the width: a dot at the very end would be cut in half.
+_LEFT, _RIGHT = 3.0, 97.0
 _PERCENT = "%"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One network's figure at ``x``, ``y``; its interval is from ``low`` to ``high``."""
+    """One network's figure ``at`` percent of the width; its interval from ``low`` to ``high``."""
 
     name: str
     text: str
-    x: float
+    at: float
     low: float
     high: float
-    y: float
 
 
 def bars(comparison: Comparison) -> Iterable[Bar]:
@@ -40,10 +38,10 @@ def bars(comparison: Comparison) -> Iterable[Bar]:
     def x(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * (_RIGHT - _LEFT)
 
-    for at, (name, measured) in enumerate(known):
+    for name, measured in known:
         first, last = _ends(measured)
         text = measured_text(measured, comparison.unit)
-        yield Bar(name, text, x(measured.value), x(first), x(last), _TOP + at * _ROW)
+        yield Bar(name, text, x(measured.value), x(first), x(last))
 
 
 def _ends(measured: Measured) -> tuple[float, float]:

@@ -57,10 +57,8 @@
     count.textContent = wanted ? `${shown} of ${body.rows.length}` : everything;
   };
   search.addEventListener("input", filter);
-  // A link to a row must find it, filtered or not.
-  window.addEventListener("hashchange", () => {
+  document.addEventListener("reveal", () => {
     search.value = "";
     filter();
-    document.getElementById(location.hash.slice(1))?.scrollIntoView({ block: "center" });
   });
 })();

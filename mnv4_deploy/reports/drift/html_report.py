@@ -40,7 +40,7 @@ def report_page(result: DriftResult) -> str:
         "drift/page.html.j2",
         title=f"Drift of {result.candidate.name}",
         style=resource("drift/drift.css"),
-        scripts=[resource("drift/drift.js")],
+        scripts=[f"{resource('drift/drift.js')}\n{resource('page.js')}"],
         result=result,
         report=report,
         subject_sentence=subject_sentence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -85,8 +86,12 @@ class _Scale:
 
 def _stages(layers: tuple[LayerDrift, ...], step: float) -> Iterable[tuple[str, float, float]]:
     x = LEFT
-    for name, members in groupby(layers, key=_stage):
+    parts: Counter[str] = Counter()
+    for stage, members in groupby(layers, key=_stage):
         width = len(list(members)) * step
+        # One that others interrupt is there several times.
+        parts[stage] += 1
+        name = f"{stage} ({parts[stage]})" if stage and parts[stage] > 1 else stage
         yield name if len(name) * _LETTER + 8 < width else "", x, width
         x += width
 

@@ -67,8 +67,12 @@ def drawing() -> Iterator[None]:
 def save(figure: Figure, paths: Sequence[Path]) -> None:
     """Write ``figure`` to each of ``paths`` in the format of its ending."""
     for path in paths:
-        name = check_format(path)
-        buffer = io.BytesIO()
-        undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
-        figure.savefig(buffer, format=name, dpi=_DPI, metadata=undated)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, encoded(figure, check_format(path)))
+
+
+def encoded(figure: Figure, name: str) -> bytes:
+    """``figure`` in the image format ``name``."""
+    buffer = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
+    figure.savefig(buffer, format=name, dpi=_DPI, metadata=undated)
+    return buffer.getvalue()

@@ -27,6 +27,9 @@ _DASHES = ("-", "--", ":", "-.")
 _COLOURS = tuple(family.colour for family in FAMILIES[:7])
 _PARETO_PANELS = 3
 _NAME_CHARACTERS = 26
+_NAME_POINTS = 11.5  # a line of text
+# In points of accuracy: an image of a thousand is no gulf.
+_LEAST_SPAN = 4.0
 
 
 @dataclass(frozen=True)
@@ -87,44 +90,88 @@ _CAPTION = (
 def _draw_times(axes: Axes, sweep: RidgeSweep) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    last = len(sweep.ridge_points) - 1
-    slowest_first = sorted(sweep.models, key=lambda model: -sweep.time_at(model, last))
-    for model in slowest_first:
+    # Nothing is at 0 on a logarithmic axis; the first of the plots below is.
+    shown = [i for i, point in enumerate(sweep.ridge_points) if point > 0]
+    points = [sweep.ridge_points[i] for i in shown]
+    for model in sweep.models:
         colour, dashes = _style(sweep, model)
         axes.plot(
-            sweep.ridge_points,
-            [sweep.time_at(model, i) for i in range(last + 1)],
+            points,
+            [sweep.time_at(model, i) for i in shown],
             color=colour,
             linestyle=dashes,
             linewidth=1.8,
-            marker="" if last else "o",
-            label=plot_text(model, _NAME_CHARACTERS),
+            marker="" if len(shown) > 1 else "o",
         )
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    if last:
-        axes.set_xlim(sweep.ridge_points[0], sweep.ridge_points[-1])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if len(shown) > 1:
+        axes.set_xlim(points[0], points[-1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Ridge point of the machine (MACs/byte)")
     axes.set_ylabel("Predicted time (10⁹ MACs)")
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
-    # In the lines' own order, beside their ends.
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(1.015, 1.0),
-        frameon=False,
-        fontsize=8.6,
-        title="in the order of their right ends",
-        title_fontsize=8.2,
-        handlelength=2.6,
-    )
+    if shown:
+        _name_lines(axes, sweep, shown[-1])
     _draw_marks(axes, sweep)
 
 
+def _name_lines(axes: Axes, sweep: RidgeSweep, last: int) -> None:
+    """Each model's name beside its line's right end, moved up or down where two would touch."""
+    from matplotlib.transforms import blended_transform_factory
+
+    frame = axes.get_window_extent()
+    end = sweep.ridge_points[last]
+    ends = {
+        model: axes.transData.transform((end, sweep.time_at(model, last)))
+        for model in sweep.models
+    }
+    models = sorted(sweep.models, key=lambda model: ends[model][1])
+    gap = min(_NAME_POINTS * axes.figure.dpi / 72, frame.height / len(models))
+    places = spread([ends[model][1] for model in models], gap, frame.y0, frame.y1)
+    beside = blended_transform_factory(axes.transAxes, axes.transAxes)
+    for model, place in zip(models, places, strict=True):
+        colour, dashes = _style(sweep, model)
+        x = (ends[model][0] - frame.x0) / frame.width
+        y, at = ((value - frame.y0) / frame.height for value in (ends[model][1], place))
+        axes.plot(
+            [x, x + 0.022, x + 0.034],
+            [y, at, at],
+            transform=beside,
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.0,
+            clip_on=False,
+        )
+        axes.text(
+            x + 0.038,
+            at,
+            plot_text(model, _NAME_CHARACTERS),
+            transform=beside,
+            color=colour,
+            fontsize=8.8,
+            va="center",
+        )
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """``wanted``, which grow, a ``gap`` apart: moved up where they touch, down at the end."""
+    places: list[float] = []
+    for value in wanted:
+        places.append(max(value, places[-1] + gap if places else low))
+    limit = high
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], limit)
+        limit = places[at] - gap
+    return places
+
+
 def _draw_marks(axes: Axes, sweep: RidgeSweep) -> None:
-    """Machines as lines; their names run_search above the plot so that close ones keep apart."""
+    """Machines as lines; their names run above the plot so that close ones keep apart."""
     left, right = axes.get_xlim()
     shown = sorted((x, name) for name, x in sweep.marks.items() if left <= x <= right)
     frame = axes.get_window_extent()
@@ -143,7 +190,7 @@ def _draw_marks(axes: Axes, sweep: RidgeSweep) -> None:
             clip_on=False,
         )
         size = text.get_window_extent()
-        # The one nearest to the right edge would run into the legend.
+        # The one nearest to the right edge would run into the names of the lines.
         start = min(size.x0, frame.x1 - size.width)
         row = next((i for i, end in enumerate(rows) if end < start), len(rows))
         rows[row : row + 1] = [start + size.width + 8]
@@ -190,6 +237,7 @@ def _draw_pareto(axes: Axes, sweep: RidgeSweep, rated: Sequence[str], position: 
         axes,
         {model: (times[model], accuracy[model]) for model in rated},
         {model: _style(sweep, model)[0] for model in rated},
+        least_span=_LEAST_SPAN,
     )
     axes.set_xlabel("Predicted time (10⁹ MACs)")
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
+from mnv4_deploy.profiles.records.machine import PublishedMachine
 from mnv4_deploy.profiles.records.profile import Layer, ModelProfile
 from mnv4_deploy.reports.profile.kinds import FAMILIES, Family, family_of
 from mnv4_deploy.reports.profile.rows import gmacs_per_s
@@ -93,7 +94,12 @@ def to_win_us(layer: Layer) -> float:
 
 
 def ceiling_lines(profile: ModelProfile) -> tuple[CeilingLine, ...]:
-    """The ceilings of the number of threads used, for the types that layers compute in."""
+    """The ceilings of the number of threads used, for the types that layers compute in.
+
+    Of a prediction the two that it is made with.
+    """
+    if profile.prediction:
+        return _published_lines(profile.prediction)
     ceilings = profile.ceilings
     if ceilings is None:
         return ()
@@ -111,6 +117,17 @@ def ceiling_lines(profile: ModelProfile) -> tuple[CeilingLine, ...]:
         label = f"{level.name} {significant(gb_per_s)} GB/s"
         lines.append(CeilingLine("memory", label, gb_per_s))
     return tuple(line for line in lines if line.value > 0)
+
+
+def _published_lines(machine: PublishedMachine) -> tuple[CeilingLine, ...]:
+    rate = machine.macs_per_s
+    if not rate:
+        return ()
+    gb_per_s = rate / machine.ridge_point / 1e9
+    return (
+        _peak("peak", f"{machine.dtype} rate of {machine.title}", rate),
+        CeilingLine("memory", f"memory {significant(gb_per_s)} GB/s", gb_per_s),
+    )
 
 
 def _peak(kind: Literal["peak", "independent"], label: str, macs_per_s: float) -> CeilingLine:
@@ -142,7 +159,8 @@ def limit_shares(profile: ModelProfile) -> dict[str, float]:
         if bound is None:
             continue
         title = LIMIT_TITLES[bound.limit]
-        if bound.limit == "memory" and bound.level:
+        # Of a prediction the level has no other name.
+        if bound.limit == "memory" and bound.level not in ("", "memory"):
             title = f"memory ({bound.level})"
         shares[title] += 100 * layer.latency_us / total_us if total_us else 0.0
     return dict(sorted(((k, v) for k, v in shares.items() if v >= 0.5), key=lambda x: -x[1]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.profiles.records.profile import ModelProfile
+from mnv4_deploy.profiles.records.profile import ModelProfile, Spread, Statistic
 from mnv4_deploy.reports.plots.figures import INK, MUTED
 from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, Point, family_times, limit_shares
 from mnv4_deploy.text import (
@@ -42,16 +42,29 @@ def draw_title(figure: Figure, profile: ModelProfile) -> None:
     facts = [
         *([plot_text(measured.device.facts.title, 40)] if measured.device else []),
         plot_text(measured.runtime, 40),
-        plural(measured.threads, "thread"),
-        f"{milliseconds(profile.trust.wall_us)} ({STATISTIC_TITLES[profile.statistic]} run)",
+        *([] if profile.prediction else [plural(measured.threads, "thread")]),
+        _times(profile),
         f"{with_prefix(cost.macs)}MACs",
         f"{significant(cost.operational_intensity)} MACs/byte",
     ]
     if profile.machine:
         facts.append(plot_text(profile.machine.cpu, 44))
     name = plot_text(PurePath(measured.path).name, 90)
-    figure.text(_LEFT, 0.955, f"Roofline of {name}", fontsize=15, weight="bold")
+    what = "Predicted roofline" if profile.prediction else "Roofline"
+    figure.text(_LEFT, 0.955, f"{what} of {name}", fontsize=15, weight="bold")
     figure.text(_LEFT, 0.925, "  ·  ".join(facts), fontsize=10, color=MUTED)
+
+
+def _times(profile: ModelProfile) -> str:
+    """The fastest run and the median, and what layers are told in where it is neither."""
+    wall_us = profile.trust.wall_us
+    if profile.prediction:
+        return f"{milliseconds(wall_us)} predicted"
+    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    told: dict[Statistic, float] = {"min": wall.min, "p50": wall.p50, profile.statistic: wall_us}
+    return ", ".join(
+        f"{milliseconds(us)} ({STATISTIC_TITLES[statistic]} run)" for statistic, us in told.items()
+    )
 
 
 @dataclass
@@ -156,14 +169,16 @@ def _worst(panel: _Panel, profile: ModelProfile, points: Sequence[Point]) -> Non
         op_type = point.layer.op_type
         panel.write(plot_text(name if op_type in name else f"{name}, {op_type}", 42), x=0.045)
         panel.down(0.88)
-        panel.write(_outlook(point), x=0.045, colour=MUTED)
+        panel.write(_outlook(point, profile), x=0.045, colour=MUTED)
 
 
-def _outlook(point: Point) -> str:
+def _outlook(point: Point, profile: ModelProfile) -> str:
     now = milliseconds(point.layer.latency_us)
     bound = point.layer.bound
     if bound is None or bound.roof_us is None:
         return f"{now}, {100 * point.share:.1f} % of the time"
+    if profile.prediction:
+        return f"{now}, its MACs alone {milliseconds(bound.compute_us or 0.0)}"
     least = milliseconds(max(bound.roof_us, bound.overhead_us))
     limit = bound.level if bound.limit == "memory" else LIMIT_TITLES[bound.limit]
     return f"{now}, at its roof {least} ({limit})"
@@ -242,10 +257,17 @@ def _caption(profile: ModelProfile, points: Sequence[Point]) -> list[str]:
     )
     if profile.whole:
         reading = "How to read it: the mark is the model as a whole, all its operators together."
-    if profile.ceilings:
+    if profile.prediction:
+        reading += " Times are predicted: each lies on one of the lines"
+    elif profile.ceilings:
         reading += " Lines are what this machine can do: under a slope, memory is"
     lines = [reading]
-    if profile.ceilings:
+    if profile.prediction:
+        lines.append(
+            "that stand for the machine, of its memory where the bytes take longer, of its"
+            " arithmetic where the MACs do. Bytes count each tensor once."
+        )
+    elif profile.ceilings:
         lines.append(
             "the limit, under a level line arithmetic; the further a mark lies below the lines,"
             " the more could be won. Bytes count each tensor once."

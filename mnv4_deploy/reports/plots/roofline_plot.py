@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.profiles.records.profile import ModelProfile
-from mnv4_deploy.reports.plots.figures import INK, MUTED, check_format, drawing, save
+from mnv4_deploy.reports.plots.figures import INK, MUTED, check_format, drawing, encoded, save
 from mnv4_deploy.reports.plots.label_layout import Box, LabelLayout, along, around
 from mnv4_deploy.reports.plots.roofline_data import CeilingLine, Point, ceiling_lines, points_of
 from mnv4_deploy.reports.plots.roofline_frame import (
@@ -23,6 +23,7 @@ from mnv4_deploy.text import layer_title, plot_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 _SIZE_INCHES = (12.5, 8.6)
@@ -57,23 +58,33 @@ def save_roofline(profile: ModelProfile, paths: Sequence[Path]) -> None:
     for path in paths:
         check_format(path)
     with drawing():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        save(_drawn(profile), paths)
 
-        figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes(_PLOT_AREA)
-        points = points_of(profile)
-        lines = ceiling_lines(profile)
-        _draw_axes(axes, _range_of(points, lines))
-        _draw_lines(axes, lines)
-        _draw_points(axes, points)
-        _draw_labels(axes, points, lines)
-        draw_title(figure, profile)
-        draw_panel(figure, profile, points, area=marker_area)
-        draw_strip(figure, profile)
-        draw_caption(figure, profile, points)
-        save(figure, paths)
+
+def roofline_svg(profile: ModelProfile) -> bytes:
+    """The roofline of ``profile`` as the text of an SVG. Raises ToolchainError as above."""
+    with drawing():
+        return encoded(_drawn(profile), "svg")
+
+
+def _drawn(profile: ModelProfile) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes(_PLOT_AREA)
+    points = points_of(profile)
+    lines = ceiling_lines(profile)
+    _draw_axes(axes, _range_of(points, lines))
+    _draw_lines(axes, lines)
+    _draw_points(axes, points)
+    _draw_labels(axes, points, lines)
+    draw_title(figure, profile)
+    draw_panel(figure, profile, points, area=marker_area)
+    draw_strip(figure, profile)
+    draw_caption(figure, profile, points)
+    return figure
 
 
 def marker_area(share: float) -> float:

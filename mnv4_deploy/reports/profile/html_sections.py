@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
+from mnv4_deploy.profiles.records.machine import PublishedMachine
 from mnv4_deploy.profiles.records.profile import ModelProfile, Spread, Trust
 from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, limit_shares
 from mnv4_deploy.text import (
@@ -20,6 +23,14 @@ _COLOURS = {
 }
 _MEMORY_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7")
 _OTHER_COLOUR = "#777777"
+_INTENSITY = (
+    "Operational intensity",
+    "MACs over weights, inputs and outputs in bytes, each tensor counted once.",
+)
+_PREDICTED = (
+    "A layer's time is that of its MACs or that of its bytes, whichever is longer: nothing was"
+    " timed. The file ran once, to see which operators the runtime fuses."
+)
 
 
 def limit_parts(profile: ModelProfile) -> list[tuple[str, float, str]]:
@@ -36,27 +47,40 @@ def key_figures(profile: ModelProfile) -> list[Fact]:
     cost = profile.total_cost
     speed = cost.macs / trust.wall_us / 1e3 if trust.wall_us else 0.0
     outside = sum(layer.backend == "builtin" for layer in profile.layers)
-    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
     facts = [
-        ("an inference", milliseconds(trust.wall_us)),
+        *_times(profile),
         ("MACs", with_prefix(cost.macs).strip()),
         ("GMAC/s", significant(speed)),
         ("MACs/byte", significant(cost.operational_intensity)),
         ("weights", f"{with_prefix(cost.weight_bytes)}B"),
     ]
     if profile.whole:
-        return [
-            *facts,
-            ("10th percentile", milliseconds(wall.p10)),
-            ("median", milliseconds(wall.p50)),
-            ("90th percentile", milliseconds(wall.p90)),
-        ]
+        return facts
     facts.append(("layers", str(len(profile.layers))))
     if profile.measurement.format == "tflite":
         facts.append(("layers outside XNNPACK", str(outside)))
     if profile.bounded:
         won_us = sum(layer.bound.recoverable_us for layer in profile.layers if layer.bound)
-        facts.append(("above the roofs", milliseconds(won_us)))
+        what = "beyond the time of the MACs" if profile.prediction else "above the roofs"
+        facts.append((what, milliseconds(won_us)))
+    return facts
+
+
+def _times(profile: ModelProfile) -> list[Fact]:
+    """What an inference takes: the fastest run and the median, whatever layers are told in."""
+    if profile.prediction:
+        return [("an inference, predicted", milliseconds(profile.trust.wall_us))]
+    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    facts = [
+        ("an inference, fastest run", milliseconds(wall.min)),
+        ("an inference, median run (p50)", milliseconds(wall.p50)),
+    ]
+    if profile.whole or profile.statistic == "p10":
+        facts.append(("10th percentile", milliseconds(wall.p10)))
+    if profile.statistic == "mean":
+        facts.append(("mean", milliseconds(wall.mean)))
+    if profile.whole:
+        facts.append(("90th percentile", milliseconds(wall.p90)))
     return facts
 
 
@@ -65,21 +89,44 @@ def method_facts(profile: ModelProfile) -> list[Fact]:
     rounds = measured.rounds_us
     latency = "An inference's latency" if profile.whole else "A layer's latency"
     cpus = ", ".join(str(cpu) for cpu in measured.cpus) or "as the system has it"
-    return [
+    file = [
         ("File", measured.path),
         ("Format and size", f"{measured.format}, {measured.size_bytes:,} bytes"),
         ("SHA-256", measured.sha256),
         ("Runtime", measured.runtime),
+    ]
+    notes = [("Note", note) for note in measured.notes]
+    if profile.prediction:
+        return [*file, ("Statistics", _PREDICTED), _INTENSITY, *notes]
+    return [
+        *file,
         ("Threads", str(measured.threads)),
         ("CPUs", cpus),
         ("Runs without profiler", f"{sum(map(len, rounds))} in {plural(len(rounds), 'round')}"),
         ("Runs with profiler", "none" if profile.whole else str(profile.trust.runs)),
         ("Statistics", f"{latency} is the {STATISTIC_TITLES[profile.statistic]} of its runs."),
+        _INTENSITY,
+        *notes,
+    ]
+
+
+def beside_facts(profile: ModelProfile) -> list[Fact]:
+    """What --out wrote beside the page, and what opens it."""
+    name = PurePath(profile.measurement.path).name
+    facts = [
+        ("layers.csv", "every layer and figure, for a spreadsheet"),
+        ("profile.json", "all of it for programs, with the samples of each layer"),
+    ]
+    if profile.whole:
+        return facts
+    return [
+        *facts,
+        ("trace.json", "one inference on a time line: open ui.perfetto.dev, Open trace file"),
         (
-            "Operational intensity",
-            "MACs over weights, inputs and outputs in bytes, each tensor counted once.",
+            "model-explorer.json",
+            "time on the graph: pip install ai-edge-model-explorer, then model-explorer"
+            f" {name} --node_data_paths=model-explorer.json",
         ),
-        *(("Note", note) for note in measured.notes),
     ]
 
 
@@ -117,6 +164,8 @@ def _profiler_facts(trust: Trust) -> list[Fact]:
 def machine_facts(profile: ModelProfile) -> list[Fact]:
     """The machine and every ceiling; empty where none are known."""
     machine, ceilings = profile.machine, profile.ceilings
+    if profile.prediction:
+        return _published_facts(profile.prediction)
     if machine is None:
         return []
     facts = [
@@ -155,3 +204,17 @@ def machine_facts(profile: ModelProfile) -> list[Fact]:
         ("Versions", ", ".join(f"{k} {v}" for k, v in machine.versions.items())),
     ]
     return facts
+
+
+def _published_facts(machine: PublishedMachine) -> list[Fact]:
+    facts = [("Machine", machine.title)]
+    if machine.macs_per_s:
+        facts += [
+            (f"Rate, {machine.dtype}", f"{significant(machine.macs_per_s / 1e9)} GMAC/s"),
+            ("Memory", f"{significant(machine.macs_per_s / machine.ridge_point / 1e9)} GB/s"),
+        ]
+    return [
+        *facts,
+        ("Ridge point", f"{significant(machine.ridge_point)} MACs/byte"),
+        ("Published in", machine.source),
+    ]

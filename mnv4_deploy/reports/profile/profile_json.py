@@ -8,6 +8,7 @@ from typing import Any
 
 from mnv4_deploy.profiles.records.plain import to_plain
 from mnv4_deploy.profiles.records.profile import Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.roofline.predicted import predicted_range_us
 from mnv4_deploy.reports.profile.rows import rows_of
 
 SCHEMA_VERSION = 2
@@ -29,7 +30,9 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
     times of operators there are none, and what ``trust`` says of them is None. ``holder`` is the
     operator in whose branch or body an operator is; ``at_least``: the totals leave something out
     that is unknown. ``device`` is
-    None for this machine, ``prediction`` for times that were measured. Names are the file's and
+    None for this machine. ``predicted`` says that times are not measured but predicted, for the
+    machine ``prediction``; ``predicted_range_us`` is what such predictions have been right within,
+    None where that is not known. Names are the file's and
     the device's own, unescaped.
     """
     measured = profile.measurement
@@ -69,7 +72,9 @@ def profile_to_dict(profile: ModelProfile) -> dict[str, Any]:
         "trust": profile.trust,
         "conditions": measured.conditions,
         "machine": profile.machine,
+        "predicted": profile.prediction is not None,
         "prediction": profile.prediction,
+        "predicted_range_us": predicted_range_us(profile),
         "ceilings": profile.ceilings,
         "refusals": {str(index): reason for index, reason in measured.refusals.items()},
         "file_operators": [

@@ -11,8 +11,6 @@ const config = {
                    ["zoomIn2d", "zoomOut2d", "autoScale2d", "resetScale2d"]],
   showSendToCloud: false, plotlyServerURL: "", displaylogo: false, responsive: true,
 };
-const still = { ...config, displayModeBar: false };
-const BAR_PIXELS = 20;
 
 const element = (tag, text, className) => {
   const made = document.createElement(tag);
@@ -24,6 +22,7 @@ const escaped = (text) =>
   String(text).replace(/[&<>$]/g, (char) => `&#${char.charCodeAt(0)};`);
 const short = (text, limit) => text.length <= limit ? text
   : text.slice(0, Math.ceil((limit - 1) / 2)) + "…" + text.slice(-Math.floor((limit - 1) / 2));
+const rowOf = (layer) => `layer-${layer.index}`;
 const number = (value, digits = 3) => {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value) || Math.abs(value) >= 1000) {
@@ -49,8 +48,10 @@ function base(extra) {
 const axis = (extra) => ({ gridcolor: colour("--grid"), linecolor: colour("--line"),
                            zeroline: false, ...extra });
 
-const limit = (layer) => layer.bound === "memory" && layer.level
-  ? `memory (${layer.level})` : layer.bound;
+for (const layer of data.layers) {
+  const named = layer.bound === "memory" && layer.level && layer.level !== "memory";
+  layer.limit = named ? `memory (${layer.level})` : layer.bound;
+}
 
 // 1, 2 and 5 of each decade between two powers of ten.
 function ticks(low, high) {
@@ -62,23 +63,21 @@ function ticks(low, high) {
            ticktext: values.map((value) => String(Number(value.toPrecision(1)))) };
 }
 
+// What to say of a layer that is pointed at: lines of text, its name first.
 function describe(layer) {
-  const line = (name, value) => `<br>${name}: ${value}`;
-  let text = `<b>${layer.label}</b><br>${escaped(short(layer.op_type, 60))}, ` +
-    `${escaped(short(layer.compute, 30))}, ${escaped(layer.backend)}` +
-    line("latency", `${ms(layer.latency_us)} (${number(layer.share_percent)} %)`);
-  if (layer.name) text += line("name", escaped(short(layer.name, 60)));
+  const lines = [layer.title,
+    `${short(layer.op_type, 60)}, ${short(layer.compute, 30)}, ${layer.backend}`,
+    `latency: ${ms(layer.latency_us)} (${number(layer.share_percent)} %)`];
+  if (layer.name) lines.push(`name: ${short(layer.name, 60)}`);
   if (layer.macs) {
-    text += line("MACs", number(layer.macs)) +
-      line("intensity", `${number(layer.operational_intensity)} MACs/byte`) +
-      line("speed", `${number(layer.gmacs_per_s)} GMAC/s`);
+    lines.push(`MACs: ${number(layer.macs)}`,
+      `intensity: ${number(layer.operational_intensity)} MACs/byte`,
+      `speed: ${number(layer.gmacs_per_s)} GMAC/s`);
   }
   if (layer.bound) {
-    text += line("limited by", escaped(limit(layer)));
-    if (layer.percent_of_roof !== null) {
-      text += line("of its roof", `${number(layer.percent_of_roof)} %`);
-    }
-    text += line("to win", ms(layer.recoverable_us));
+    lines.push(`limited by: ${layer.limit}`);
+    if (layer.percent_of_roof !== null) lines.push(`of its roof: ${number(layer.percent_of_roof)} %`);
+    lines.push(`to win: ${ms(layer.recoverable_us)}`);
   }
-  return text;
+  return lines;
 }

@@ -1,16 +1,19 @@
-// The charts, which plotly draws.
+// The roofline, which plotly draws.
 
 // A direction for each rank in pixels, so that badges of layers in one place keep apart.
 const BADGE_OFFSETS = [[34, -34], [-34, -34], [34, 34], [-34, 34], [0, -48]];
 
 function roofline() {
+  if (!byId("roofline")) return;
   const marks = data.whole ? [data.whole] : data.layers;
   const drawn = marks.filter((layer) => layer.drawn);
   const left_out = marks.filter((layer) => !layer.drawn);
   const idle = left_out.reduce((sum, layer) => sum + layer.latency_us, 0);
   byId("roofline-note").textContent = (data.whole ? "The mark is the model as a whole. "
     : "Each mark is a layer, its area the time it takes. ") +
-    (data.lines.length ? "Lines are what this machine can do: under a slope memory is the " +
+    (data.predicted ? "Its time is predicted, so it lies on the lines that the prediction " +
+      "takes the machine to have: on the slope memory is the limit, on the level arithmetic. "
+      : data.lines.length ? "Lines are what this machine can do: under a slope memory is the " +
       "limit, under a level line arithmetic; the further below them, the more could be won. "
       : "No ceilings are known for this machine and number of threads, so no lines are drawn. ") +
     (data.whole ? ""
@@ -19,6 +22,9 @@ function roofline() {
     byId("roofline").replaceWith(element("p", "No layer has MACs and a time to draw.", "muted"));
     return;
   }
+  // Without plotly the picture stays.
+  if (!window.Plotly) return;
+  document.documentElement.classList.add("live");
   const wide = byId("roofline").clientWidth > 900;
   const xs = drawn.map((layer) => layer.operational_intensity);
   const ys = drawn.map((layer) => layer.gmacs_per_s);
@@ -69,7 +75,9 @@ function roofline() {
       y: members.map((layer) => layer.gmacs_per_s),
       mode: "markers",
       name: family.title + (data.whole ? "" : ` (${members.length})`),
-      hoverinfo: "text", hovertext: members.map(describe),
+      hoverinfo: "text", 
+      hovertext: members.map((layer) => describe(layer)
+        .map((line, at) => (at ? escaped(line) : `<b>${escaped(line)}</b>`)).join("<br>")),
       marker: {
         color: family.colour, symbol: family.symbol, opacity: 0.78,
         // One mark alone: its size compares with nothing.
@@ -97,76 +105,4 @@ function roofline() {
     yaxis: axis({ type: "log", title: { text: "Attained speed (GMAC/s)" },
                   range: [Math.log10(bottom), Math.log10(top)], ...ticks(bottom, top) }),
   }), config);
-}
-
-function legend(id, traces) {
-  byId(id).replaceChildren(...traces.map((trace) => {
-    const item = element("span");
-    const swatch = element("span", undefined, "swatch");
-    swatch.style.background = trace.marker.color;
-    item.append(swatch, trace.name);
-    return item;
-  }));
-}
-
-function barLayout(count, labels, width) {
-  return base({
-    height: count * BAR_PIXELS + 54, barmode: "stack", bargap: 0.25, hovermode: "closest",
-    margin: { l: width, r: 24, t: 44, b: 10 }, showlegend: false,
-    xaxis: axis({ title: { text: "ms", standoff: 4 }, side: "top", rangemode: "tozero" }),
-    yaxis: axis({ autorange: false, range: [count - 0.4, -0.6], tickmode: "array",
-                  tickvals: labels.map((_, at) => at), ticktext: labels, showgrid: false,
-                  tickfont: { size: 12 } }),
-  });
-}
-const labelWidth = (id) => Math.min(330, Math.max(150, byId(id).clientWidth * 0.3));
-const fit = (text, id) => escaped(short(text, Math.floor(labelWidth(id) / 7.4)));
-
-function bars() {
-  const order = byId("layer-order").value;
-  let shown = data.layers.filter((layer) => layer.latency_us > 0);
-  if (order !== "file") shown = [...shown].sort((a, b) => b.latency_us - a.latency_us);
-  if (order === "top") shown = shown.slice(0, 30);
-  const traces = data.families.map((family) => {
-    const rows = shown.map((layer, at) => [layer, at]).filter(([x]) => x.family === family.key);
-    return {
-      type: "bar", orientation: "h", name: family.title, marker: { color: family.colour },
-      x: rows.map(([layer]) => layer.latency_us / 1000), y: rows.map(([, at]) => at),
-      hoverinfo: "text", hovertext: rows.map(([layer]) => describe(layer)),
-    };
-  }).filter((trace) => trace.x.length);
-  const labels = shown.map((layer) => fit(layer.module || layer.name || layer.op_type, "bars"));
-  Plotly.react("bars", traces, barLayout(shown.length, labels, labelWidth("bars")), still);
-  legend("bars-legend", traces);
-}
-
-function blocks() {
-  const by = byId("block-by").value;
-  const groups = new Map();
-  for (const layer of data.layers) {
-    const name = layer[by] || "(no module)";
-    if (!groups.has(name)) groups.set(name, { name, total: 0, families: new Map(), layers: 0 });
-    const group = groups.get(name);
-    group.total += layer.latency_us;
-    group.layers += 1;
-    group.families.set(layer.family, (group.families.get(layer.family) || 0) + layer.latency_us);
-  }
-  const shown = [...groups.values()].filter((group) => group.total > 0);
-  if (byId("block-order").value === "time") shown.sort((a, b) => b.total - a.total);
-  const total = data.layers.reduce((sum, layer) => sum + layer.latency_us, 0);
-  const traces = data.families.map((family) => {
-    const rows = shown.map((group, at) => [group, at])
-      .filter(([group]) => group.families.get(family.key));
-    return {
-      type: "bar", orientation: "h", name: family.title, marker: { color: family.colour },
-      x: rows.map(([group]) => group.families.get(family.key) / 1000),
-      y: rows.map(([, at]) => at), hoverinfo: "text",
-      hovertext: rows.map(([group]) => `<b>${escaped(short(group.name, 60))}</b>` +
-        `<br>${ms(group.total)} (${number(100 * group.total / total)} %), ` +
-        `layers: ${group.layers}<br>${family.title}: ${ms(group.families.get(family.key))}`),
-    };
-  }).filter((trace) => trace.x.length);
-  const labels = shown.map((group) => fit(group.name, "blocks"));
-  Plotly.react("blocks", traces, barLayout(shown.length, labels, labelWidth("blocks")), still);
-  legend("blocks-legend", traces);
 }
