@@ -111,7 +111,8 @@ def compare(
     overwrite: bool = False,
     **options: Any,
 ) -> Comparison:
-    """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``.
+    """``b`` against ``a``, run in turns; ``options`` are the fields of ``MeasureRequest``, by
+    default those of the command line: 2000 runs in at most 20 s.
 
     With ``fail_if_slower`` it measures on until that is decided, and ``outcome_of`` of
     ``mnv4_deploy.profiles.roofline.verdict`` says how. With ``out`` the reports are written
@@ -121,7 +122,8 @@ def compare(
     from mnv4_deploy.profiles.records.profile import MeasureRequest
     from mnv4_deploy.progress import Progress
 
-    first, second = (MeasureRequest(path=str(path), **options) for path in (a, b))
+    asked = {"runs": 2000, "max_seconds": 20.0, **options}
+    first, second = (MeasureRequest(path=str(path), **asked) for path in (a, b))
     request = compare_pipeline.CompareRequest(
         first,
         second,

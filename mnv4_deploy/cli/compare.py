@@ -61,7 +61,7 @@ def compare(
     ],
     threads: Threads = 1,
     warmup: Warmup = 5,
-    runs: Runs = 400,
+    runs: Runs = 2000,
     max_seconds: MaxSeconds = 20.0,
     cpus: Cpus = None,
     shape: Shape = None,
