@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ LayerPrecision = Literal["float", "int16x8"]
 FORMATS: tuple[Format, ...] = ("onnx", "tflite")
 
 
-def default_out(model: str | ModelSource) -> Path:
+def default_out(model: str | os.PathLike[str] | ModelSource) -> Path:
     """Where the files of ``model`` go if nobody says where."""
     return Path("out") / Path(as_source(model).name).name
 

@@ -16,10 +16,14 @@ from mnv4_deploy.text import visible
 
 
 class PlainConsole(Console):
-    """A console whose texts, also in tables, are ``visible``; its own colours stay."""
+    """A console whose texts, also in tables, are ``visible``; its own colours stay.
+
+    Prose is broken between words where a terminal ends, and not at all on its way to a program.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)
+        self.soft_wrap = not self.is_terminal
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)

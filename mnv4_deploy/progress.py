@@ -30,7 +30,7 @@ class Progress:
         if not self._notes:
             return
         with contextlib.suppress(OSError):  # a full disk behind it: the results matter more
-            self._console.print(f"note: {text}", markup=False, soft_wrap=True)
+            self._console.print(f"note: {text}", markup=False)
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -38,14 +38,28 @@ class Progress:
 
         shown = escape(clean(title))
         started = time.perf_counter()
-        status = self._console.status(f"{shown} …") if self._show else contextlib.nullcontext()
-        with status:
+        with self._spinner(f"{shown} …"):
             yield
         seconds = time.perf_counter() - started
         self.seconds_by_stage[title] = self.seconds_by_stage.get(title, 0.0) + seconds
         LOG.info("%s: %.1f s", clean(title), seconds)
         if self._show:
             self._console.print(f"[green]✓[/] {shown} [dim]{seconds:.1f} s[/]")
+
+    def _spinner(self, text: str) -> contextlib.AbstractContextManager[object]:
+        if not self._show:
+            return contextlib.nullcontext()
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        return Live(
+            Spinner("dots", text, style="status.spinner"),
+            console=self._console,
+            transient=True,
+            # rich would show what libraries say, also where it is kept quiet.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     @contextlib.contextmanager
     def images(self, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -73,6 +87,8 @@ class Progress:
             console=self._console,
             disable=not self._show,
             transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         started = time.perf_counter()
         finished = 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from mnv4_deploy.decibels import CAP_DB
-from mnv4_deploy.profiles.records.profile import Layer, Statistic
+from mnv4_deploy.profiles.records.profile import Layer, ModelProfile, Statistic
 
 # Control, format (direction overrides, zero width), surrogate, private use, unassigned.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -33,6 +33,20 @@ STATISTIC_TITLES: Mapping[Statistic, str] = {
     "p50": "median",
     "mean": "mean",
 }
+
+
+def trust_sentence(profile: ModelProfile) -> str:
+    """How far the times of a run can be trusted, in one line: the larger of what its batches
+    differ by and what its layers leave of the whole is noise."""
+    trust = profile.trust
+    gap = 0.0 if profile.whole else abs(100 - trust.sum_percent)
+    noise = max(1, math.ceil(max(trust.spread_percent, gap)))
+    facts = [f"batches vary by {trust.spread_percent:.1f} %"]
+    if not profile.whole:
+        facts.append(f"layers add up to {trust.sum_percent:.1f} % of the undisturbed wall time")
+        facts.append(f"profiling adds {trust.overhead_percent:+.1f} %")
+    told = f"; {plural(len(profile.warnings), 'warning')} below" if profile.warnings else ""
+    return f"Differences below {noise} % are noise in this run ({', '.join(facts)}){told}."
 
 
 def visible(text: str) -> str:

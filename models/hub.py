@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mnv4_deploy.errors import WeightsError
+from mnv4_deploy.errors import WeightsError, missing_library
 from mnv4_deploy.hashes import file_sha256
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.records import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
@@ -79,6 +79,22 @@ def checkpoints(model: str) -> tuple[TimmCheckpoint, ...]:
     return tuple(sorted(found, key=lambda checkpoint: checkpoint.tag != default))
 
 
+def cache_folder() -> Path:
+    """Where the hub's library keeps what it has downloaded, for all programs."""
+    if chosen := os.environ.get("HF_HUB_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or f"{base}/huggingface").expanduser() / "hub"
+
+
+def cached_repositories() -> dict[str, Path]:
+    """The folders there of checkpoints in our table, by their ids on the hub."""
+    folder = cache_folder()
+    ids = sorted({row["hub_id"] for row in _table()["checkpoint"]})
+    paths = {hub_id: folder / f"models--{hub_id.replace('/', '--')}" for hub_id in ids}
+    return {hub_id: path for hub_id, path in paths.items() if path.is_dir()}
+
+
 def _from_row(row: dict[str, Any]) -> TimmCheckpoint:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     return TimmCheckpoint(**fields)
@@ -127,8 +143,8 @@ def download(hub_id: str) -> Download:
         import huggingface_hub as hf
         from huggingface_hub import errors as hf_errors
     except ImportError as error:
-        raise WeightsError(
-            "--weights timm needs the package huggingface-hub; install mnv4-deploy[export]."
+        raise missing_library(
+            "--weights timm needs huggingface-hub, which is not installed", "export"
         ) from error
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     host = endpoint or "https://huggingface.co"

@@ -16,6 +16,7 @@ from mnv4_deploy.profiles.records.profile import MeasureRequest
 from mnv4_deploy.progress import Progress
 from mnv4_deploy.terminal.devices import print_device, print_devices
 from tests.profiles.profile_factory import make_profile
+from tests.widths import assert_whole_at_every_width
 
 QUIET = Progress(show=False)
 
@@ -294,3 +295,12 @@ def test_a_device_is_shown_with_its_clocks_and_heat():
     for part in ("Pi [5]", "onnxruntime 1.31", "policy0: 600 of 2400 MHz", "cpu: 51.2 °C"):
         assert part in text
     assert "throttled" not in text
+
+
+def test_figures_and_words_are_whole_at_every_width(devices, tmp_path):
+    files = models(tmp_path, "a.tflite", "large.tflite")
+    result = compare_devices(DevicesRequest(files, tuple(devices)), QUIET)
+    assert_whole_at_every_width(lambda console: print_devices(result, console=console))
+    facts = DeviceFacts("Pi", "Linux", "aarch64", "A76", {"onnxruntime": "1.31"}, "f", "3.11")
+    state = DeviceState({}, {"policy0": (600.0, 2400.0)}, {"cpu": 51.25})
+    assert_whole_at_every_width(lambda console: print_device("ssh://pi", facts, state, console))

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 import mnv4_deploy
+from mnv4_deploy.cli import config
 from mnv4_deploy.cli.app import app
 from tests import docs_commands
 from tests.docs_commands import ROOT, Block
@@ -24,12 +25,15 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 MAX_README_LINES = 200
 # The page of each command; options that come with --device are on that of devices.
 PAGE_OF = {
+    "cache": "docs/files-and-network.md",
     "machine": "docs/profile.md",
     "roofline": "docs/profile.md",
     "parity": "docs/device.md",
 }
 DEVICE_PAGE = "docs/device.md"
 FOLDERS = ("mnv4_deploy", "models", "exporters", "profiles", "tests", "benchmarks", "docs", ".ci")
+# Files that users make.
+THEIRS = {config.CONFIG}
 # Options of others that pages speak of.
 FOREIGN_OPTIONS = {"--help"}
 # Those of the main command, before the name of one.
@@ -74,7 +78,7 @@ def options(command: str) -> set[str]:
 
 def looks_like_a_path(span: str) -> bool:
     first, slash, _ = span.partition("/")
-    if not re.fullmatch(r"\.?[\w.-]+(/[\w.*-]*)*", span):
+    if span in THEIRS or not re.fullmatch(r"\.?[\w.-]+(/[\w.*-]*)*", span):
         return False
     return bool(slash and first in FOLDERS) or bool(re.search(r"\.(py|md|toml)$", span))
 

@@ -1,21 +1,29 @@
 """What else an export can be asked for, and what its files then take and give."""
 
 import json
+import re
 from dataclasses import replace
+from functools import partial
+from io import StringIO
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
+from rich.console import Console
 
 from mnv4_deploy.exporters.records import ExportRequest
+from mnv4_deploy.exporters.rewrites import chains
 from mnv4_deploy.images.preprocessing import normalize
 from mnv4_deploy.models.weights import load_reference
 from mnv4_deploy.pipelines import export as pipeline
+from mnv4_deploy.profiles.records.files import OperatorFacts
 from mnv4_deploy.sessions.image_runner import open_image_runner
 from mnv4_deploy.terminal.export import print_export
 from tests.tiny_network import CONV_TINY, SMALL_EXPORT, put_into_zoo
+from tests.widths import assert_whole_at_every_width
 
 pytestmark = pytest.mark.usefixtures("no_child")
 
@@ -87,6 +95,13 @@ def test_integer_only(tmp_path):
     assert _io(result, "int8")[:2] == ("int8", "int8")
     (truth,) = [t for t in result.audits if "int8" in t.subject]
     assert set(truth.facts.compute_histogram) <= {"int8", "none", "int8->int8"}
+    # XNNPACK is not what the file is for.
+    stream = StringIO()
+    refused = OperatorFacts(0, "QUANTIZE", "q", "int8", delegated=False, refusal="zero points")
+    facts = replace(truth.facts, operators=(refused, *truth.facts.operators))
+    audits = tuple(replace(t, facts=facts) if t is truth else t for t in result.audits)
+    print_export(replace(result, audits=audits), Console(file=stream))
+    assert "zero points" not in stream.getvalue()
     assert _agrees(result)
 
 
@@ -109,6 +124,7 @@ def test_the_target_of_each_format(tmp_path, capsys):
         ]
         assert all(drift.figures["cosine"] > 0.98 for drift in result.drifts)
         print_export(result)
+        assert_whole_at_every_width(partial(print_export, result))
         warned = "conv-tiny-int8.onnx is for" in " ".join(capsys.readouterr().out.split())
         assert warned == (cpu != "any-cpu")
     assert files["arm"] == files["xnnpack,vnni"]
@@ -127,7 +143,28 @@ def test_fp16(tmp_path):
     tiers = {d.subject: d.tier for d in result.deviations}
     assert tiers["conv-tiny-fp16.onnx"] == tiers["conv-tiny-fp16.tflite"] == "float16"
     assert result.manifest["calibration"] is None
-    assert result.manifest["drift"] == []
+    half = {drift.subject: drift for drift in result.drifts}
+    assert half.keys() == {"conv-tiny-fp16.onnx", "conv-tiny-fp16.tflite"}
+    assert all(drift.figures["cosine"] > 0.9999 for drift in result.drifts)
+    assert [entry["subject"] for entry in result.manifest["drift"]] == list(half)
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_what_files_of_floats_are_not_said_to_be(tmp_path):
+    """How many operators are int8 is told of int8 files, how well each agrees of all others."""
+    result = _export(tmp_path / "out", ("onnx",), int8=True, fp16=True)
+    stream = StringIO()
+    print_export(result, Console(file=stream, width=120))
+    rows = {
+        line.split()[0]: line
+        for line in stream.getvalue().splitlines()
+        if line.startswith("conv-tiny-")
+    }
+    assert re.search(r"\d+ of \d+", rows["conv-tiny-int8.onnx"])
+    for name in ("conv-tiny-fp32.onnx", "conv-tiny-fp16.onnx"):
+        assert " of " not in rows[name]
+    for drift in result.drifts:
+        assert f"{drift.figures['median_sqnr_db']:.1f} dB" in rows[drift.subject]
 
 
 @pytest.mark.usefixtures("converted_once")
@@ -219,3 +256,23 @@ def test_users_images_and_the_ones_that_were_skipped(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(result.manifest)
     print_export(result)
     assert "skipped broken.png" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("converted_once")
+def test_rewriting_does_not_wait_for_its_own_threads(tmp_path, monkeypatch):
+    """Threads that wait for each other after every small step stand still on a busy machine."""
+    seen = []
+
+    def rewrite(*arguments):
+        seen.append(torch.get_num_threads())
+        return chains_rewrite(*arguments)
+
+    chains_rewrite = chains.rewrite
+    monkeypatch.setattr(chains, "rewrite", rewrite)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _export(tmp_path / "out", ("onnx",))
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)

@@ -5,6 +5,7 @@ import json
 import resource
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from mnv4_deploy.models.weights import choices
 from mnv4_deploy.support import catalogue, facts
 from mnv4_deploy.support.facts import KINDS, TOOLS, FileSupport, ModelSupport
 from mnv4_deploy.terminal import models as report_models
+from tests.widths import assert_whole_at_every_width
 
 COUNTS = {  # parameters, native size, MACs there
     "conv-s": (3_774_024, 224, 186_005_568),
@@ -218,3 +220,9 @@ def test_needs_no_torch_and_no_patience(recorded):
     # The processor's time: a busy machine has no part in it.
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert cpu_s < 1.5
+
+
+def test_figures_and_words_are_whole_at_every_width():
+    entries = catalogue.list_models()
+    for entry in entries:
+        assert_whole_at_every_width(partial(report_models.print_model, entry))

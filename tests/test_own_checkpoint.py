@@ -84,7 +84,8 @@ def export(tmp_path, mine, photos):
 
 
 def _input(path, **given):
-    spec = replace(zoo.entry(CONV_TINY.name).preprocessing, height=SIDE, width=SIDE, **given)
+    size = {"height": SIDE, "width": SIDE}
+    spec = replace(zoo.entry(CONV_TINY.name).preprocessing, **{**size, **given})
     x = normalize(to_uint8(Image.open(path), spec)[None], spec)
     return torch.from_numpy(x).permute(0, 3, 1, 2)
 
@@ -114,6 +115,28 @@ def test_the_evaluation_folder_names_the_classes(export, state, photos, capsys):
     print_export(result)
     shown = " ".join(capsys.readouterr().out.split())
     assert f"from the evaluation folder ({', '.join(SORTED)})" in shown
+
+
+def _own_size(monkeypatch):
+    """What the zoo says that the network's images are of is what it was trained with."""
+    found = zoo.entry(CONV_TINY.name)
+    trained = replace(found.preprocessing, height=SIDE, width=SIDE)
+    monkeypatch.setattr(zoo, "entry", lambda _: replace(found, preprocessing=trained))
+
+
+def test_a_size_that_costs_accuracy_is_a_warning(export, state, photos, monkeypatch):
+    """The weights are right on every photograph at 32x32, which is now their own size."""
+    _own_size(monkeypatch)
+    larger = _top1(state, photos, height=2 * SIDE, width=2 * SIDE)
+    assert larger < 60
+    manifest = export(size=(2 * SIDE, 2 * SIDE), int8=False).manifest
+    (warning,) = [text for text in manifest["warnings"] if "--size" in text]
+    assert f"is {larger:.1f} %, and 100.0 % at 32x32" in warning
+
+
+def test_the_size_of_the_weights_is_no_warning(export, monkeypatch):
+    _own_size(monkeypatch)
+    assert not any("--size" in text for text in export(int8=False).manifest["warnings"])
 
 
 def test_the_checkpoint_counts_before_the_folder(tmp_path, export, state):
@@ -205,7 +228,7 @@ def test_preprocessing_that_is_assumed(export, given, capsys):
 )
 def test_preprocessing_that_is_not_possible(export, wrong, tmp_path):
     (option,) = wrong
-    with pytest.raises(InputError, match=f"--{option.replace('_', '-')}"):
+    with pytest.raises(InputError, match=option.replace("_", ".")):
         export(**wrong)
     assert not (tmp_path / "out").exists()
 

@@ -231,7 +231,7 @@ class TestRealExport:
         before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
         monkeypatch.setattr(pipeline._Export, "run", lambda _: pytest.fail("the export began"))
         code, stdout, stderr = _main(capfd, *REAL, "--out", out)
-        assert (code, stdout) == (2, "")
+        assert (code, json.loads(stdout)["error"]["exit_code"]) == (2, 2)
         assert "--overwrite" in stderr
         assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 

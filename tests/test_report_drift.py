@@ -11,6 +11,7 @@ from mnv4_deploy.drift.records import Limit
 from mnv4_deploy.terminal.drift import print_drift
 from mnv4_deploy.text import clean
 from tests.drift.drift_factory import HOSTILE, make_result, with_names
+from tests.widths import assert_whole_at_every_width
 
 
 def printed(result, width=140, **options):
@@ -109,3 +110,7 @@ def test_names_are_text_and_no_markup(result, name):
     text = printed(with_names(result, name))
     assert clean(name)[:12] in text
     assert "\u202e" not in text and "\x07" not in text
+
+
+def test_figures_and_words_are_whole_at_every_width(result):
+    assert_whole_at_every_width(lambda console: print_drift(result, console=console))

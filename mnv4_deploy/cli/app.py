@@ -20,7 +20,8 @@ from typing import Annotated
 
 import typer
 
-from mnv4_deploy.cli import compare, device, drift, export, inspect, models, parity, profile
+from mnv4_deploy.cli import cache, compare, device, drift, export, inspect, models, parity, profile
+from mnv4_deploy.cli.config import CONFIG
 from mnv4_deploy.cli.extras import missing
 from mnv4_deploy.cli.json_output import print_error
 from mnv4_deploy.cli.talk import Talk, current, talking
@@ -74,8 +75,12 @@ def _options(
         Path | None,
         typer.Option(help="Append stages, notes and errors with their traceback to this file."),
     ] = None,
+    no_config: Annotated[
+        bool,
+        typer.Option("--no-config", help=f"Leave {CONFIG} of the current folder unread."),
+    ] = False,
 ) -> None:
-    del version  # its callback has ended the command
+    del version, no_config  # one has ended the command, commands read the other
     if quiet and verbose:
         raise UnsupportedError("-q and -v contradict each other: give one.")
     talk = current()
@@ -84,7 +89,7 @@ def _options(
         talk.log_to(log)
 
 
-for _command in (export, models, inspect, profile, compare, drift, device, parity):
+for _command in (export, models, inspect, profile, compare, drift, device, parity, cache):
     _command.register(app)
 
 
@@ -136,13 +141,13 @@ def _main(words: Sequence[str], talk: Talk) -> None:
     except DeployError as error:
         talk.trace()
         complain(str(error))
-        if as_json:
+        if as_json or talk.as_json:
             print_error(str(error), error.exit_code)
         raise SystemExit(error.exit_code) from None
     except SystemExit as stop:
         # Typer has made an exit code of it, and told what was wrong.
         said = getattr(stop.__context__, "format_message", None)
-        if said is not None and as_json and isinstance(stop.code, int):
+        if said is not None and (as_json or talk.as_json) and isinstance(stop.code, int):
             print_error(said(), stop.code)
         raise
     except Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -42,39 +42,19 @@ def device(
     as_json: Json = False,
 ) -> None:
     """Show what a device is and how it is doing: processor, runtimes, clocks, heat."""
-    from mnv4_deploy.device.open import open_device
+    from mnv4_deploy.pipelines import device as pipeline
 
     if setup and remove_setup:
         raise UnsupportedError("--setup and --remove-setup contradict each other: give one.")
-    stages = progress()
     options = device_options(setup, device_python, device_folder, benchmark_model, device=where)
-    with stages.stage(f"Connect to {where}"):
-        opened = open_device(where, options, stages.note)
     if remove_setup:
-        with opened:
-            _remove_setup(opened)
+        removed = pipeline.remove_setup(where, options, progress())
+        sys.stdout.write("Removed.\n" if removed else "There was nothing to remove.\n")
         return
-    with opened:
-        facts, state = opened.facts, opened.state()
+    found = pipeline.inspect_device(where, options, progress())
     if as_json:
-        print_json(
-            {
-                "schema_version": 1,
-                "device": where,
-                "facts": dataclasses.asdict(facts),
-                "state": dataclasses.asdict(state),
-            }
-        )
+        print_json({"schema_version": 1, **dataclasses.asdict(found)})
         return
     from mnv4_deploy.terminal.devices import print_device
 
-    print_device(where, facts, state)
-
-
-def _remove_setup(opened: Any) -> None:
-    from mnv4_deploy.device.linux.device import AgentDevice
-
-    if not isinstance(opened, AgentDevice):
-        raise UnsupportedError("--setup makes nothing on Android: there is nothing to remove.")
-    removed = opened.remove_setup()
-    sys.stdout.write("Removed.\n" if removed else "There was nothing to remove.\n")
+    print_device(where, found.facts, found.state)

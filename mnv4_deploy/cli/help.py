@@ -1,13 +1,16 @@
-"""What --help shows of every command: its options in groups, an example, its exit codes."""
+"""What every command has: help in groups with an example, and defaults that a project gives."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand
+
+from mnv4_deploy.cli.config import use_project_defaults
 
 WHAT, DEVICE, OUTPUT = "What", "Device", "Output"
 IMAGES, QUANTIZATION, MEASUREMENT = "Images", "Quantization", "Measurement"
@@ -16,7 +19,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     WHAT: (
         *("model", "file", "files", "models", "where", "reference", "candidate"),
         *("weights", "format", "size", "num-classes", "batch", "dynamic-batch", "shape", "input"),
-        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure"),
+        *("signature", "bake-preprocess", "machine", "max-ridge-point", "measure", "clear"),
     ),
     IMAGES: (
         *("calib", "calib-images", "eval", "eval-images", "data", "labels", "images", "seed"),
@@ -34,6 +37,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     OUTPUT: ("out", "overwrite", "json", "csv", "sort", "group-by", "top", "help"),
 }
 GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+_LIST = re.compile(r"<list\[(\w+)\]>")
 _CODES = {
     0: "done",
     2: "something given cannot be used, or a library is missing",
@@ -43,14 +47,20 @@ _CODES = {
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options are listed by what they are about."""
+    """A command whose options are listed by what they are about, with defaults of a project."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        use_project_defaults(ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                groups[group_of(parameter)].append(record)
+                name, told = record
+                # What is given many times is given one by one.
+                groups[group_of(parameter)].append((_LIST.sub(r"<\1>", name), told))
         for group in sorted(groups, key=_ORDER.index):
             with formatter.section(group):
                 formatter.write_dl(groups[group])

@@ -38,7 +38,7 @@ def parity(
     file: Annotated[Path, typer.Argument(help="Any .tflite or .onnx file.")],
     device: Annotated[
         list[str],
-        typer.Option(help="ssh://[user@]host[:port] or adb[://serial]; repeatable."),
+        typer.Option(help="ssh://[user@]host[:port], adb[://serial], or local; repeatable."),
     ],
     data: Annotated[
         str,

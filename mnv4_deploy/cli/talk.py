@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 @dataclass
 class Talk:
     """``quiet``: neither progress nor notes. ``verbose``: stages also off a terminal, tracebacks
-    of errors. What is logged goes to ``log``."""
+    of errors. What is logged goes to ``log``. ``as_json``: the project asks for --json."""
 
     quiet: bool = False
     verbose: bool = False
     log: logging.Handler | None = None
+    as_json: bool = False
 
     def log_to(self, path: Path) -> None:
         """Append what is logged from now on to ``path``. Raises OutputError."""

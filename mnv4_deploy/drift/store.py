@@ -136,7 +136,7 @@ def opened(base: Path, identity: str) -> Iterator[ShardStore]:
         except OSError as error:
             raise _explained(error, base) from error
         _remove_files(folder, _UNFINISHED)
-        _forget_old(base, but=folder)
+        forget(base, after_s=_KEPT_SECONDS, but=folder)
         yield store
     finally:
         if not any(_SHARD.fullmatch(path.name) for path in _listed(folder)):
@@ -169,14 +169,23 @@ def _hold(folder: Path) -> int | None:
         os.close(descriptor)  # what we locked has been removed in between
 
 
-def _forget_old(base: Path, *, but: Path) -> None:
-    """Remove what runs that were given up have left in ``base``, and nothing else there."""
+def kept_runs(base: Path) -> Iterator[Path]:
+    """The folders of runs in ``base`` that we made."""
     for folder in _listed(base):
         with contextlib.suppress(OSError):
-            if folder == but or not _is_ours(folder):
-                continue
-            if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
-                descriptor = hold(folder)  # a run may be at work in it all the same
+            if _is_ours(folder):
+                yield folder
+
+
+def forget(base: Path, *, after_s: float = 0, but: Path | None = None) -> None:
+    """Remove what runs have left in ``base`` for ``after_s``, and nothing else there.
+
+    What a run is at work in stays, as does ``but``.
+    """
+    for folder in kept_runs(base):
+        with contextlib.suppress(OSError):
+            if folder != but and time.time() - folder.stat().st_mtime >= after_s:
+                descriptor = hold(folder)
                 _remove_run(folder)
                 if descriptor is not None:
                     os.close(descriptor)

@@ -8,6 +8,7 @@ to a staging folder that is published only when all files agree with the PyTorch
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from mnv4_deploy.errors import ImagesError
 from mnv4_deploy.exporters.records import (
     Artifact,
     Deviation,
+    Drift,
     ExportRequest,
     ExportResult,
     FileAudit,
@@ -35,6 +37,7 @@ from mnv4_deploy.outputs import (
 )
 from mnv4_deploy.pipelines.export_warnings import warnings_of
 from mnv4_deploy.pipelines.manifest import build_manifest
+from mnv4_deploy.pipelines.native_size import asks_for_another_size, size_warnings
 from mnv4_deploy.pipelines.not_ours import check_source
 from mnv4_deploy.profiles.records.graph import Format
 from mnv4_deploy.progress import Progress
@@ -47,9 +50,12 @@ if TYPE_CHECKING:
     from mnv4_deploy.images.records import Pixels
     from mnv4_deploy.images.sets import SelectedImages
     from mnv4_deploy.models.weights import ReferenceModel
+    from mnv4_deploy.sessions.outputs import Outputs
+
+    _Fp32 = dict[Format, Outputs]
+    _Drifts = dict[tuple[Format, str], Drift]
 
 _PARITY_IMAGES = 16
-_COMPARED = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,10 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     check_free(request.out, overwrite=request.overwrite, names=names)
     with progress.stage("Load weights and images"):
         inputs = _gather(request)
+    if asks_for_another_size(request, inputs.evaluation):
+        with progress.stage("Compare with the size of the weights"):
+            found = size_warnings(request, inputs.reference, inputs.evaluation)
+        inputs = replace(inputs, warnings=(*inputs.warnings, *found))
     with staged(request.out, overwrite=request.overwrite) as folder:
         with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
             result = _Export(request, inputs, folder, Path(work), progress).run()
@@ -169,6 +179,7 @@ class _Export:
         self.progress = progress
         self.spec = inputs.reference.preprocessing
         self.size = (self.spec.height, self.spec.width)
+        self.choice = Int8Choice(method=request.calibration_method)
         self.rewrites: list[RewriteSummary] = []
         self.deviations: list[Deviation] = []
         self.histograms: dict[str, dict[str, dict[str, int]]] = {}
@@ -179,6 +190,7 @@ class _Export:
         from mnv4_deploy.exporters.expected_outputs import ExpectedOutputs
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
+        from mnv4_deploy.exporters.one_thread import one_thread
         from mnv4_deploy.models.macs import count_macs
 
         parity = self.evaluation.pixels[:_PARITY_IMAGES]
@@ -188,7 +200,7 @@ class _Export:
             )
         for format_ in self.request.formats:
             module = self._rewritten(format_, parity)
-            with self.progress.stage(f"Convert to {format_}"):
+            with self.progress.stage(f"Convert to {format_}"), one_thread():
                 make, source = format_module(format_), self.job.source(format_)
                 make.convert(module, self.job, source)
                 make.write_float(source, self.job.path(format_, "fp32"), self.job)
@@ -200,52 +212,70 @@ class _Export:
             for format_ in self.request.formats:
                 for precision in self.request.precisions:
                     if precision == "int8":
-                        continue  # is compared with fp32, by drift
+                        continue  # is compared with fp32
                     path = self.job.path(format_, precision)
                     outputs = self.job.run(path, parity)
                     tier = "float16" if precision == "fp16" else "float32"
                     self.deviations.append(expected.compare(path.name, outputs, tier))
         verify.raise_if_failed(self.deviations)
-        int8 = self._int8() if self.request.int8 else SearchResult((), (), ())
+        if self.request.int8:
+            self._quantize()
+        fp32, drifts = self._compare()
+        int8 = self._search(fp32, drifts) if self.request.int8 else SearchResult((), (), ())
         self.deviations += int8.deviations
         with self.progress.stage("Check what the files really are"):
             audits = in_parallel(
                 lambda a: audit.check(a.path, self._float_reasons(a, int8)), self._artifacts()
             )
         macs = count_macs(self.reference.module, self.size)
-        return self._result(int8, audits, macs)
+        final = dict(zip(self.request.formats, int8.drifts, strict=False))
+        told = tuple(
+            final[format_] if precision == "int8" else drift
+            for (format_, precision), drift in drifts.items()
+        )
+        return self._result(int8, told, audits, macs)
 
-    def _int8(self) -> SearchResult:
-        """Write the int8 files and, where there is a budget, search until they meet it."""
+    def _quantize(self) -> None:
         from mnv4_deploy.exporters.formats import format_module
         from mnv4_deploy.exporters.job import in_parallel
 
-        choice = Int8Choice(method=self.request.calibration_method)
-        formats = self.request.formats
         with self.progress.stage("Quantize to int8"):
             in_parallel(
                 lambda format_: format_module(format_).write_int8(
-                    self.job.source(format_), self.job.path(format_, "int8"), self.job, choice
+                    self.job.source(format_), self.job.path(format_, "int8"), self.job, self.choice
                 ),
-                formats,
+                self.request.formats,
             )
-        with self.progress.stage("Compare int8 to fp32"):
-            paths = [self.job.path(f, precision) for f in formats for precision in _COMPARED]
+
+    def _compare(self) -> tuple[_Fp32, _Drifts]:
+        """What the fp32 files make of the evaluation images, and how far the others are off."""
+        from mnv4_deploy.exporters.job import in_parallel
+
+        formats, others = self.request.formats, self.request.precisions[1:]
+        if not others:
+            return {}, {}
+        paths = [self.job.path(f, p) for f in formats for p in ("fp32", *others)]
+        with self.progress.stage(f"Compare {' and '.join(others)} to fp32"):
             outputs = in_parallel(lambda path: self.job.run(path, self.evaluation.pixels), paths)
             by_path = dict(zip(paths, outputs, strict=True))
-            fp32 = {f: by_path[self.job.path(f, "fp32")] for f in formats}
-            drifts = tuple(
-                self.evaluation.drift(path.name, by_path[path], fp32[format_])
-                for format_ in formats
-                for path in (self.job.path(format_, "int8"),)
-            )
+            fp32: _Fp32 = {f: by_path[self.job.path(f, "fp32")] for f in formats}
+            drifts = {}
+            for format_, precision in itertools.product(formats, others):
+                path = self.job.path(format_, precision)
+                found = self.evaluation.drift(path.name, by_path[path], fp32[format_])
+                drifts[format_, precision] = found
+        return fp32, drifts
+
+    def _search(self, fp32: _Fp32, drifts: _Drifts) -> SearchResult:
+        """Where there is a budget, the int8 files are made again until they meet it."""
+        first = tuple(drifts[format_, "int8"] for format_ in self.request.formats)
         if self.request.max_drop is None:
-            return SearchResult((), drifts, ())
+            return SearchResult((), first, ())
         from mnv4_deploy.budget.run import search_all
         from mnv4_deploy.budget.trials import HeldOut
 
         held = HeldOut(self.evaluation, fp32)
-        return search_all(self.job, self._modules, choice, held, drifts, self.progress)
+        return search_all(self.job, self._modules, self.choice, held, first, self.progress)
 
     def _float_reasons(self, artifact: Artifact, int8: SearchResult) -> dict[str, str]:
         """Why nodes of the int8 .onnx file are float, as its quantizer says; of others nothing."""
@@ -261,9 +291,10 @@ class _Export:
         import copy
 
         from mnv4_deploy.exporters import verify
+        from mnv4_deploy.exporters.one_thread import one_thread
         from mnv4_deploy.exporters.rewrites.chains import first_wrong, rewrite
 
-        with self.progress.stage("Rewrite"):
+        with self.progress.stage("Rewrite"), one_thread():
             double = copy.deepcopy(self.reference.module).double()
             rewritten = rewrite(double, format_, self.size)
             sample, outputs = parity[:1], self.reference.outputs
@@ -305,7 +336,11 @@ class _Export:
         )
 
     def _result(
-        self, int8: SearchResult, audits: tuple[FileAudit, ...], macs: int
+        self,
+        int8: SearchResult,
+        drifts: tuple[Drift, ...],
+        audits: tuple[FileAudit, ...],
+        macs: int,
     ) -> ExportResult:
         artifacts = tuple(
             replace(artifact, path=self.request.out / artifact.path.name)
@@ -321,7 +356,7 @@ class _Export:
             calibration=None if self.job.calibration is None else self.job.calibration.source,
             evaluation=self.evaluation.source,
             deviations=tuple(self.deviations),
-            drifts=int8.drifts,
+            drifts=drifts,
             searches=int8.searches,
             audits=audits,
             warnings=self.warnings,
@@ -332,7 +367,7 @@ class _Export:
             artifacts=artifacts,
             rewrites=tuple(self.rewrites),
             deviations=tuple(self.deviations),
-            drifts=int8.drifts,
+            drifts=drifts,
             audits=audits,
             seconds_by_stage=dict(self.progress.seconds_by_stage),
             manifest={"schema": schema_of(MANIFEST), **manifest},

@@ -33,10 +33,10 @@ def warnings_of(
             f"The images of '{evaluation.source.name}' have no known answers, so nothing is said "
             f"of {_accuracy(request)}: {request.task.truth_advice} as --eval."
         )
-    elif evaluation.source.kind == "folder" and not request.int8:
+    elif evaluation.source.kind == "folder" and not (request.int8 or request.fp16):
         found.append(
-            f"{_accuracy(request)} is measured of int8 files and of the float32 files beside "
-            "them: add --int8."
+            f"{_accuracy(request)} is measured of int8 and float16 files and of the float32 files "
+            "beside them: add --int8 or --fp16."
         )
     return tuple(found)
 

@@ -13,6 +13,7 @@ from mnv4_deploy.profiles.files.own import scratch_folder
 from mnv4_deploy.progress import Progress
 
 if TYPE_CHECKING:
+    from mnv4_deploy.profiles.records.files import FileFacts
     from mnv4_deploy.profiles.records.graph import ModelGraph
 
 
@@ -34,14 +35,17 @@ def parity(request: ParityRequest, progress: Progress) -> ParityResult:
     path = Path(request.path).absolute()
     with progress.stage("Look at the file"):
         facts = inspect_file(path)
-    with progress.stage("Prepare the inputs"):
-        inputs, graph = open_inputs(request, facts, lambda shapes: _graph(path, shapes, request))
-    for note in inputs.notes:
-        progress.note(note)
     devices: list[DeviceParity] = []
     with ExitStack() as stack:
-        here = stack.enter_context(open_device("local"))
         folder = stack.enter_context(scratch_folder())
+        with progress.stage("Prepare the inputs"):
+            given, path = path, _accepted(path, facts, folder)
+            inputs, graph = open_inputs(
+                request, facts, lambda shapes: _graph(path, shapes, request)
+            )
+        for note in (*(() if path == given else facts.notes), *inputs.notes):
+            progress.note(note)
+        here = stack.enter_context(open_device("local"))
         file = LayeredFile(path, graph, facts, folder)
         runtime = ""
         for name in request.devices:
@@ -70,6 +74,16 @@ def parity(request: ParityRequest, progress: Progress) -> ParityResult:
         with progress.stage("Write the result"):
             write_outputs(result, request.out, overwrite=request.overwrite)
     return result
+
+
+def _accepted(path: Path, facts: FileFacts, folder: Path) -> Path:
+    """``path``, or a copy in which no two nodes have one name, which onnxruntime refuses."""
+    if facts.format != "onnx":
+        return path
+    from mnv4_deploy.profiles.graph.onnx.renamed import copy_without_shared_names
+    from mnv4_deploy.profiles.isolated import run_isolated
+
+    return run_isolated(copy_without_shared_names, path, folder / "renamed", subject=str(path))
 
 
 def _graph(

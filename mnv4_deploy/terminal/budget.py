@@ -38,9 +38,9 @@ def print_budget(search: BudgetSearch, console: Console) -> None:
     for trial in search.trials:
         if not trial.adopted:
             reason = f"{escape(trial.name)} refused: {escape(trial.reason)}"
-            console.print(f"[dim]{reason}[/]", soft_wrap=True)
+            console.print(f"[dim]{reason}[/]")
     for sentence in _sentences(search):
-        console.print(sentence, soft_wrap=True)
+        console.print(sentence)
 
 
 def _sentences(search: BudgetSearch) -> Iterator[str]:

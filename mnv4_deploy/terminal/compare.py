@@ -37,7 +37,6 @@ def print_comparison(
         console.print(
             f"{letter}  {escape(profile.measurement.path)}  "
             f"[dim]{escape(profile.measurement.runtime)}[/]",
-            soft_wrap=True,
         )
     print_table(
         console,
@@ -54,17 +53,16 @@ def print_comparison(
     )
     console.print(
         f"\nB/A [bold]{escape(ratio_text(result.ratio))}[/]  [dim]{ratio_title(result)}[/]",
-        soft_wrap=True,
     )
-    console.print(f"[bold]{escape(verdict_sentence(result))}[/]", soft_wrap=True)
+    console.print(f"[bold]{escape(verdict_sentence(result))}[/]")
     if limit is not None and outcome_of(result.ratio, limit) == "passed":
-        console.print(escape(outcome_sentence(result, limit)), soft_wrap=True)
+        console.print(escape(outcome_sentence(result, limit)))
     console.print()
     if result.modules:
         _print_modules(result, top, console)
-    console.print(f"[dim]{interval_text(result)}[/]", soft_wrap=True)
+    console.print(f"[dim]{interval_text(result)}[/]")
     for kind, sentence in remarks(result):
-        console.print(f"[yellow]{kind}:[/] {escape(sentence)}", soft_wrap=True)
+        console.print(f"[yellow]{kind}:[/] {escape(sentence)}")
 
 
 def _print_modules(result: Comparison, top: int, console: Console) -> None:
@@ -94,7 +92,6 @@ def _print_modules(result: Comparison, top: int, console: Console) -> None:
         f"\n{changed} of {len(result.modules)} modules changed (dim: not, or not surely). "
         f"{result.joined_percent:.0f} % of the layers' time is in modules of both files. "
         f"[dim]Times: {STATISTIC_TITLES[STATISTIC]} of the profiled runs.[/]",
-        soft_wrap=True,
     )
 
 
@@ -113,14 +110,12 @@ def print_prediction(
         f"\n[bold]{escape(prediction.path)}[/]  [bold yellow]prediction[/] for "
         f"{escape(machine.title)}, ridge point {machine.ridge_point:g} MACs/byte "
         f"({escape(machine.dtype)}; {escape(machine.source)})",
-        soft_wrap=True,
     )
     if prediction.latency_us is not None:
         console.print(f"Predicted latency [bold]{prediction.latency_us / _MILLI:.2f} ms[/]")
     console.print(
         f"ModelTime is {prediction.relative_time:.2f} times the time of its MACs alone; "
         f"{prediction.memory_bound_percent:.0f} % of it in layers bound by memory.\n",
-        soft_wrap=True,
     )
     layers = sorted(prediction.layers, key=lambda layer: -layer.share_percent)
     print_table(
@@ -143,4 +138,4 @@ def print_prediction(
         ],
     )
     for note in prediction.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]note:[/] {escape(note)}")

@@ -25,7 +25,7 @@ def print_device(
 ) -> None:
     """What a device is and how it is doing."""
     console = console or console_for()
-    console.print(f"\n[bold]{escape(facts.title)}[/]  {escape(where)}", soft_wrap=True)
+    console.print(f"\n[bold]{escape(facts.title)}[/]  {escape(where)}")
     rows = {
         "system": f"{facts.system}, {facts.architecture}",
         "processor": facts.cpu,
@@ -51,7 +51,7 @@ def print_device(
     for title, text in rows.items():
         if text:
             table.add_row(title, escape(text))
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def print_devices(
@@ -62,7 +62,7 @@ def print_devices(
     _print_latencies(result, console)
     for path, found in result.accuracy.items():
         about = escape(f"{found.title or 'accuracy'} of {path}: {found.source}")
-        console.print(f"[dim]{about}[/]", soft_wrap=True)
+        console.print(f"[dim]{about}[/]")
     for path in result.files:
         if len(result.ranked_on[path]) > 1:
             _print_ranking(result, path, top, console)
@@ -71,10 +71,10 @@ def print_devices(
             run = profile.measurement.device
             for line in (*(run.warnings if run else ()), *profile.measurement.notes):
                 where = escape(f"{device.device}, {Path(path).name}")
-                console.print(f"[yellow]note:[/] {where}: {escape(line)}", soft_wrap=True)
+                console.print(f"[yellow]note:[/] {where}: {escape(line)}")
         for path, error in device.errors.items():
             where = escape(f"{device.device}, {Path(path).name}")
-            console.print(f"[red]failed:[/] {where}: {escape(error)}", soft_wrap=True)
+            console.print(f"[red]failed:[/] {where}: {escape(error)}")
 
 
 def _print_devices(result: DevicesComparison, console: Console) -> None:
@@ -86,7 +86,6 @@ def _print_devices(result: DevicesComparison, console: Console) -> None:
         console.print(
             f"[bold]{letter}[/]  {escape(device.device)}  "
             f"[dim]{escape(device.title)}{escape(about)}[/]",
-            soft_wrap=True,
         )
     console.print()
 
@@ -132,7 +131,7 @@ def _latency_cells(profile: ModelProfile | None) -> tuple[str, str]:
 def _print_ranking(result: DevicesComparison, path: str, top: int, console: Console) -> None:
     modules, devices = result.modules[path], result.ranked_on[path]
     letters = dict(zip((d.device for d in result.devices), _letters(result), strict=True))
-    console.print(f"\n[bold]{escape(path)}[/], layers by their mean share", soft_wrap=True)
+    console.print(f"\n[bold]{escape(path)}[/], layers by their mean share")
     columns = [Column.name("module"), Column.text("kind", 20)]
     for device in devices:
         columns += map(Column, (f"{letters[device]} ms", "%", "rank"))

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.drift.records import DriftResult
 from mnv4_deploy.layers.records import Agreement, LayerDrift, LayersDrift
@@ -38,24 +37,24 @@ def print_drift(result: DriftResult, *, top: int = 10, console: Console | None =
     report = result.task.report(result.output, (result.reference, result.candidate))
     console.print()
     for role, subject in (("reference", result.reference), ("candidate", result.candidate)):
-        console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}", soft_wrap=True)
+        console.print(f"{role}  [bold]{_text(subject.name)}[/]  {_about(subject)}")
     if result.device is not None:
         about = _text(device_text(result.device, result.device_runtimes))
-        console.print(f"device     [bold]{_text(result.device.title)}[/]  {about}", soft_wrap=True)
-    console.print(f"images     {_images(result)}\n", soft_wrap=True)
+        console.print(f"device     [bold]{_text(result.device.title)}[/]  {about}")
+    console.print(f"images     {_images(result)}\n")
     if report.comparisons:
-        console.print(_comparison_table(report.comparisons))
+        _print_comparisons(report.comparisons, console)
     sentences = (report.headline, *report.sentences, report.missing)
     for line in filter(None, sentences):
-        console.print(_text(line), soft_wrap=True)
+        console.print(_text(line))
     if result.parity:
         console.print()
     for line in parity_sentences(result):
-        console.print(_text(line), soft_wrap=True)
+        console.print(_text(line))
     if result.layers is not None:
         _print_layers(result.layers, top, console)
     for line in _remarks(result):
-        console.print(line, soft_wrap=True)
+        console.print(line)
 
 
 def _text(name: str) -> str:
@@ -79,25 +78,23 @@ def _images(result: DriftResult) -> str:
     return f"{output.images:,} ({_text(result.data)}, {labels}), {where}{rate}{resumed}"
 
 
-def _comparison_table(comparisons: Iterable[Comparison]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
-    for column in ("reference", "candidate", "drop"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for row in comparisons:
-        table.add_row(
-            _text(row.name),
+def _print_comparisons(comparisons: Iterable[Comparison], console: Console) -> None:
+    figures = map(Column, ("reference", "candidate", "drop"))
+    rows = [
+        (
+            clean(row.name),
             _measured(row.reference, row.unit),
             _measured(row.candidate, row.unit),
             drop_text(row),
-            _text(row.note),
+            clean(row.note),
         )
-    return table
+        for row in comparisons
+    ]
+    print_table(console, (Column.whole(""), *figures, Column.whole("")), rows)
 
 
 def _measured(measured: Measured | None, unit: str) -> str:
-    return "" if measured is None else _text(measured_text(measured, unit))
+    return "" if measured is None else clean(measured_text(measured, unit))
 
 
 def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
@@ -105,7 +102,6 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
     console.print(
         f"\nMost damaged of {len(layers.layers)} layers, by the noise each adds on its own "
         f"({plural(layers.images, 'image')})",
-        soft_wrap=True,
     )
     print_table(
         console,
@@ -130,19 +126,16 @@ def _print_layers(layers: LayersDrift, top: int, console: Console) -> None:
     console.print(
         "[dim]isolated: SQNR in dB of this layer on the reference's inputs; accum.: accumulated "
         "through the network; range: how much of the int8 range is used.[/]",
-        soft_wrap=True,
     )
-    console.print(f"\n[bold]{_text(ranking_title(layers))}[/]", soft_wrap=True)
+    console.print(f"\n[bold]{_text(ranking_title(layers))}[/]")
     for place, entry in enumerate(layers.ranking[:_CAUSES], 1):
         console.print(
             f"{place}. [bold]{_text(entry.module)}[/]: {_text(entry.cause.kind)}. "
             f"{_text(entry.cause.sentence)} "
-            f""
             f"{_text(gain_sentence(layers, entry) + trial_sentence(entry) + entry.cause.advice)}",
-            soft_wrap=True,
         )
     if together := together_sentence(layers):
-        console.print(_text(together), soft_wrap=True)
+        console.print(_text(together))
 
 
 def _decibels(agreement: Agreement | None) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mnv4_deploy.console import PlainConsole
 from mnv4_deploy.exporters.records import Drift, ExportResult, FileAudit
@@ -28,26 +27,25 @@ def print_export(result: ExportResult, console: Console | None = None) -> None:
     """What was written, how well it agrees, what int8 cost, and what runs where."""
     console = console or PlainConsole()
     console.print(f"\n[bold]{escape(str(result.request.out))}[/]")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # A file's name is what the reader copies: the others wrap before it does.
-    table.add_column("file", no_wrap=True)
     task = result.request.task
-    for title in ("MB", "int8 ops", "XNNPACK", *(column.title for column in task.brief)):
-        table.add_column(title, justify="right")
+    titles = ("MB", "int8 ops", "XNNPACK", *(column.title for column in task.brief))
     audits = {truth.subject: truth for truth in result.audits}
     drifts = {drift.subject: drift for drift in result.drifts}
-    for artifact in result.artifacts:
-        name = artifact.path.name
-        table.add_row(
-            escape(name),
+    rows = [
+        (
+            clean(artifact.path.name),
             f"{artifact.size_bytes / _MEGA:.1f}",
-            _int8_share(audits[name].facts) if artifact.precision == "int8" else "",
-            _partitions(audits[name].facts),
-            *_accuracy(task, name, artifact.precision, drifts),
+            _int8_share(audits[artifact.path.name].facts) if artifact.precision == "int8" else "",
+            ""
+            if artifact.path.name == _integer_only(result)
+            else _partitions(audits[artifact.path.name].facts),
+            *_accuracy(task, artifact.path.name, artifact.precision, drifts),
         )
-    console.print(table)
+        for artifact in result.artifacts
+    ]
+    print_table(console, (Column.whole("file"), *map(Column, titles)), rows)
     for sentence in _export_sentences(result):
-        console.print(sentence, soft_wrap=True)
+        console.print(sentence)
     for search in result.searches:
         print_budget(search, console)
 
@@ -124,7 +122,7 @@ def _export_sentences(result: ExportResult) -> Iterable[str]:
         for image in (source or {}).get("skipped", ()):
             yield f"[yellow]skipped[/] {escape(image['name'])}: {escape(image['reason'])}"
     for truth in result.audits:
-        yield from _defects(truth)
+        yield from _defects(truth, integer_only=truth.subject == _integer_only(result))
     yield from _classes(manifest)
     note = manifest["weights"]["note"]
     if note:
@@ -156,12 +154,19 @@ def _methods(result: ExportResult) -> str:
     return " and ".join(dict.fromkeys(chosen or [result.request.calibration_method]))
 
 
-def _defects(truth: FileAudit) -> Iterable[str]:
+def _integer_only(result: ExportResult) -> str:
+    """The name of the file for accelerators without floats, whose delegate is not XNNPACK."""
+    request = result.request
+    only = request.targets.tflite == "integer-only"
+    return request.file_name("tflite", "int8") if only else ""
+
+
+def _defects(truth: FileAudit, *, integer_only: bool = False) -> Iterable[str]:
     for name in truth.overflowing_biases:
         yield f"[red]{escape(truth.subject)}: the bias of {escape(name)} can overflow int32[/]"
     for text in truth.padding_outliers:
         yield f"[red]{escape(truth.subject)}: {escape(text)}, which ruins the int8 range[/]"
-    for op in truth.facts.not_delegated[:5]:
+    for op in () if integer_only else truth.facts.not_delegated[:5]:
         said = f"{truth.subject}: {op.kind} is outside XNNPACK: {op.refusal or ''}"
         yield escape(said)
     for what, reason in _in_float(truth.facts)[:5]:
@@ -180,7 +185,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     console.print(
         f"[bold]{_name(facts.path)}[/]  {facts.format}, {facts.size_bytes / _MEGA:.2f} MB, "
         f"sha256 {facts.sha256[:12]}…",
-        soft_wrap=True,
     )
     for side, tensors in (("input", facts.inputs), ("output", facts.outputs)):
         for tensor in tensors:
@@ -192,7 +196,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             shape = "x".join(map(str, tensor.shape))
             console.print(
                 f"{side:<7} {_name(tensor.name)}  {tensor.dtype} {_name(shape)}{scale}",
-                soft_wrap=True,
             )
     if len(facts.signatures) > 1:
         for known in facts.signatures:
@@ -203,7 +206,6 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
             )
             console.print(
                 f"signature {_name(known.name)}: {_name(takes)} -> {_name(gives)}{shown}",
-                soft_wrap=True,
             )
     weights = ", ".join(
         f"{count / _MEGA:.2f} MB {dtype}" for dtype, count in facts.weight_bytes_by_dtype.items()
@@ -215,7 +217,7 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
     if facts.executed_histogram is not None:
         console.print(f"onnxruntime really runs: {_name(_counts(facts.executed_histogram))}")
         for what, reason in _in_float(facts):
-            console.print(f"  float {_name(what)}: {_name(reason)}", soft_wrap=True)
+            console.print(f"  float {_name(what)}: {_name(reason)}")
     if facts.partitions is not None:
         _print_delegation(facts.operators, facts.partitions, console)
     for body in facts.bodies:
@@ -223,12 +225,11 @@ def print_facts(facts: FileFacts, console: Console | None = None) -> None:
         console.print(
             f"graph {body.index}, run by {_name(', '.join(body.run_by))}: "
             f"{_name(_counts(dict(kinds.most_common())))}",
-            soft_wrap=True,
         )
         if body.partitions is not None:
             _print_delegation(body.operators, body.partitions, console)
     for note in facts.notes:
-        console.print(f"note: {_name(note)}", soft_wrap=True)
+        console.print(f"note: {_name(note)}")
 
 
 def _print_delegation(
@@ -241,7 +242,7 @@ def _print_delegation(
         f"{partitions} partition(s)."
     )
     for count, kind, reason in grouped((op.kind, op.refusal or UNKNOWN) for op in left):
-        console.print(f"  not {count} x {_name(kind)}: {_name(reason)}", soft_wrap=True)
+        console.print(f"  not {count} x {_name(kind)}: {_name(reason)}")
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -47,7 +47,7 @@ def print_models(entries: Iterable[CatalogueEntry], console: Console | None = No
             *(_answer(by_kind.get(kind)) for kind in kinds),
             _weights(entry.weights),
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)
     split = any(file.works and not file.whole for entry in entries for file in entry.files)
     starred = ", where there is no *" if split else ""
     console.print(_FOOTNOTE.format(split=starred), style="dim", highlight=False)
@@ -115,10 +115,10 @@ def print_model(entry: CatalogueEntry, console: Console | None = None) -> None:
             str(sum(file.outside.values())) if in_delegate else "",
             _agreement(file),
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)
     console.print()
     for sentence in _sentences(entry):
-        console.print(escape(sentence), soft_wrap=True, highlight=False)
+        console.print(escape(sentence), highlight=False)
 
 
 def _agreement(file: FileSupport) -> str:

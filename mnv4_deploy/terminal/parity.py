@@ -28,12 +28,11 @@ def print_parity(result: ParityResult, top: int = 10, console: Console | None = 
         f"\n[bold]{_text(Path(result.path).name)}[/]  {kind}; "
         f"{plural(result.count, 'input')} ({_text(result.inputs)}); here {_text(result.runtime)}, "
         f"{_text(result.here.architecture)}",
-        soft_wrap=True,
     )
     for device in result.devices:
         console.print()
         for line in _verdict(device):
-            console.print(line, soft_wrap=True)
+            console.print(line)
         _print_own(device, top, console)
 
 
@@ -96,7 +95,6 @@ def _print_own(device: DeviceParity, top: int, console: Console) -> None:
         f"\n{len(own)} of {plural(len(device.layers), 'layer')} "
         f"{'differs' if len(own) == 1 else 'differ'} on equal inputs"
         f"{f'; the {len(shown)} worst' if len(shown) < len(own) else ''}",
-        soft_wrap=True,
     )
     print_table(
         console,

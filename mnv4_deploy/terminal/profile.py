@@ -15,7 +15,7 @@ from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 from mnv4_deploy.reports.profile.device_text import device_title
 from mnv4_deploy.reports.profile.rows import gmacs_per_s
 from mnv4_deploy.terminal.tables import Column, print_table
-from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural
+from mnv4_deploy.text import NO_OPERATOR_TIMES, STATISTIC_TITLES, clean, plural, trust_sentence
 
 Sort = Literal["time", "order", "recoverable", "macs", "intensity", "roof"]
 SORTS: tuple[Sort, ...] = ("time", "order", "recoverable", "macs", "intensity", "roof")
@@ -47,7 +47,7 @@ def print_profile(
     if profile.whole is None:
         _print_tables(profile, sort, group_by, top, console)
     for line in _sentences(profile):
-        console.print(line, soft_wrap=True)
+        console.print(line)
 
 
 def _print_tables(
@@ -71,12 +71,11 @@ def _print_head(profile: ModelProfile, console: Console) -> None:
     threads = plural(measurement.threads, "thread")
     console.print(
         f"\n[bold]{escape(measurement.path)}[/]  {escape(clean(measurement.runtime))}, {threads}",
-        soft_wrap=True,
     )
     if measurement.device is not None:
         title = escape(device_title(measurement.device))
         address = escape(clean(measurement.device.address.text))
-        console.print(f"on {title}  [dim]{address}[/]", soft_wrap=True)
+        console.print(f"on {title}  [dim]{address}[/]")
     cost = profile.total_cost
     how = (
         f"{STATISTIC_TITLES[profile.statistic]} of {trust.runs} runs (p10 "
@@ -226,11 +225,13 @@ def _short_type(layer: Layer) -> str:
 
 
 def _sentences(profile: ModelProfile) -> Iterable[str]:
-    trust, ceilings = profile.trust, profile.ceilings
+    ceilings = profile.ceilings
     if profile.whole is None:
         yield ""
     if profile.prediction is None:
-        yield _adds_up(profile)
+        yield trust_sentence(profile)
+        if profile.whole is not None:
+            yield NO_OPERATOR_TIMES
     if ceilings is not None and profile.machine is not None:
         source = "onnxruntime" if profile.measurement.format == "onnx" else "xnnpack"
         peaks = ", ".join(
@@ -245,11 +246,6 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
         )
     if profile.unknown_op_types:
         yield f"[yellow]Cost unknown:[/] {escape(', '.join(profile.unknown_op_types))}"
-    device = profile.measurement.device
-    for warning in (*(device.warnings if device else ()), *trust.warnings):
-        yield f"[yellow]warning:[/] {escape(clean(warning))}"
-    for note in profile.measurement.notes:
-        yield f"[yellow]note:[/] {escape(clean(note))}"
     if profile.findings:
         yield "\n[bold]What would help most[/] (at most; none of it is promised)"
     for number, finding in enumerate(profile.findings, start=1):
@@ -257,17 +253,12 @@ def _sentences(profile: ModelProfile) -> Iterable[str]:
             f"{number}. [bold]{finding.recoverable_us / _MILLI:.2f} ms[/]  "
             f"{escape(finding.title)}. {escape(finding.advice)}"
         )
-
-
-def _adds_up(profile: ModelProfile) -> str:
-    trust = profile.trust
-    return (
-        f"{NO_OPERATOR_TIMES} Batches vary by {trust.spread_percent:.1f} %."
-        if profile.whole
-        else f"Layers add up to {trust.sum_percent:.1f} % of the wall time in undisturbed runs;"
-        f" profiling adds {trust.overhead_percent:+.1f} %. Batches vary by "
-        f"{trust.spread_percent:.1f} %."
-    )
+    if profile.warnings or profile.measurement.notes:
+        yield ""
+    for warning in profile.warnings:
+        yield f"[yellow]warning:[/] {escape(clean(warning))}"
+    for note in profile.measurement.notes:
+        yield f"[yellow]note:[/] {escape(clean(note))}"
 
 
 def print_outputs(out: Path | None, console: Console | None = None) -> None:

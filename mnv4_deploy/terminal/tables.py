@@ -33,6 +33,11 @@ class Column:
         return cls(title, is_text=True, justify="left", most=most, least=least)
 
     @classmethod
+    def whole(cls, title: str) -> Column:
+        """Of what is copied, or is short: never shortened."""
+        return cls(title, justify="left")
+
+    @classmethod
     def name(cls, title: str, most: int = NAME_WIDTH) -> Column:
         """Of what a row is about."""
         return cls.text(title, most, _LEAST_NAME)

@@ -55,7 +55,7 @@ def make(place: Place, note: Note, requirements: Sequence[str] = REQUIREMENTS) -
     folder = place.folder
     if _is_whole(folder, requirements):
         return folder
-    if os.path.lexists(folder) and not _is_ours(folder):
+    if os.path.lexists(folder) and not is_ours(folder):
         raise OutputError(
             f"{folder} on the device is no environment that mnv4-deploy made: move it away."
         )
@@ -80,7 +80,7 @@ def make(place: Place, note: Note, requirements: Sequence[str] = REQUIREMENTS) -
 def remove(place: Place) -> bool:
     """Take the environment away; whether there was one that we made."""
     folder = place.folder
-    there = _is_ours(folder)
+    there = is_ours(folder)
     if there:
         with contextlib.suppress(OSError), scratch_folder(folder.parent) as scratch:
             # What is only half removed would no longer pass for ours.
@@ -109,7 +109,7 @@ def _is_whole(folder: Path, requirements: Sequence[str]) -> bool:
     return found == _mark(requirements) and os.access(folder / "bin" / "python", os.X_OK)
 
 
-def _is_ours(folder: Path) -> bool:
+def is_ours(folder: Path) -> bool:
     """Whether ``folder`` is a virtual environment of ours, whatever is installed in it."""
     try:
         is_folder = stat.S_ISDIR(folder.lstat().st_mode)

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, overload
@@ -26,6 +27,7 @@ from mnv4_deploy.profiles.records.plain import from_plain, to_plain
 SCHEMA_VERSION = 1
 _FOLDER_VARIABLE = "MNV4_DEPLOY_CACHE"
 _NAME = "mnv4-deploy"
+_FILE = re.compile(r"machine-[0-9a-f]{16}\.json")
 _MAX_BYTES = 16 << 20
 _DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
@@ -54,6 +56,17 @@ def cache_path(key: str | None = None) -> Path:
     """The file of the machine ``key`` (None: this one)."""
     text = local_key() if key is None else key
     return cache_folder() / f"machine-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def kept_machines() -> Iterator[Path]:
+    """The files of machines in the cache folder, of any schema, that we wrote."""
+    for path in cache_folder().glob("machine-*.json"):
+        try:
+            content = json.loads(read_regular(path, max_bytes=_MAX_BYTES))
+            if _FILE.fullmatch(path.name) and {"schema_version", "machine"} <= content.keys():
+                yield path
+        except _DAMAGED:
+            continue
 
 
 def load_machine(key: str | None = None) -> Machine | None:

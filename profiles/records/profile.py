@@ -277,6 +277,12 @@ class ModelProfile:
         return (self.whole,) if self.whole else self.layers
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Everything that casts doubt on the times, that of a device first."""
+        device = self.measurement.device
+        return (*(device.warnings if device else ()), *self.trust.warnings)
+
+    @property
     def bounded(self) -> bool:
         """Whether there are layers, and ceilings that bound them."""
         return any(layer.bound for layer in self.layers)

@@ -21,6 +21,7 @@ from mnv4_deploy.exporters.records import (
 )
 from mnv4_deploy.pipelines import export as pipeline
 from mnv4_deploy.terminal.budget import print_budget
+from tests.widths import assert_whole_at_every_width
 
 
 def _trial(name, choice, drop, ratio, adopted, reason=""):
@@ -46,6 +47,7 @@ FIRST = _trial("calibration minmax", Int8Choice("minmax"), 2.25, 1.0, True)
 REFUSED = _trial(
     "equalization", Int8Choice("minmax", equalize=True), 2.5, 1.01, False, "[b]no[/b]"
 )
+
 LAST = _trial(
     "blocks.0 in float",
     Int8Choice("minmax", correct_bias=True, float_layers=("blocks.0",)),
@@ -114,8 +116,9 @@ def test_the_path_with_its_price():
 
 
 def test_a_budget_that_is_not_met_is_said_last():
-    last = _printed(_search(met=False)).strip().splitlines()[-1]
-    assert last.startswith("Budget not met: the best file is blocks.0 in float")
+    last = " ".join(_printed(_search(met=False)).split()).rpartition(" Budget not met: ")[2]
+    assert last.startswith("the best file is blocks.0 in float")
+    assert last.endswith("written.")
     assert _figures(last)[0] == "+0.25 points"
 
 
@@ -196,3 +199,7 @@ class TestRefusals:
             return line
 
         return run
+
+
+def test_figures_and_words_are_whole_at_every_width():
+    assert_whole_at_every_width(lambda console: print_budget(_search(), console))

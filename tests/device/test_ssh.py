@@ -18,7 +18,13 @@ import pytest
 from mnv4_deploy.device.address import parse_address
 from mnv4_deploy.device.linux.device import open_agent
 from mnv4_deploy.device.open import open_device
-from mnv4_deploy.errors import ModelFileError, OutputError, ToolchainError, UnsupportedError
+from mnv4_deploy.errors import (
+    MissingLibraryError,
+    ModelFileError,
+    OutputError,
+    ToolchainError,
+    UnsupportedError,
+)
 from mnv4_deploy.profiles.records.device import DeviceOptions
 from mnv4_deploy.profiles.records.profile import MeasureRequest
 from tests.device.loopback import Loopback, loopback
@@ -288,7 +294,7 @@ def test_one_runtime(runtime: str, tmp_path: Path) -> None:
                 if name == runtime:
                     np.testing.assert_array_equal(device.open(path).run([X])[0], Y)
                 else:
-                    with pytest.raises(ToolchainError, match=name):
+                    with pytest.raises(MissingLibraryError, match=name):
                         device.open(path)
         board.await_nothing()
 

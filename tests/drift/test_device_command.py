@@ -137,7 +137,7 @@ def test_a_lost_connection_is_one_sentence_and_the_run_goes_on_from_there(run, w
     out = ("--out", tmp_path / "out", "--json")
     # 40 inferences in shards of 8, 8 and 4 images, two of which run at once.
     code, printed, logged = run(*ON_BOARD, *out, device=FakeDevice(runs_left=33))
-    assert (code, printed) == (4, "")
+    assert (code, json.loads(printed)["error"]["exit_code"]) == (4, 4)
     assert "lost" in logged and "goes on from them" in logged and logged.count("\n") == 1
     assert not (tmp_path / "out" / "drift.json").exists()
     device = FakeDevice()

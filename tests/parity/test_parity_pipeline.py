@@ -28,6 +28,7 @@ from tests.parity.checks import convs
 from tests.parity.fake_devices import FakeDevice, faulty
 from tests.profiles.conftest import TfliteBuilder
 from tests.profiles.planted_tflite import integers, tensor
+from tests.widths import assert_whole_at_every_width
 
 pytestmark = pytest.mark.usefixtures("no_child")
 Array = np.ndarray[Any, Any]
@@ -230,3 +231,36 @@ def test_given_values_go_into_every_inference(tmp_path: Path) -> None:
         opened(inputs=read_given(["z=3"]))
     with pytest.raises(UnsupportedError, match="gives 3 numbers"):
         opened(inputs=read_given(["a=1,2,3"]))
+
+
+def test_figures_and_words_are_whole_at_every_width(
+    tmp_path: Path, devices: dict[str, FakeDevice]
+) -> None:
+    path, _ = convs(tmp_path, NAMES)
+    result = run(path, *devices)
+    assert_whole_at_every_width(lambda console: print_parity(result, 10, console))
+
+
+def test_nodes_of_one_name_are_told_apart(
+    tmp_path: Path, devices: dict[str, FakeDevice], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime's own binding refuses the file; a copy runs, and that is said."""
+    onnx = pytest.importorskip("onnx")
+    ort = pytest.importorskip("onnxruntime")
+    value = onnx.helper.make_tensor_value_info
+    kinds = (onnx.TensorProto.FLOAT, [1, 8])
+    nodes = [
+        onnx.helper.make_node("Erf", ["x"], ["a"], name="same"),
+        onnx.helper.make_node("Sin", ["a"], ["y"], name="same"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "net", [value("x", *kinds)], [value("y", *kinds)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(Exception, match="same node name"):
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    result = run(path, *devices)
+    verdicts = [found.outputs.verdict for found in result.devices]
+    assert verdicts == ["exact", "exact", "reordered"]
+    assert "'same'" in capfd.readouterr().err

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from mnv4_deploy.profiles.graph.tflite.read import read_tflite
 from mnv4_deploy.profiles.inspection.inspect import inspect_file
 from mnv4_deploy.profiles.inspection.inspect_tflite import facts_from_interpreter, inspect_here
 from mnv4_deploy.profiles.isolated import run_isolated
+from mnv4_deploy.terminal.export import print_facts
+from tests.widths import assert_whole_at_every_width
 
 if TYPE_CHECKING:
     from tests.profiles.conftest import TfliteBuilder
@@ -274,3 +277,12 @@ def test_onnx_operator_unknown_to_onnxruntime(tmp_path: Path) -> None:
     assert facts.histogram == {"MyTransform": 1}
     assert facts.executed_histogram is None
     assert "MyTransform" in facts.notes[0]
+
+
+def test_figures_and_words_are_whole_at_every_width(
+    split_tflite: Path, qdq_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (split_tflite, qdq_onnx):
+        monkeypatch.chdir(path.parent)
+        facts = inspect_file(path.name)
+        assert_whole_at_every_width(partial(print_facts, facts))

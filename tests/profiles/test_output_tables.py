@@ -9,14 +9,20 @@ from itertools import pairwise
 
 import pytest
 
+from mnv4_deploy.profiles.machine.published import published_machines
 from mnv4_deploy.profiles.records.graph import OpCost
 from mnv4_deploy.reports.profile.chrome_trace import trace_events
 from mnv4_deploy.reports.profile.csv_table import COLUMNS, write_csv
 from mnv4_deploy.reports.profile.kinds import FAMILIES, family_of
 from mnv4_deploy.reports.profile.model_explorer import node_data
 from mnv4_deploy.reports.profile.profile_json import profile_to_dict
+from mnv4_deploy.terminal.compare import print_comparison
+from mnv4_deploy.terminal.machine import print_machine
+from mnv4_deploy.terminal.profile import print_profile
 from mnv4_deploy.text import clean, plot_text, shorten, significant
-from tests.profiles.profile_factory import SPECS, Spec, make_profile, with_names
+from tests.profiles.comparison_factory import compared
+from tests.profiles.profile_factory import MACHINE, SPECS, Spec, make_profile, with_names
+from tests.widths import assert_whole_at_every_width
 
 TOTAL_US = 6 + 255 + 61 + 99 + 2 + 84 + 19 + 0 + 41 + 7
 
@@ -206,3 +212,21 @@ def test_text_helpers() -> None:
     assert [significant(v) for v in (0, 0.0123, 1.5, 12.34, 999.6, -3.21)] == [
         "0", "0.012", "1.50", "12.3", "1000", "-3.21",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("group", ["layer", "block", "op"])
+def test_figures_and_words_are_whole_at_every_width(group) -> None:
+    profile = make_profile(path="model.tflite")
+    assert_whole_at_every_width(
+        lambda console: print_profile(profile, group_by=group, console=console)
+    )
+
+
+def test_a_comparison_is_whole_at_every_width() -> None:
+    assert_whole_at_every_width(lambda console: print_comparison(compared(), console=console))
+
+
+def test_a_machine_is_whole_at_every_width() -> None:
+    assert_whole_at_every_width(
+        lambda console: print_machine(MACHINE, published_machines(), console)
+    )

@@ -63,6 +63,11 @@ def renamed_copy(path: str | Path, folder: str | Path) -> Path:
     return target
 
 
+def copy_without_shared_names(path: Path, folder: Path) -> Path:
+    """``path`` itself where onnxruntime accepts its names, else :func:`renamed_copy`."""
+    return renamed_copy(path, folder) if name_notes(path) else path
+
+
 def name_notes(path: Path) -> tuple[str, ...]:
     """A sentence where several nodes of ``path`` share a name, none where all have their own."""
     import onnx
