@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--truth-runs", type=int, default=5, help="comparisons to find it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-seconds", type=float, default=20.0)
-    parser.add_argument("--samples", type=int, default=400, help="--runs of the command")
+    parser.add_argument("--samples", type=int, default=2000, help="--runs of the command")
     options = parser.parse_args()
     if len(options.files) > 2:
         parser.error("give one file, or two")

@@ -125,7 +125,7 @@ def compare(
     *,
     threads: int = 1,
     warmup: int = 5,
-    runs: int = 400,
+    runs: int | None = None,
     max_seconds: float = 20.0,
     cpus: Sequence[int] | None = None,
     shapes: Shapes | None = None,
@@ -137,14 +137,17 @@ def compare(
 ) -> Comparison:
     """``b`` against ``a``, run in turns: the command ``compare A B``.
 
-    With ``fail_if_slower`` it measures on until that is decided, and ``outcome_of`` of
-    ``mnv4_deploy.profiles.roofline.verdict`` says how. With ``out`` the reports are written there.
+    ``runs`` are 2000 if not given. With ``fail_if_slower`` it measures on until that is decided,
+    and ``outcome_of`` of ``mnv4_deploy.profiles.roofline.verdict`` says how. With ``out`` the
+    reports are written there.
 
     Raises as :func:`profile` does.
     """
     from mnv4_deploy.pipelines import compare as pipeline
     from mnv4_deploy.progress import Progress
 
+    if runs is None:
+        runs = pipeline.RUNS
     first, second = (
         _measured(path, threads, warmup, runs, max_seconds, cpus, shapes, inputs)
         for path in (a, b)
@@ -167,7 +170,7 @@ def compare_devices(
     *,
     threads: int = 1,
     warmup: int = 5,
-    runs: int = 400,
+    runs: int | None = None,
     max_seconds: float = 20.0,
     cpus: Sequence[int] | None = None,
     shapes: Shapes | None = None,
@@ -182,22 +185,24 @@ def compare_devices(
 ) -> DevicesComparison:
     """``files`` on every ``device``, one after the other: the command ``compare --device``.
 
-    ``accuracy`` is in percent by path, where the manifest beside a file does not say it. With
-    ``out`` table and plot are written there.
+    ``runs`` are 400 if not given. ``accuracy`` is in percent by path, where the manifest beside a
+    file does not say it. With ``out`` table and plot are written there.
 
     Raises InputError or ToolchainError; then nothing appears in ``out``.
     """
     from mnv4_deploy.pipelines import compare_devices as pipeline
+    from mnv4_deploy.pipelines.compare import RUNS_ON_DEVICE
     from mnv4_deploy.progress import Progress
 
     paths: tuple[Path, ...] = fitted("files", files, tuple[Path, ...])
     devices = fitted("device", device, tuple[str, ...])
     if not paths or not devices:
         raise UnsupportedError("There is nothing to compare: give files, and devices.")
+    wanted = RUNS_ON_DEVICE if runs is None else runs
     request = record(
         pipeline.DevicesRequest,
         files=tuple(
-            _measured(file, threads, warmup, runs, max_seconds, cpus, shapes, inputs)
+            _measured(file, threads, warmup, wanted, max_seconds, cpus, shapes, inputs)
             for file in paths
         ),
         devices=devices,

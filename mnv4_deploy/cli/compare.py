@@ -22,7 +22,6 @@ from mnv4_deploy.cli.profile import (
     Cpus,
     InputValue,
     MaxSeconds,
-    Runs,
     Shape,
     Threads,
     Warmup,
@@ -61,7 +60,13 @@ def compare(
     ],
     threads: Threads = 1,
     warmup: Warmup = 5,
-    runs: Runs = 400,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            help="Profiled runs, and as many without the profiler.  [default: 2000, with "
+            "--device 400]"
+        ),
+    ] = None,
     max_seconds: MaxSeconds = 20.0,
     cpus: Cpus = None,
     shape: Shape = None,
@@ -115,7 +120,11 @@ def compare(
 
     With --device: latency, bounds and ranking of the layers of each file on each device.
     """
+    from mnv4_deploy.pipelines.compare import RUNS, RUNS_ON_DEVICE
+
     check_top(top)
+    if runs is None:
+        runs = RUNS_ON_DEVICE if device else RUNS
     requests = [
         measure_request(f, threads, warmup, runs, max_seconds, cpus, shape, input_value)
         for f in files

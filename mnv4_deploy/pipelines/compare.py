@@ -15,6 +15,8 @@ from mnv4_deploy.profiles.roofline.comparison import STATISTIC, Comparison, comp
 from mnv4_deploy.profiles.roofline.verdict import outcome_of
 from mnv4_deploy.progress import Progress
 
+# Of each file. The 10th percentile of a session needs hundreds; a device gets warm.
+RUNS, RUNS_ON_DEVICE = 2000, 400
 # Of the time limit of one part: eight sessions, sixteen, thirty-two.
 PARTS = 4
 REPORT = "comparison.html"

@@ -60,7 +60,8 @@ def print_comparison(
     console.print()
     if result.modules:
         _print_modules(result, top, console)
-    console.print(f"[dim]{interval_text(result)}[/]")
+    if not result.disturbed:
+        console.print(f"[dim]{interval_text(result)}[/]")
     for kind, sentence in remarks(result):
         console.print(f"[yellow]{kind}:[/] {escape(sentence)}")
 

@@ -48,7 +48,9 @@ def sessions_text(result: Comparison) -> str:
 
 
 def interval_text(result: Comparison) -> str:
-    """What the intervals are."""
+    """What the intervals are; "" where there are none."""
+    if result.disturbed:
+        return ""
     looks = ""
     if result.looks > 1:
         looks = f", {result.confidence_percent:.1f} % each for up to {result.looks} looks"
