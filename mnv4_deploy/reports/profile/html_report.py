@@ -25,7 +25,7 @@ from mnv4_deploy.reports.profile.html_sections import (
     trust_facts,
 )
 from mnv4_deploy.reports.profile.kinds import FAMILIES, family_of
-from mnv4_deploy.reports.profile.rows import row_of
+from mnv4_deploy.reports.profile.rows import Cell, row_of
 from mnv4_deploy.text import (
     NO_OPERATOR_TIMES,
     brief,
@@ -94,6 +94,13 @@ def write_report(profile: ModelProfile, path: Path) -> None:
     write_whole(path, page.encode("utf-8"))
 
 
+def _brief_cell(cell: Cell) -> Cell:
+    """Without characters that are not seen, and without digits that none needs."""
+    if isinstance(cell, float):
+        return float(f"{cell:.7g}")
+    return clean(cell) if isinstance(cell, str) else cell
+
+
 def _title(profile: ModelProfile) -> str:
     name = PurePath(profile.measurement.path).name
     if profile.prediction:
@@ -120,10 +127,7 @@ def report_data(profile: ModelProfile) -> dict[str, Any]:
     total_us = sum(layer.latency_us for layer in profile.rows)
     marks = [
         {
-            **{
-                key: clean(cell) if isinstance(cell, str) else cell
-                for key, cell in row_of(layer, total_us).items()
-            },
+            **{key: _brief_cell(cell) for key, cell in row_of(layer, total_us).items()},
             "family": family_of(profile, layer).key,
             "block": clean(block_of(layer.module)) or NO_MODULE,
             "title": title,
