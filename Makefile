@@ -8,6 +8,13 @@ BIN := $(VENV)/bin
 BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
 # Errors only: a corporate index or an old pip would otherwise bury them in warnings.
 PIP_INSTALL := install -qq --disable-pip-version-check
+# PyPI's torch for Linux on x86-64 brings CUDA libraries of several GB, and PyTorch's own index has a
+# build without. It is asked where pip's settings name no place of yours for packages; give another
+# one as TORCH_INDEX, or an empty one for what pip finds.
+PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && \
+  ! $(BIN)/pip config list | grep -E '(index-url|find-links|no-index)=' > /dev/null && \
+  echo $(PYTORCH_CPU))
 SOURCES := $(shell find mnv4_deploy models exporters profiles -type f -not -name '*.pyc')
 
 .PHONY: demo test coverage lint docs-check clean constraints
@@ -47,9 +54,21 @@ clean:
 	  if [ -e $$folder/pyvenv.cfg ]; then rm -rf $$folder; fi; done
 	rm -rf $(BUILT) .pytest_cache .mypy_cache .ruff_cache
 
+# Without its requirements: that index has few versions of them.
+define install_torch
+	@index='$(TORCH_INDEX)'; [ -z "$$index" ] || { echo "Installing $(1) from $$index" && \
+	  $(BIN)/pip $(PIP_INSTALL) --retries 1 --no-deps --index-url "$$index" $(1); } || \
+	  echo "That failed, so torch comes from where pip finds it, on Linux with CUDA (several GB)." >&2
+endef
+
+$(VENV)/.installed-export $(VENV)/.installed-dev: | $(VENV)/.torch
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(call install_torch,$(shell grep '^torch==' constraints.txt))
+	@touch $@
+
 # A copy is installed, not the checkout, so any change of a source installs it again.
 $(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
-	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 2 GB the first time)"
+	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 3 GB the first time)"
 	@rm -rf $(BUILT)  # setuptools would install modules deleted since
 	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]'
 	@rm -rf $(BUILT)
@@ -63,11 +82,13 @@ $(BIN)/python:
 # torch is chosen by hand: a new one changes what the exporters see.
 constraints: TORCH ?= 2.13.0
 constraints: FRESH := $(VENV)-fresh
+constraints: BIN := $(FRESH)/bin
 constraints:
 	@[ ! -e $(FRESH) ] || { echo "$(FRESH) exists: move it away."; exit 2; }
 	$(PYTHON) -m venv $(FRESH)
-	$(FRESH)/bin/pip $(PIP_INSTALL) torch==$(TORCH) '.[dev]'
+	$(call install_torch,torch==$(TORCH))
+	$(BIN)/pip $(PIP_INSTALL) torch==$(TORCH) '.[dev]'
 	{ sed -n '/^#/p' constraints.txt; \
-	  $(FRESH)/bin/pip freeze --exclude mnv4-deploy | sed 's/+[^+]*$$//'; } > $(FRESH)/constraints
+	  $(BIN)/pip freeze --exclude mnv4-deploy | sed 's/+[^+]*$$//'; } > $(FRESH)/constraints
 	mv $(FRESH)/constraints constraints.txt
 	rm -rf $(FRESH)

@@ -184,6 +184,30 @@ def test_command_lines_are_taken_by_the_real_one(name: str) -> None:
     assert docs_commands.problems(blocks(name, *docs_commands.SHELL)) == []
 
 
+def workflow_commands(workflow: str) -> list[str]:
+    """What the steps of a workflow run, a command a line."""
+    joined = re.sub(r"\\\n *", "", workflow)
+    return re.findall(
+        r"^ *(?:- )?(?:run: )?((?:mnv4-deploy|pip|pytest) .*)$", joined, re.MULTILINE
+    )
+
+
+def test_the_commands_of_workflows_are_taken_by_the_real_one() -> None:
+    shown = [block.text for name in NAMES for block in blocks(name, "yaml")]
+    ours = [path.read_text(encoding="utf-8") for path in ROOT.glob(".github/workflows/*.yml")]
+    commands = [line for workflow in (*shown, *ours) for line in workflow_commands(workflow)]
+    ran = {line.split()[1] for line in commands if line.startswith("mnv4-deploy")}
+    assert ran >= {"export", "drift", "compare", "models"}
+    assert [said for line in commands if "--version" not in line for said in _problems(line)] == []
+
+
+def test_the_wheel_of_torch_that_pages_and_the_image_install_is_the_pinned_one() -> None:
+    (pinned,) = re.findall(r"^torch==.*$", text("constraints.txt"), re.MULTILINE)
+    for name in ("docs/install.md", "docs/gate-in-ci.md"):
+        assert set(re.findall(r"torch==[\d.]+", text(name))) == {pinned}
+    assert "constraints.txt" in text("Dockerfile")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_python_compiles_and_uses_what_there_is(name: str) -> None:
     for block in blocks(name, "python"):

@@ -155,6 +155,20 @@ def test_a_folder_of_that_name_is_refused(run, tmp_path):
     assert code == 2 and config.CONFIG in err
 
 
+def test_a_link_that_leads_nowhere_is_refused(run, tmp_path):
+    (tmp_path / config.CONFIG).symlink_to("nowhere.toml")
+    code, _, err, _ = run(None, "profile", "m.onnx")
+    assert code == 2 and config.CONFIG in err
+
+
+def test_a_folder_that_is_gone_has_none(run, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert measured(run(None, "profile", "m.onnx")).threads == 1
+    monkeypatch.chdir(tmp_path)
+
+
 def test_every_option_of_every_command_can_be_in_the_file():
     """Whatever its type is: a value of another kind is refused, not a crash."""
     for name, command in COMMANDS.commands.items():

@@ -12,6 +12,7 @@ The file is looked for in the current folder alone, which is what relative paths
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,7 +49,8 @@ def use_project_defaults(ctx: typer.Context, words: Sequence[str]) -> None:
     path, main = Path(CONFIG), ctx.parent
     if main is None or main.params["no_config"] or ctx.resilient_parsing:
         return
-    if set(ctx.help_option_names) & set(words) or not path.exists():
+    # Nor is there one in a folder that may not be entered, or has been removed.
+    if set(ctx.help_option_names) & set(words) or not os.path.lexists(path):
         return
     commands: Mapping[str, Any] = main.command.commands  # type: ignore[attr-defined]
     own = project_defaults(path, commands).get(str(ctx.info_name), {})
