@@ -11,7 +11,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then \
       pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
         "$(grep '^torch==' /src/constraints.txt)"; \
     fi \
- && pip install --no-cache-dir --constraint /src/constraints.txt '/src[export]' \
+ && pip install --no-cache-dir --constraint /src/constraints.txt '/src[export]' /src/demo_data \
  && rm -rf /src
 
 # Anybody may run it (--user): what is kept between commands has a folder that all can write to.

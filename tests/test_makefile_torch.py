@@ -151,8 +151,9 @@ def planned(checkout: Path, goal: str) -> str:
 
 
 def test_only_what_needs_torch_asks_for_it(checkout):
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, checkout)
+    (checkout / "demo_data").mkdir()
+    for name in ("pyproject.toml", "demo_data/pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout / name)
     for extra in ("export", "dev"):
         plan = planned(checkout, f"v/.installed-{extra}")
         assert plan.index("http://example.org/torch") < plan.index(f".[{extra}]")

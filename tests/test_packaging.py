@@ -15,10 +15,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mnv4_deploy
+from mnv4_deploy.cli import app as cli
+from mnv4_deploy.models import weights
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
+DEMO = tomllib.loads((ROOT / "demo_data" / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()}
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 
@@ -70,6 +73,11 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
+def demo_globs() -> list[str]:
+    (globs,) = DEMO["tool"]["setuptools"]["package-data"].values()
+    return list(globs)
+
+
 def test_every_package_on_disk_is_packaged() -> None:
     on_disk = {"mnv4_deploy"}
     own = [p for p in (ROOT / "mnv4_deploy").iterdir() if p.is_dir() and not p.is_symlink()]
@@ -90,6 +98,8 @@ def test_the_links_for_working_in_the_checkout_agree_with_the_packaging() -> Non
 def test_globs_take_every_data_file(package: str) -> None:
     folder = FOLDERS[package]
     globs = SETUPTOOLS["package-data"].get(package, [])
+    if package == "mnv4_deploy.models":
+        globs = [*globs, *(f"data/{glob}" for glob in demo_globs())]
     taken = {path.relative_to(folder).as_posix() for glob in globs for path in folder.glob(glob)}
     assert {name for name in contents(folder) if not name.endswith(".py")} <= taken
     assert all(any(folder.glob(glob)) for glob in globs)
@@ -101,16 +111,49 @@ def test_installed_files_are_those_of_the_checkout(package: str) -> None:
     assert contents(installed) == contents(FOLDERS[package])
 
 
-def test_what_ships_with_the_models() -> None:
-    names = set(contents(FOLDERS["mnv4_deploy.models"]))
+def matched(folder: Path, globs: list[str]) -> dict[str, int]:
+    """Sizes in bytes."""
+    files = {path for glob in globs for path in folder.glob(glob) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def test_the_network_and_photographs_are_a_distribution_of_their_own() -> None:
+    """A board needs neither: each file is in one of the two, and the small ones in ours."""
+    models = FOLDERS["mnv4_deploy.models"]
+    ours = matched(models, SETUPTOOLS["package-data"]["mnv4_deploy.models"])
+    demo = matched(models / "data", demo_globs())
+    assert {"data/imagenet1k-labels.txt", "data/LABELS.md", "timm_checkpoints.toml"} <= set(ours)
     assert {
-        "data/ATTRIBUTION.md",
-        "data/hybrid-m-cifar10/bundle.toml",
-        "data/hybrid-m-cifar10/weights.safetensors",
-        "data/imagenet-cc-by/labels.csv",
-        "data/imagenet1k-labels.txt",
-        "timm_checkpoints.toml",
-    } <= names
+        *("ATTRIBUTION.md", "imagenet-cc-by/labels.csv"),
+        *("hybrid-m-cifar10/bundle.toml", "hybrid-m-cifar10/weights.safetensors"),
+    } <= set(demo)
+    assert not set(ours) & {f"data/{name}" for name in demo}
+    assert sum(ours.values()) < 1e6
+    assert sum(demo.values()) > 20e6
+
+
+def test_the_demonstration_is_of_the_same_version_and_goes_where_it_is_looked_for() -> None:
+    assert DEMO["project"]["version"] == PROJECT["project"]["version"]
+    folders = DEMO["tool"]["setuptools"]["package-dir"]
+    assert [*folders] == DEMO["tool"]["setuptools"]["packages"] == ["mnv4_deploy.models.data"]
+    there = (ROOT / "demo_data" / folders["mnv4_deploy.models.data"]).resolve()
+    assert there == (FOLDERS["mnv4_deploy.models"] / "data").resolve()
+
+
+@pytest.mark.parametrize("asked", [("hybrid-m",), ("conv-s", "--weights", "random", "--int8")])
+def test_without_the_demonstration_one_sentence_says_what_to_do(
+    asked: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(weights, "bundles", lambda: ())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", *asked, "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert (ended.value.code, told.count("\n")) == (2, 1)
+    assert "./demo_data" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_version_is_the_same_everywhere() -> None:

@@ -201,8 +201,10 @@ def bundled_set(bundle: weights.Bundle, split: Split) -> ImageSet:
 def photographs(split: Split) -> ImageSet:
     """The shipped CC BY photographs; ``class_name`` is the ImageNet-1k index of what they show.
 
-    Those of "calibration" are never among those of "evaluation".
+    Those of "calibration" are never among those of "evaluation". Raises MissingLibraryError where
+    they are not installed.
     """
+    weights.check_demo_data()
     refs = tuple(
         ImageRef(_CC_BY / file, class_name=str(index))
         for file, index in _cc_by_files()
