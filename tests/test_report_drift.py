@@ -14,7 +14,7 @@ from tests.drift.drift_factory import HOSTILE, make_result, with_names
 from tests.widths import assert_whole_at_every_width
 
 
-def printed(result, width=140, **options):
+def printed(result, width=1000, **options):
     console = Console(width=width, record=True, file=io.StringIO())
     print_drift(result, console=console, **options)
     return console.export_text()

@@ -55,17 +55,34 @@ def quiet() -> Iterator[None]:
         _leave(redirection, show_log=show_log)
 
 
+def write_to_stdout(text: str) -> None:
+    """As :func:`write_to_stderr`."""
+    _write(0, text)
+
+
 def write_to_stderr(text: str) -> None:
     """Write to the standard error of the user, also while another thread keeps converters off it.
 
     Raises OSError or ValueError where it takes no more.
     """
+    _write(1, text)
+
+
+def _write(place: int, text: str) -> None:
     with _lock:
-        if _current is None:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        else:
-            os.write(_current.saved[1], text.encode("utf-8", "replace"))
+        stream = (sys.stdout, sys.stderr)[place] if _current is None else _current.streams[place]
+        if _current is not None and _is_descriptor(stream, place + 1):
+            os.write(_current.saved[place], text.encode("utf-8", "replace"))
+            return
+        stream.write(text)
+        stream.flush()
+
+
+def _is_descriptor(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError):  # in a notebook
+        return False
 
 
 def _enter() -> _Redirection:

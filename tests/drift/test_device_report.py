@@ -38,7 +38,7 @@ def result_of(*parity, **facts):
 
 def printed(result):
     text = io.StringIO()
-    print_drift(result, console=Console(file=text, width=100))
+    print_drift(result, console=Console(file=text, width=1000))
     return text.getvalue()
 
 

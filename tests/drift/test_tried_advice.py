@@ -85,7 +85,7 @@ def result() -> DriftResult:
 
 def test_terminal_page_and_json_say_what_was_won() -> None:
     text = io.StringIO()
-    print_drift(result(), console=Console(file=text, width=200))
+    print_drift(result(), console=Console(file=text, width=1000))
     page = report_page(result())
     for shown in (text.getvalue(), page):
         assert shown.count(ADVICE) == 2
