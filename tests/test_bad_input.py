@@ -595,11 +595,15 @@ def test_library_output_is_not_shown_for_what_the_user_did(capfd):
     assert capfd.readouterr().err == "why it failed\n"
 
 
-def test_a_sentence_is_not_lost_where_another_thread_keeps_libraries_quiet(capfd):
-    """Threads that still read images when a command gives up did that to its last word."""
+@pytest.mark.parametrize("capture", ["capfd", "capsys"])
+def test_a_last_word_is_not_lost_where_another_thread_keeps_libraries_quiet(capture, request):
+    """Threads that still read images when a command gives up did that to its last word; streams
+    may be descriptors, or what stands for them in a notebook."""
+    from mnv4_deploy.cli.json_output import print_error
     from mnv4_deploy.profiles.runtimes.quiet import quiet
     from mnv4_deploy.streams import complain
 
+    captured = request.getfixturevalue(capture)
     inside, done = threading.Event(), threading.Event()
 
     def decode():
@@ -611,11 +615,13 @@ def test_a_sentence_is_not_lost_where_another_thread_keeps_libraries_quiet(capfd
     thread.start()
     assert inside.wait(PATIENCE_S)
     complain("It cannot be done.")
+    print_error("It cannot be done.", 4)
     done.set()
     thread.join()
     complain("Nor this.")
-    said = capfd.readouterr().err
+    printed, said = captured.readouterr()
     assert said == "mnv4-deploy: It cannot be done.\nmnv4-deploy: Nor this.\n"
+    assert json.loads(printed)["error"] == {"message": "It cannot be done.", "exit_code": 4}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "Disk full"), MemoryError()])
