@@ -12,7 +12,7 @@ from typing import Any
 from mnv4_deploy.errors import UnsupportedError
 from mnv4_deploy.outputs import check_free, staged, write_manifest
 from mnv4_deploy.profiles.records.device import DeviceOptions
-from mnv4_deploy.profiles.records.profile import MeasureRequest, ModelProfile, Spread, Statistic
+from mnv4_deploy.profiles.records.profile import MeasureRequest, ModelProfile, Statistic
 from mnv4_deploy.profiles.roofline.ranking import RankedModule, rank_modules
 from mnv4_deploy.progress import Progress
 
@@ -264,7 +264,7 @@ def _statistic(result: DevicesComparison) -> Statistic:
 
 
 def _spread_ms(profile: ModelProfile) -> tuple[float, float]:
-    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    wall = profile.wall_spread
     return wall.p10 / 1e3, wall.p90 / 1e3
 
 
@@ -280,7 +280,7 @@ def _write_csv(result: DevicesComparison, path: Path) -> None:
 
 
 _COLUMNS = (
-    *("device", "title", "file", "runtime", "threads", "latency_us", "runs"),
+    *("device", "title", "file", "runtime", "threads", "latency_us", "median_us", "runs"),
     *("macs", "bytes", "gmacs_per_s", "compute_share_percent", "memory_share_percent"),
     *("overhead_share_percent", "accuracy", "accuracy_unit", "warnings", "error"),
 )
@@ -315,6 +315,7 @@ def _figures(
         "runtime": profile.measurement.runtime,
         "threads": profile.measurement.threads,
         "latency_us": wall_us,
+        "median_us": profile.wall_spread.p50,
         "runs": profile.trust.runs,
         "macs": cost.macs,
         "bytes": cost.bytes,

@@ -14,7 +14,7 @@ from mnv4_deploy.profiles.records.profile import ModelProfile
 from mnv4_deploy.profiles.roofline.ranking import ModuleOnDevice, rank_correlation
 from mnv4_deploy.terminal.profile import console_for
 from mnv4_deploy.terminal.tables import Column, print_table
-from mnv4_deploy.text import with_interval
+from mnv4_deploy.text import STATISTIC_TITLES, with_interval
 
 _MILLI = 1e3
 _MEBI, _GIBI = 1 << 20, 1 << 30
@@ -97,7 +97,8 @@ def _letters(result: DevicesComparison) -> list[str]:
 def _print_latencies(result: DevicesComparison, console: Console) -> None:
     columns = [Column.name("file"), Column("accuracy")]
     for letter in _letters(result):
-        columns += (Column(f"{letter} ms"), Column("bound", justify="left"))
+        columns += map(Column, (f"{letter} ms", "p50"))
+        columns.append(Column("bound", justify="left"))
     if len(result.devices) == 2:
         columns.append(Column("B/A"))
     names = pareto_names(result)
@@ -115,15 +116,19 @@ def _print_latencies(result: DevicesComparison, console: Console) -> None:
             cells.append(f"{b / a:.2f}" if a and b else "–")
         rows.append(cells)
     print_table(console, columns, rows)
+    profiles = [p for device in result.devices for p in device.profiles.values()]
+    if profiles:
+        console.print(f"[dim]ms: {STATISTIC_TITLES[profiles[0].statistic]} run, and p50.[/]")
 
 
-def _latency_cells(profile: ModelProfile | None) -> tuple[str, str]:
+def _latency_cells(profile: ModelProfile | None) -> tuple[str, str, str]:
     if profile is None:
-        return "failed", ""
+        return "failed", "", ""
     shares = [(k, v) for k, v in bound_shares(profile).items() if v]
     limit, share = max(shares, key=lambda item: item[1], default=("", 0.0))
     return (
         f"{profile.trust.wall_us / _MILLI:.2f}",
+        f"{profile.wall_spread.p50 / _MILLI:.2f}",
         f"{limit} {share:.0f} %" if limit else "",
     )
 

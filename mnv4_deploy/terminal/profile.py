@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mnv4_deploy.console import PlainConsole
-from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile, Spread
+from mnv4_deploy.profiles.records.profile import Bound, Layer, ModelProfile
 from mnv4_deploy.profiles.roofline.groups import Group, GroupBy, group_layers
 from mnv4_deploy.reports.profile.device_text import device_title
 from mnv4_deploy.reports.profile.rows import gmacs_per_s
@@ -82,7 +82,7 @@ def _print(
 
 def _print_head(profile: ModelProfile, console: Console) -> None:
     measurement, trust = profile.measurement, profile.trust
-    wall = Spread.of([sample for samples in measurement.rounds_us for sample in samples])
+    wall = profile.wall_spread
     threads = plural(measurement.threads, "thread")
     console.print(
         f"\n[bold]{escape(measurement.path)}[/]  {escape(clean(measurement.runtime))}, {threads}",

@@ -283,6 +283,11 @@ class ModelProfile:
         return (*(device.warnings if device else ()), *self.trust.warnings)
 
     @property
+    def wall_spread(self) -> Spread:
+        """Of the runs without profiler, in us."""
+        return Spread.of([us for burst in self.measurement.rounds_us for us in burst])
+
+    @property
     def bounded(self) -> bool:
         """Whether there are layers, and ceilings that bound them."""
         return any(layer.bound for layer in self.layers)

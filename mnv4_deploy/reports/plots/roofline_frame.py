@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from mnv4_deploy.profiles.records.profile import ModelProfile, Spread, Statistic
+from mnv4_deploy.profiles.records.profile import ModelProfile, Statistic
 from mnv4_deploy.reports.plots.figures import INK, MUTED
 from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, Point, family_times, limit_shares
 from mnv4_deploy.text import (
@@ -60,7 +60,7 @@ def _times(profile: ModelProfile) -> str:
     wall_us = profile.trust.wall_us
     if profile.prediction:
         return f"{milliseconds(wall_us)} predicted"
-    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    wall = profile.wall_spread
     told: dict[Statistic, float] = {"min": wall.min, "p50": wall.p50, profile.statistic: wall_us}
     return ", ".join(
         f"{milliseconds(us)} ({STATISTIC_TITLES[statistic]} run)" for statistic, us in told.items()

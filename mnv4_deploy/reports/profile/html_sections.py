@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from mnv4_deploy.profiles.records.machine import PublishedMachine
-from mnv4_deploy.profiles.records.profile import ModelProfile, Spread, Trust
+from mnv4_deploy.profiles.records.profile import ModelProfile, Trust
 from mnv4_deploy.reports.plots.roofline_data import LIMIT_TITLES, limit_shares
 from mnv4_deploy.text import (
     STATISTIC_TITLES,
@@ -70,7 +70,7 @@ def _times(profile: ModelProfile) -> list[Fact]:
     """What an inference takes: the fastest run and the median, whatever layers are told in."""
     if profile.prediction:
         return [("an inference, predicted", milliseconds(profile.trust.wall_us))]
-    wall = Spread.of([us for burst in profile.measurement.rounds_us for us in burst])
+    wall = profile.wall_spread
     facts = [
         ("an inference, fastest run", milliseconds(wall.min)),
         ("an inference, median run (p50)", milliseconds(wall.p50)),
