@@ -45,12 +45,12 @@ class Chart:
 
 
 def report_page(result: Comparison, limit: float | None = None) -> str:
-    """The page, complete; it needs no scripts. Raises MissingLibraryError without Jinja2."""
+    """The page, complete. Raises MissingLibraryError without Jinja2."""
     return render_page(
         "comparison/page.html.j2",
         title=f"{_name(result.b)} against {_name(result.a)}",
         style=resource("comparison/comparison.css"),
-        scripts=(),
+        scripts=(resource("page.js"),),
         result=result,
         names=(_name(result.a), _name(result.b)),
         sentence=sentence_of(result, limit),
