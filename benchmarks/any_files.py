@@ -50,7 +50,7 @@ def command(checkout: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     except ValueError:
         found = {}
     lines = done.stderr.strip().splitlines()
-    return done.returncode, found, lines[-1] if lines else ""
+    return done.returncode, {} if "error" in found else found, lines[-1] if lines else ""
 
 
 def own_tflite(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[str, str]:
