@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
 from mnv4_deploy.errors import ToolchainError
+from mnv4_deploy.profiles.join.absorb import base_name
 from mnv4_deploy.profiles.records.profile import Conditions, TimedFile
+from mnv4_deploy.profiles.records.timing import OpTiming
 
 
 def joined(parts: Sequence[TimedFile]) -> TimedFile:
@@ -18,14 +21,10 @@ def joined(parts: Sequence[TimedFile]) -> TimedFile:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if len({_operators(part) for part in parts}) > 1:
-        raise ToolchainError(
-            f"The runtime reported other operators of {first.profile.path} in another run: "
-            "use a published build of it."
-        )
+    alike = [_in_order_of(first, part) for part in parts]
     ops = tuple(
         replace(same[0], samples_us=tuple(chain.from_iterable(op.samples_us for op in same)))
-        for same in zip(*(part.profile.ops for part in parts), strict=True)
+        for same in zip(*alike, strict=True)
     )
     return replace(
         first,
@@ -38,10 +37,31 @@ def joined(parts: Sequence[TimedFile]) -> TimedFile:
     )
 
 
-def _operators(part: TimedFile) -> tuple[tuple[object, ...], ...]:
-    return tuple(
-        (op.tag, op.backend, op.name, op.partition, op.op_index) for op in part.profile.ops
-    )
+def _in_order_of(first: TimedFile, part: TimedFile) -> list[OpTiming]:
+    """The operators of ``part`` in the order that ``first`` has them in.
+
+    onnxruntime numbers what it adds anew in every process, and runs branches that do not wait for
+    each other in any order.
+    """
+    left: defaultdict[tuple[object, ...], list[OpTiming]] = defaultdict(list)
+    for op in part.profile.ops:
+        left[_kind(op)].append(op)
+    found = []
+    for op in first.profile.ops:
+        alike = left[_kind(op)]
+        if not alike:
+            break
+        found.append(alike.pop(next((i for i, o in enumerate(alike) if o.name == op.name), 0)))
+    if len(found) != len(first.profile.ops) or any(left.values()):
+        raise ToolchainError(
+            f"The runtime reported other operators of {first.profile.path} in another run: "
+            "use a published build of it."
+        )
+    return found
+
+
+def _kind(op: OpTiming) -> tuple[object, ...]:
+    return op.tag, op.backend, base_name(op.name), op.partition, op.op_index
 
 
 def _conditions(parts: Sequence[Conditions]) -> Conditions:
