@@ -1,7 +1,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from multiprocessing.util import get_temp_dir
 
 import pytest
@@ -10,6 +10,7 @@ from torch import nn
 
 from mnv4_deploy.models import zoo
 from mnv4_deploy.profiles import isolated
+from tests.command import run_command
 from tests.converted import once
 from tests.forked_child import run_forked
 from tests.hybrid_export import Export, hybrid_export
@@ -104,3 +105,9 @@ def converted_once(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(to_onnx, "export_onnx", once(export_onnx, shared))
     monkeypatch.setattr(to_tflite, "export_tflite", once(export_tflite, shared))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """The command in this process: its exit code, and what it printed and said."""
+    return partial(run_command, capsys)

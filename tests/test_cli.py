@@ -24,16 +24,6 @@ def _command(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-@pytest.fixture
-def run(capsys):
-    def run_(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run_
-
-
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
     """y = x w + b, where b's name tries to be markup."""

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.cli import app as cli
 from mnv4_deploy.pipelines import compare as pipeline
 from mnv4_deploy.profiles.measure import conditions, rounds
 from mnv4_deploy.profiles.measure import measure as measuring
@@ -32,15 +31,9 @@ FILES = {
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "cache"))
-
-    def run_(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run_
+    return run
 
 
 @pytest.fixture(scope="module")

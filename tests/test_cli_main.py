@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mnv4_deploy.cli.export import named_model
 from mnv4_deploy.cli.help import group_of
 from mnv4_deploy.errors import ToolchainError, UnsupportedError
 from mnv4_deploy.streams import LOG
+from tests.command import run_command
 
 onnx = pytest.importorskip("onnx")
 
@@ -31,12 +33,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 
 @pytest.fixture
 def run(capfd):
-    def run_(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        return exit_.value.code or 0, *capfd.readouterr()
-
-    return run_
+    return partial(run_command, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,9 @@ QUICK = ("--runs", "6", "--warmup", "1", "--max-seconds", "60")
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     monkeypatch.setenv("MNV4_DEPLOY_CACHE", str(tmp_path / "cache"))
-
-    def run_(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run_
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from mnv4_deploy.cli import app as cli
 from mnv4_deploy.models import zoo
 from mnv4_deploy.models.weights import choices
 from mnv4_deploy.support import catalogue, facts
@@ -51,16 +50,6 @@ FILES = (
     fact(5, partitions=1, sqnr_db=12.5),
     fact(6, partitions=4, outside={"SOFTMAX": 3}, sqnr_db=12.5),
 )
-
-
-@pytest.fixture
-def run(capsys):
-    def run_(*arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(argument) for argument in arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run_
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ def print_caches(caches: Sequence[Cache], console: Console | None = None) -> Non
                 f"{cache.name}: not ours alone; {cache.advice}",
                 markup=False,
                 highlight=False,
-                soft_wrap=True,
             )
 
 
@@ -38,5 +37,4 @@ def print_cleared(cache: Cache, console: Console | None = None) -> None:
         said if cache.paths else f"There was nothing in {cache.folder} to remove.",
         markup=False,
         highlight=False,
-        soft_wrap=True,
     )

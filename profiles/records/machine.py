@@ -84,3 +84,8 @@ class PublishedMachine:
     def macs_per_s(self) -> float | None:
         """The rate that turns ModelTime into seconds; None where there is none."""
         return self.achieved_macs_per_s or self.peak_macs_per_s
+
+    @property
+    def matching_bytes_per_s(self) -> float | None:
+        """The bandwidth that :attr:`macs_per_s` meets at the ridge point, achieved as it is."""
+        return self.macs_per_s / self.ridge_point if self.macs_per_s else None

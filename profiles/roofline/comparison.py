@@ -15,7 +15,6 @@ from mnv4_deploy.profiles.records.profile import (
     Layer,
     Measurement,
     ModelProfile,
-    Spread,
     Statistic,
     statistic_us,
 )
@@ -124,10 +123,7 @@ class Comparison:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The fastest run, the 10th percentile and the median."""
-        a, b = (
-            Spread.of(list(chain.from_iterable(profile.measurement.rounds_us)))
-            for profile in (self.a, self.b)
-        )
+        a, b = self.a.wall_spread, self.b.wall_spread
         return tuple(Figure(name, getattr(a, name), getattr(b, name)) for name in SHOWN)
 
 

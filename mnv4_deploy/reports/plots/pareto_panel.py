@@ -22,6 +22,8 @@ _MARKER_PIXELS = 7.0
 _FRONT_PIXELS = 8.0
 Points = Mapping[str, tuple[float, float]]
 Interval = tuple[float, float]
+# In points of accuracy: an image of a thousand is no gulf.
+LEAST_SPAN = 4.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mnv4_deploy.reports.plots.figures import MUTED, check_format, drawing, save
-from mnv4_deploy.reports.plots.pareto_panel import Doubt, Interval, draw_front
+from mnv4_deploy.reports.plots.pareto_panel import LEAST_SPAN, Doubt, Interval, draw_front
 from mnv4_deploy.reports.profile.kinds import FAMILIES
 from mnv4_deploy.text import plot_text
 
@@ -20,8 +20,6 @@ _CAPTION = (
     " its colour on every device.\nAcross: from the 10th to the 90th percentile of the runs."
     " Upright: 95 % interval of the accuracy, where the images it is from are known."
 )
-# In points of accuracy: an image of a thousand is no gulf.
-_LEAST_SPAN = 4.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,6 @@ def save_pareto(
                     name: Doubt(panel.spread_ms.get(name), (intervals or {}).get(name))
                     for name in points
                 }
-                least = _LEAST_SPAN if unit == "%" else 0.0
+                least = LEAST_SPAN if unit == "%" else 0.0
                 draw_front(axes, points, colours, doubts=doubts, least_span=least)
         save(figure, paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnv4_deploy.reports.plots.figures import MUTED, check_format, drawing, save
-from mnv4_deploy.reports.plots.pareto_panel import draw_front
+from mnv4_deploy.reports.plots.pareto_panel import LEAST_SPAN, draw_front
 from mnv4_deploy.reports.profile.kinds import FAMILIES
 from mnv4_deploy.text import plot_text, significant
 
@@ -28,8 +28,6 @@ _COLOURS = tuple(family.colour for family in FAMILIES[:7])
 _PARETO_PANELS = 3
 _NAME_CHARACTERS = 26
 _NAME_POINTS = 11.5  # a line of text
-# In points of accuracy: an image of a thousand is no gulf.
-_LEAST_SPAN = 4.0
 
 
 @dataclass(frozen=True)
@@ -237,7 +235,7 @@ def _draw_pareto(axes: Axes, sweep: RidgeSweep, rated: Sequence[str], position: 
         axes,
         {model: (times[model], accuracy[model]) for model in rated},
         {model: _style(sweep, model)[0] for model in rated},
-        least_span=_LEAST_SPAN,
+        least_span=LEAST_SPAN,
     )
     axes.set_xlabel("Predicted time (10⁹ MACs)")
 

@@ -120,10 +120,10 @@ def ceiling_lines(profile: ModelProfile) -> tuple[CeilingLine, ...]:
 
 
 def _published_lines(machine: PublishedMachine) -> tuple[CeilingLine, ...]:
-    rate = machine.macs_per_s
-    if not rate:
+    rate, bandwidth = machine.macs_per_s, machine.matching_bytes_per_s
+    if not rate or not bandwidth:
         return ()
-    gb_per_s = rate / machine.ridge_point / 1e9
+    gb_per_s = bandwidth / 1e9
     return (
         _peak("peak", f"{machine.dtype} rate of {machine.title}", rate),
         CeilingLine("memory", f"memory {significant(gb_per_s)} GB/s", gb_per_s),

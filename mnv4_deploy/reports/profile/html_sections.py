@@ -208,10 +208,10 @@ def machine_facts(profile: ModelProfile) -> list[Fact]:
 
 def _published_facts(machine: PublishedMachine) -> list[Fact]:
     facts = [("Machine", machine.title)]
-    if machine.macs_per_s:
+    if machine.macs_per_s and machine.matching_bytes_per_s:
         facts += [
             (f"Rate, {machine.dtype}", f"{significant(machine.macs_per_s / 1e9)} GMAC/s"),
-            ("Memory", f"{significant(machine.macs_per_s / machine.ridge_point / 1e9)} GB/s"),
+            ("Memory", f"{significant(machine.matching_bytes_per_s / 1e9)} GB/s"),
         ]
     return [
         *facts,
